@@ -1,0 +1,49 @@
+"""What a policy is: where the parameters `u` of a transform come from, and what of it is learned.
+
+The spread of a policy is measured after decoding. With the squash of `transforms.base`, `u ~ N(0, I)` decodes to
+the uniform distribution, so the entropy of the decoded parameters relative to that uniform is exactly
+`-KL(q(u) || N(0, I))`: zero for random augmentation, minus infinity for a policy that has collapsed to a point.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from hard_aug.transforms.base import Parameter
+
+
+class Policy(nn.Module, ABC):
+    """A distribution of `u`, `(B, P)`, for a transform's parameters `spec`."""
+
+    #: Of Adam, where the caller names none.
+    learning_rate: float = 0.02
+
+    def __init__(self, spec: tuple[Parameter, ...]) -> None:
+        super().__init__()
+        if not spec:
+            raise ValueError("a policy wants at least one parameter; pass transform.spec")
+        self.spec = spec
+        self.size = len(spec)
+
+    @abstractmethod
+    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw `u`, `(B, P)`, float32, for `images`, `(B, C, H, W)`, with a graph to what is learned."""
+
+    @abstractmethod
+    def relative_entropy(self) -> Tensor:
+        """`-KL(q(u) || N(0, I))` in nats, at most 0, as a differentiable scalar."""
+
+    def variables(self, u: Tensor) -> list[Tensor]:
+        """What the augmenter ascends, given its draw `u`: here the policy's own parameters."""
+        return list(self.parameters())
+
+
+def gaussian_relative_entropy(mean: Tensor, covariance: Tensor) -> Tensor:
+    """`-KL(N(mean, covariance) || N(0, I))` for `(P,)` and `(P, P)`."""
+    size = mean.shape[0]
+    _, log_determinant = torch.linalg.slogdet(covariance)
+    entropy: Tensor = 0.5 * (size + log_determinant - covariance.diagonal().sum() - mean.square().sum())
+    return entropy

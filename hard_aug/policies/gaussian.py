@@ -1,0 +1,52 @@
+"""Gaussian: one learned normal distribution of `u` for the whole data set (after HARD, arXiv:2305.14890)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hard_aug.policies.base import Policy
+from hard_aug.transforms.base import Parameter
+
+LARGEST_FULL_BLOCK = 64
+
+
+class Gaussian(Policy):
+    """`u = mean + L e`, `e ~ N(0, I)`, with `L` lower triangular inside each block of the transform's parameters.
+
+    Args:
+        spec: the transform's parameters, `transform.spec`.
+        std: standard deviation of each `u` at the start, above 0. (1 would be random augmentation.)
+
+    Blocks of more than 64 parameters get a diagonal `L`. The diagonal is learned as its logarithm.
+    """
+
+    mask: Tensor
+
+    def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3) -> None:
+        super().__init__(spec)
+        if not std > 0:
+            raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
+        self.mean = nn.Parameter(torch.zeros(self.size))
+        self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
+        self.lower = nn.Parameter(torch.zeros(self.size, self.size))
+        self.register_buffer("mask", _same_block(spec).tril(-1), persistent=False)
+
+    def scale(self) -> Tensor:
+        """`L`, `(P, P)`. Rows are in units of their own standard deviation, so that one learning rate serves all."""
+        std = self.log_std.exp()
+        return torch.diag(std) + std[:, None] * self.lower * self.mask
+
+    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(images), self.size, generator=generator, device=self.mean.device)
+        return self.mean + noise @ self.scale().T
+
+    def relative_entropy(self) -> Tensor:
+        scale = self.scale()
+        return 0.5 * (self.size + 2 * self.log_std.sum() - scale.square().sum() - self.mean.square().sum())
+
+
+def _same_block(spec: tuple[Parameter, ...]) -> Tensor:
+    blocks = [p.block for p in spec]
+    small = {block for block in blocks if blocks.count(block) <= LARGEST_FULL_BLOCK}
+    return torch.tensor([[float(a == b and a in small) for b in blocks] for a in blocks])

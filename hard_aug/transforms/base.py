@@ -1,0 +1,138 @@
+"""What a transform is: a differentiable function of images and explicit per-sample parameters `u`.
+
+`u` is unbounded. The squash `value = centre + range * (2 Phi(u) - 1)`, with Phi the normal distribution function and
+in log space for factors, keeps every physical value in its range, and makes `u ~ N(0, 1)` exactly the uniform
+distribution over that range: random augmentation is one setting of the same transform.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SQRT_HALF = math.sqrt(0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a transform.
+
+    Attributes:
+        name: its name, unique within a transform.
+        low, high: its range in physical units.
+        identity: the value at which it does nothing; reached at `u = 0`.
+        unit: "degrees", "fraction of width", "factor", ...
+        logarithmic: whether the range is spanned in log space (factors).
+        block: parameters of one block may be correlated by a policy.
+    """
+
+    name: str
+    low: float
+    high: float
+    identity: float
+    unit: str
+    logarithmic: bool = False
+    block: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What some transforms need beyond images and `u`: `labels`, `(B,)` integers, where the caller has them."""
+
+    labels: Tensor | None = None
+
+
+def unit_interval(u: Tensor) -> Tensor:
+    """`2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
+    return torch.erf(u * SQRT_HALF)
+
+
+def squash(u: Tensor, spec: tuple[Parameter, ...]) -> dict[str, Tensor]:
+    """Physical values `(B,)` by name from `u`, `(B, P)`; bounds hold for any finite `u`."""
+    fraction = unit_interval(u)
+    values = {}
+    for column, parameter in zip(fraction.unbind(1), spec, strict=True):
+        low, high = parameter.low, parameter.high
+        if parameter.logarithmic:
+            low, high = math.log(low), math.log(high)
+        value = (low + high) / 2 + (high - low) / 2 * column
+        values[parameter.name] = value.exp() if parameter.logarithmic else value
+    return values
+
+
+class Transform(ABC):
+    """A differentiable function `(images, u, context) -> images`.
+
+    Subclasses set `spec` and define `apply`; spatial ones define `inverse_map` and colour ones `color_matrix` too,
+    which lets `Compose` join them into one gather and one matrix.
+    """
+
+    spec: tuple[Parameter, ...]
+
+    @property
+    def size(self) -> int:
+        """The number P of parameters: the width of `u`."""
+        return len(self.spec)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether images in [0, 1] stay in [0, 1] by construction."""
+        return False
+
+    def decode(self, u: Tensor) -> dict[str, Tensor]:
+        """Physical values, `(B,)` each, by parameter name, from `u`, `(B, P)`."""
+        self._check_parameters(u)
+        return squash(u, self.spec)
+
+    def check_channels(self, channels: int) -> None:  # noqa: B027 - most transforms take any
+        """Raise `ValueError` if images of so many channels can't be transformed."""
+
+    @abstractmethod
+    def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        """Transform checked input; see `__call__`."""
+
+    def __call__(self, images: Tensor, u: Tensor, context: Context | None = None) -> Tensor:
+        """Transform `images`, `(B, C, H, W)` in [0, 1], by `u`, `(B, P)`; the output has the shape of `images`.
+
+        Raises:
+            ValueError: wrong rank, wrong width of `u`, other batch size, or channels that the transform can't take.
+
+        Gradients: images yes, parameters yes, second order no.
+        """
+        if images.ndim != 4:
+            raise ValueError(
+                f"{type(self).__name__} wants images of shape (B, C, H, W), got {tuple(images.shape)}; "
+                "add a batch or channel axis with images[None]"
+            )
+        self._check_parameters(u)
+        if len(u) != len(images):
+            raise ValueError(f"got {len(images)} images and u for {len(u)}: they must be equal in number")
+        self.check_channels(images.shape[1])
+        return self.apply(images, u, context or Context())
+
+    def _check_parameters(self, u: Tensor) -> None:
+        if u.ndim != 2 or u.shape[1] != self.size:
+            raise ValueError(
+                f"{type(self).__name__} wants u of shape (B, {self.size}), got {tuple(u.shape)}; "
+                f"its parameters are {', '.join(p.name for p in self.spec)}"
+            )
+
+
+class SpatialTransform(Transform):
+    """A transform that moves pixels by a 3x3 map per sample."""
+
+    @abstractmethod
+    def inverse_map(self, u: Tensor, height: int, width: int) -> Tensor:
+        """`(B, 3, 3)` affine maps from output to input positions, in pixels from the image's centre."""
+
+
+class ColorTransform(Transform):
+    """A transform that recolours pixels by an affine map of the channels per sample."""
+
+    @abstractmethod
+    def color_matrix(self, u: Tensor, channels: int) -> Tensor:
+        """`(B, C, C + 1)`: linear part and offset."""

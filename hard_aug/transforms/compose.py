@@ -1,0 +1,107 @@
+"""Compose: transforms in turn, each run of spatial stages followed by colour stages as one gather and one matrix.
+
+One-gather semantics are the definition. They differ from applying the stages in turn by what resampling twice blurs,
+and by the fill: content that a stage moves out of the frame and a later one moves back in is not lost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hard_aug.ops import warp_color
+from hard_aug.transforms.base import ColorTransform, Context, SpatialTransform, Transform
+
+
+class Compose(Transform):
+    """Apply `stages` in order; `u` is the concatenation of theirs.
+
+    Where two stages share a parameter's name, the later ones get a suffix: `rotation`, `rotation_2`.
+    Colour before a spatial stage starts a new gather. Gradients: images yes, parameters yes, second order no.
+
+    Raises:
+        ValueError: no stage, or spatial stages of one run with different padding.
+    """
+
+    def __init__(self, *stages: Transform) -> None:
+        if not stages:
+            raise ValueError("Compose wants at least one transform, got none")
+        for stage in stages:
+            if not isinstance(stage, Transform):
+                raise TypeError(f"Compose wants transforms, got {type(stage).__name__}")
+        self.stages = stages
+        self._sizes = [stage.size for stage in stages]
+        self._runs = _runs(stages)
+        seen: Counter[str] = Counter()
+        spec = []
+        for stage in stages:
+            for parameter in stage.spec:
+                seen[parameter.name] += 1
+                count = seen[parameter.name]
+                name = parameter.name if count == 1 else f"{parameter.name}_{count}"
+                spec.append(replace(parameter, name=name))
+        self.spec = tuple(spec)
+
+    @property
+    def bounded(self) -> bool:
+        return all(stage.bounded for stage in self.stages)
+
+    def check_channels(self, channels: int) -> None:
+        for stage in self.stages:
+            stage.check_channels(channels)
+
+    def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        parts = torch.split(u, self._sizes, dim=1)
+        for run in self._runs:
+            images = self._apply_run(images, parts, run, context)
+        return images
+
+    def _apply_run(self, images: Tensor, parts: tuple[Tensor, ...], run: list[int], context: Context) -> Tensor:
+        height, width = images.shape[-2:]
+        channels = images.shape[1]
+        inverse_map: Tensor | None = None
+        color: Tensor | None = None
+        padding_mode = "zeros"
+        for index in run:
+            stage, part = self.stages[index], parts[index]
+            if isinstance(stage, SpatialTransform):
+                matrix = stage.inverse_map(part, height, width)
+                inverse_map = matrix if inverse_map is None else inverse_map @ matrix
+                padding_mode = getattr(stage, "padding_mode", "zeros")
+            elif isinstance(stage, ColorTransform):
+                matrix = stage.color_matrix(part, channels)
+                color = matrix if color is None else _chain_colors(first=color, second=matrix)
+            else:
+                return stage.apply(images, part, context)
+        return warp_color(images, inverse_map=inverse_map, color_matrix=color, padding_mode=padding_mode)  # type: ignore[arg-type]
+
+
+def _chain_colors(*, first: Tensor, second: Tensor) -> Tensor:
+    channels = first.shape[1]
+    linear = second[:, :, :channels]
+    return torch.cat(
+        (linear @ first[:, :, :channels], linear @ first[:, :, channels:] + second[:, :, channels:]), dim=2
+    )
+
+
+def _runs(stages: tuple[Transform, ...]) -> list[list[int]]:
+    """Indices of the stages, grouped so that each group is one call of `warp_color` or one other stage."""
+    runs: list[list[int]] = []
+    previous: Transform | None = None
+    for index, stage in enumerate(stages):
+        joins = (isinstance(previous, SpatialTransform) and isinstance(stage, SpatialTransform | ColorTransform)) or (
+            isinstance(previous, ColorTransform) and isinstance(stage, ColorTransform)
+        )
+        if joins and isinstance(stage, SpatialTransform):
+            modes = {getattr(s, "padding_mode", "zeros") for s in (previous, stage)}
+            if len(modes) > 1:
+                raise ValueError(f"neighbouring spatial stages have different padding, {sorted(modes)}; give them one")
+        if joins:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+        previous = stage
+    return runs
