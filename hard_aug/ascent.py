@@ -47,8 +47,8 @@ class Ascent:
     def apply(self, gradients: Sequence[Tensor], mean_change: Tensor) -> None:
         """Ascend along `gradients` (of the batch mean of `D - multiplier I`, one per parameter of the policy).
 
-        A step with a gradient or a mean that is not finite leaves everything as it was and is counted in `dropped`;
-        that is decided on the device, without waiting for it.
+        A step with a gradient or a mean that is not finite leaves everything as it was and is counted in `dropped`.
+        On a GPU that is decided there, without waiting for it.
         """
         if self.spread_weight > 0:
             with torch.enable_grad():
@@ -56,15 +56,28 @@ class Ascent:
                 bonus = torch.autograd.grad(spread, self.parameters, allow_unused=True)
             gradients = [g if b is None else g + b for g, b in zip(gradients, bonus, strict=True)]
         finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_change.isfinite().all()]).all()
-        before = [tensor.clone() for tensor in self._state()]
-        fresh = not self.optimizer.state
+        if self.dropped.is_cuda:
+            self._apply_without_waiting(gradients, mean_change, finite)
+        elif bool(finite):
+            self._adam(gradients)
+            self.invariance.update(mean_change)
+        else:
+            self.dropped += 1
+
+    def _adam(self, gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = -gradient.nan_to_num(0.0, 0.0, 0.0)
+            parameter.grad = -gradient
         try:
             self.optimizer.step()
         finally:
             for parameter in self.parameters:
                 parameter.grad = None
+
+    def _apply_without_waiting(self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor) -> None:
+        """Step, then put everything back where the step was not finite; the host never learns which it was."""
+        before = [tensor.clone() for tensor in self._state()]
+        fresh = not self.optimizer.state
+        self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
         self.invariance.update(mean_change.nan_to_num(0.0, 0.0, 0.0))
         with torch.no_grad():
             after = self._state()

@@ -1,0 +1,162 @@
+"""Interleaved timing: all rows of a table are measured in every round, so that a busy machine slows all of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "kornia", "timm", "hard_aug")
+
+
+def parser(description: str | None, *, json_path: str, rounds: int, calls: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    headline = (description or "").split("\n", 1)[0]
+    options = argparse.ArgumentParser(description=headline, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--json", type=Path, default=Path(json_path), help="where the results go")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    options.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    options.add_argument("--rounds", type=int, default=rounds, help="every row is measured once in each round")
+    options.add_argument("--calls", type=int, default=calls, help="calls per measurement, whose mean is one sample")
+    options.add_argument("--warmup", type=int, default=3, help="calls of each row before the first round")
+    return options
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device; the CPU has nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved(
+    rows: Mapping[str, Callable[[], object]],
+    *,
+    baseline: str,
+    device: torch.device,
+    rounds: int,
+    calls: int,
+    warmup: int,
+    label: str = "",
+) -> dict[str, dict[str, float]]:
+    """Median and quartiles in milliseconds of each row, and its ratio to `baseline`.
+
+    Each round measures every row once, in a new order. The ratio is the median over rounds of the ratio *within* a
+    round, so that a slow minute of the machine cancels.
+    """
+    if baseline not in rows:
+        raise ValueError(f"baseline={baseline!r} is no row; wanted one of {', '.join(rows)}")
+    if rounds < 2 or calls < 1:
+        raise ValueError(f"rounds={rounds}, calls={calls}: quartiles want at least 2 rounds of at least 1 call")
+    for row in rows.values():
+        for _ in range(warmup):
+            row()
+    samples: dict[str, list[float]] = {name: [] for name in rows}
+    order = list(rows)
+    shuffler = random.Random(0)
+    for number in range(rounds):
+        shuffler.shuffle(order)
+        for name in order:
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(calls):
+                rows[name]()
+            synchronize(device)
+            samples[name].append((time.perf_counter() - start) * 1000 / calls)
+        progress(f"{label}: round {number + 1} of {rounds}")
+    return {name: _summary(samples[name], samples[baseline]) for name in rows}
+
+
+def _summary(times: list[float], baseline: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    ratios = [own / other for own, other in zip(times, baseline, strict=True)]
+    ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {
+        "median_ms": median,
+        "q1_ms": low,
+        "q3_ms": high,
+        "ratio": ratio,
+        "ratio_q1": ratio_low,
+        "ratio_q3": ratio_high,
+        "samples": len(times),
+    }
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start a new peak of memory; on the CPU there is no such thing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> dict[str, Any]:
+    """MiB since `reset_peak` on CUDA; on the CPU that of the whole process since its start, and marked so."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return {"mib": torch.cuda.max_memory_allocated(device) / 2**20, "of": "allocated by this row on CUDA"}
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, "of": "process peak so far"}
+
+
+def environment(device: torch.device, threads: int) -> dict[str, Any]:
+    """What the numbers depend on: versions, device, threads."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "device": device.type,
+        "device_name": name,
+        "threads": threads,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def progress(message: str) -> None:
+    """To stderr, so that stdout holds the tables alone."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table: median, quartiles, ratio, and memory where it was measured."""
+    memory = any("peak_memory" in row for row in rows.values())
+    lines = [f"### {title}", "", "| | median ms | quartiles | ratio | quartiles |" + (" peak MiB |" if memory else "")]
+    lines.append("|---|---|---|---|---|" + ("---|" if memory else ""))
+    for name, row in rows.items():
+        line = f"| {name} | {row['median_ms']:.2f} | {row['q1_ms']:.2f} to {row['q3_ms']:.2f} "
+        line += f"| {row['ratio']:.2f} | {row['ratio_q1']:.2f} to {row['ratio_q3']:.2f} |"
+        if memory:
+            line += f" {row['peak_memory']['mib']:.0f} |"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    progress(f"wrote {path}")

@@ -1,0 +1,44 @@
+"""The checkpoint of a run: finished students whole, and the one that was being trained up to its last saved step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write beside and move over, so that a kill at any moment leaves the old file or the new one."""
+    unfinished = path.with_suffix(".tmp")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+
+
+def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The state in `path`, or an empty one.
+
+    Raises:
+        ValueError: the checkpoint belongs to another configuration; names what differs.
+    """
+    if not path.is_file():
+        return {"config": config, "finished": {}, "current": None}
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state["config"] != config:
+        ours, theirs = _flat(config), _flat(state["config"])
+        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        listed = "; ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in differing)
+        raise ValueError(
+            f"{path} is of a run with another configuration ({listed}). "
+            "Choose another folder with hydra.run.dir=..., or start this one anew with resume=false"
+        )
+    return state
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,155 @@
+"""How a student is taught: on labels, by a teacher on clean images, or by it on a clean and an augmented view.
+
+| name | augmented view |
+|---|---|
+| `labels` | none; cross-entropy with the labels |
+| `kd` | none |
+| `random` | uniform in (a share of) the ranges of the augmenter's transform |
+| `oracle` | random shifts alone, of the test's size: it is told what is to be transferred |
+| `hard` | `HardAugmenter` |
+
+The last three do the same work: the teacher on both views, one student forward on both together, and the loss is the
+mean of the two distillation losses.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hard_aug import HardAugmenter, HardBatch
+from hard_aug.distillation import distillation_loss
+from hard_aug.transforms import Transform
+
+NAMES = ("labels", "kd", "random", "oracle", "hard")
+
+
+class Method(ABC):
+    """What the training loop needs of a way of teaching."""
+
+    @abstractmethod
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """A scalar to descend, for images `(B, C, H, W)` and labels `(B,)`."""
+
+    def after_step(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called after each step of the student's optimiser."""
+
+    def scalars(self) -> dict[str, float]:
+        """What is worth a curve, of the last batch."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next loss depends on beside the student."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
+        """Take up `state_dict()`."""
+
+
+class Labels(Method):
+    """Cross-entropy with the labels on clean images."""
+
+    def __init__(self, student: nn.Module) -> None:
+        self.student = student
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.student(images), labels)
+
+
+class Distillation(Method):
+    """Distillation on clean images (Hinton et al., arXiv:1503.02531)."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
+        self.teacher, self.student, self.temperature = teacher, student, temperature
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher_logits = self.teacher(images)
+        return distillation_loss(
+            student_logits=self.student(images), teacher_logits=teacher_logits, temperature=self.temperature
+        )
+
+
+class RandomViews(Method):
+    """Distillation on the clean image and on a view drawn uniformly from `scale` times the transform's ranges."""
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        transform: Transform,
+        *,
+        temperature: float,
+        scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < scale <= 1:
+            raise ValueError(f"random_scale={scale}: wanted a share of the ranges in (0, 1]")
+        self.teacher, self.student, self.transform = teacher, student, transform
+        self.temperature, self.scale = temperature, scale
+        self._generator = torch.Generator().manual_seed(seed)
+        self._kept = torch.zeros(())
+
+    def draw(self, batch: int, device: torch.device) -> Tensor:
+        """Parameters `(batch, P)` that decode to the uniform distribution on the share of each range."""
+        u = torch.randn(batch, self.transform.size, generator=self._generator)
+        if self.scale < 1:
+            u = math.sqrt(2) * torch.erfinv(self.scale * torch.erf(u / math.sqrt(2)))
+        return u.to(device)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            views = self.transform(images, self.draw(len(images), images.device))
+            if not self.transform.bounded:
+                views = views.clamp(0, 1)
+            clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
+        self._kept = (clean_teacher.argmax(1) == view_teacher.argmax(1)).float().mean()
+        clean, view = self.student(torch.cat((images, views))).chunk(2)
+        return 0.5 * distillation_loss(
+            student_logits=clean, teacher_logits=clean_teacher, temperature=self.temperature
+        ) + 0.5 * distillation_loss(student_logits=view, teacher_logits=view_teacher, temperature=self.temperature)
+
+    def scalars(self) -> dict[str, float]:
+        return {"teacher_keeps": float(self._kept)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+
+
+class Hard(Method):
+    """Distillation on clean and hard images: the library as a user's loop has it."""
+
+    def __init__(self, augmenter: HardAugmenter) -> None:
+        self.augmenter = augmenter
+        self._last: HardBatch | None = None
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        self._last = self.augmenter(images)
+        return self._last.loss()
+
+    def after_step(self) -> None:
+        self.augmenter.step()
+
+    def scalars(self) -> dict[str, float]:
+        if self._last is None:
+            return {}
+        return {
+            "teacher_keeps": float(self._last.unchanged.float().mean()),
+            "disagreement": float(self._last.disagreement.mean()),
+            "multiplier": float(self.augmenter.invariance.multiplier),
+            "dropped_steps": float(self.augmenter.dropped_steps),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.augmenter.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.augmenter.load_state_dict(state)

@@ -1,0 +1,184 @@
+"""Gather runs into tables: `python -m experiments.report outputs/sweep [--json FILE] [--markdown]`.
+
+Runs that differ in nothing but the seed form a group. A group's table has the mean and the standard deviation over its
+seeds, and the differences of HARD to the others, paired by seed (equal networks, equal batches).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SETS = ("centred", "shifted", "uniform")
+
+
+def find(folders: list[Path]) -> list[dict[str, Any]]:
+    """What all `metrics.json` below the folders hold.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    paths = sorted({path for folder in folders for path in folder.rglob("metrics.json")})
+    if not paths:
+        raise FileNotFoundError(
+            f"no metrics.json below {', '.join(map(str, folders))}; make runs with python -m experiments.train"
+        )
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def group(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs by configuration without the seed, in the order of the seeds.
+
+    Raises:
+        ValueError: two runs of one configuration with one seed.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        config = {key: value for key, value in run["config"].items() if key != "seed"}
+        groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+    for members in groups.values():
+        members.sort(key=lambda run: run["seed"])
+        seeds = [run["seed"] for run in members]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"several runs of one configuration with seeds {seeds}; give the folders of one sweep")
+    return list(groups.values())
+
+
+def spread(values: list[float], digits: int = 2) -> dict[str, Any]:
+    """Mean, standard deviation (of the sample; None for one value) and the values."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "mean": round(statistics.fmean(values), digits),
+        "sd": None if sd is None else round(sd, digits),
+        "values": [round(value, digits) for value in values],
+    }
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One group as a dictionary: accuracies and differences in points of per cent."""
+    first = runs[0]
+    rows = {"teacher": [run["teacher"] for run in runs]}
+    rows |= {name: [run["students"][name] for run in runs] for name in first["students"]}
+    summary: dict[str, Any] = {
+        "data": first["config"]["data"]["name"],
+        "size": first["size"],
+        "test_shift": first["test_shift"],
+        "train_shift": first["config"]["teacher"]["train_shift"],
+        "steps": first["config"]["steps"],
+        "seeds": [run["seed"] for run in runs],
+        "device": first["device"],
+        "versions": first["versions"],
+        "accuracy": {name: {s: spread([100 * r[s] for r in row]) for s in SETS} for name, row in rows.items()},
+        "seconds": {name: spread([r["seconds"] for r in row], 1) for name, row in rows.items() if name != "teacher"},
+        "teacher_keeps": {
+            n: spread([100 * r["teacher_keeps"] for r in v], 1) for n, v in rows.items() if "teacher_keeps" in v[0]
+        },
+        "config": {key: value for key, value in first["config"].items() if key != "seed"},
+    }
+    if "random_tuned" in rows:
+        summary["random_tuned_scales"] = [r["scale"] for r in rows["random_tuned"]]
+    if "hard" in rows:
+        summary["hard_minus"] = {
+            name: {s: spread([100 * (h[s] - r[s]) for h, r in zip(rows["hard"], row, strict=True)]) for s in SETS}
+            for name, row in rows.items()
+            if name not in ("hard", "teacher")
+        }
+        summary["policy"] = {
+            name: {
+                key: spread([run["policy"][name][key] for run in runs], 4)
+                for key in ("mean", "sd", "sd_pixels")
+                if key in values
+            }
+            | {"unit": values["unit"], "range": values["range"]}
+            for name, values in first["policy"].items()
+        }
+        if all(run.get("gap_closed") is not None for run in runs):
+            summary["gap_closed"] = spread([100 * run["gap_closed"] for run in runs], 1)
+    return summary
+
+
+def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a group's table."""
+    head = ["", "centred", f"shifted ±{summary['test_shift']} px", "uniform shifts", "HARD minus it, shifted", "keeps"]
+    rows = []
+    for name, sets in summary["accuracy"].items():
+        difference = summary.get("hard_minus", {}).get(name)
+        kept = summary["teacher_keeps"].get(name)
+        label = name
+        if name == "random_tuned":
+            label += " (x" + ", x".join(f"{scale:g}" for scale in summary["random_tuned_scales"]) + ")"
+        rows.append(
+            [
+                label,
+                *(_text(sets[s]) for s in SETS),
+                "" if difference is None else _text(difference["shifted"], sign=True),
+                "" if kept is None else f"{kept['mean']:.0f} %",
+            ]
+        )
+    return head, rows
+
+
+def caption(summary: dict[str, Any]) -> str:
+    """One line on what a group is."""
+    knows = (
+        f"trained on shifts of up to {summary['train_shift']} px" if summary["train_shift"] else "never shown a shift"
+    )
+    return (
+        f"{summary['data']}, {summary['size']} x {summary['size']}, teacher {knows}, {summary['steps']} steps, "
+        f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}"
+    )
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """A group's table as Markdown."""
+    head, rows = cells(summary)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(value: dict[str, Any], *, sign: bool = False) -> str:
+    mean = f"{value['mean']:+.1f}" if sign else f"{value['mean']:.1f}"
+    return mean if value["sd"] is None else f"{mean} ± {value['sd']:.1f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = argparse.ArgumentParser(description="Gather runs of experiments.train into tables over seeds.")
+    options.add_argument("folders", nargs="+", type=Path, help="searched for metrics.json, with all below")
+    options.add_argument("--json", type=Path, help="write the tables' figures there")
+    options.add_argument("--markdown", action="store_true", help="print Markdown")
+    options.add_argument("--command", default="", help="noted in the JSON: the command that made the runs")
+    chosen = options.parse_args(arguments)
+    try:
+        summaries = [summarise(members) for members in group(find(chosen.folders))]
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    console = Console()
+    for summary in summaries:
+        if chosen.markdown:
+            print(f"{caption(summary)}\n\n{markdown(summary)}\n")
+        else:
+            head, rows = cells(summary)
+            table = Table(*head, title=caption(summary))
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+        for name, values in summary.get("policy", {}).items():
+            pixels = f" = {_text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
+            print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
+        if "gap_closed" in summary:
+            print(f"  HARD closed {_text(summary['gap_closed'])} % of the gap between KD and the teacher")
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps({"command": chosen.command, "groups": summaries}, indent=1) + "\n")
+        console.print(f"wrote {chosen.json}")
+
+
+if __name__ == "__main__":
+    main()

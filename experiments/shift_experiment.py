@@ -1,0 +1,243 @@
+"""The shift experiment: one teacher, and one student for each way of teaching, from equal starts on equal batches.
+
+The equivariance toy of HARD's predecessor (Nix et al., PMLR 151, 2022) on real data: a CNN knows shifts and an MLP does
+not; which way of teaching passes the knowledge on?
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from experiments import checkpoint, teachers
+from experiments.data import Part, Splits
+from experiments.evaluation import accuracies, accuracy
+from experiments.methods import NAMES, Distillation, Hard, Labels, Method, RandomViews
+from experiments.models import multiply_adds
+from experiments.shifts import sets_of
+from experiments.stop import Stop
+from experiments.training import Training
+from hard_aug import HardAugmenter
+from hard_aug.transforms import Affine
+from hard_aug.viz import PolicyHistory
+
+#: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
+FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One student: what it is called, how it is taught, and the share of the ranges where that is random."""
+
+    name: str
+    method: str
+    scale: float = 1.0
+
+
+def jobs(config: DictConfig) -> list[Job]:
+    """The students of a run, in order.
+
+    Raises:
+        ValueError: a student that is not known.
+    """
+    unknown = [name for name in config.students if name not in NAMES]
+    if unknown or not config.students:
+        raise ValueError(f"students={list(config.students)}: wanted some of {', '.join(NAMES)}")
+    found = [Job(name, name, config.random_scale if name == "random" else 1.0) for name in config.students]
+    taken = {job.scale for job in found if job.method == "random"}
+    found += [Job(f"random_x{scale:g}", "random", scale) for scale in config.tune_random if scale not in taken]
+    return found
+
+
+class ShiftExperiment:
+    """Everything between the configuration and the results.
+
+    Args:
+        config: the composed configuration.
+        splits: the data, on the device.
+        folder: the run's folder.
+        progress: a running bar.
+        stop: asked after each step; then the state is kept and KeyboardInterrupt raised.
+    """
+
+    def __init__(self, config: DictConfig, splits: Splits, folder: Path, progress: Progress, stop: Stop) -> None:
+        self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
+        self.device = splits.train.images.device
+        self.shape = tuple(splits.train.images.shape[1:])
+        if self.shape[1] != self.shape[2]:
+            raise ValueError(f"images of {self.shape[1]} x {self.shape[2]}: wanted squares; give data.canvas")
+        self.size = int(self.shape[-1])
+        self.distance = int(config.test_shift)
+        self.sets = sets_of(splits.test, self.distance, seed=0)
+        self.validation: Part = sets_of(splits.validation, self.distance, seed=0)["shifted"]
+        self.jobs = jobs(config)
+        resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        self.identity = {key: value for key, value in resolved.items() if key not in FREE}
+        self.path = folder / "checkpoint.pt"
+        if not config.resume:
+            self.path.unlink(missing_ok=True)
+        self.state = checkpoint.load(self.path, self.identity)
+        self.teacher, self.teacher_metrics = self._obtain_teacher()
+
+    def _model(self, node: DictConfig) -> nn.Module:
+        values = {"size": self.size, "channels": self.shape[0], "classes": len(self.splits.classes)}
+        wanted = inspect.signature(get_class(node._target_)).parameters
+        model: nn.Module = instantiate(node, **{key: value for key, value in values.items() if key in wanted})
+        return model
+
+    def _obtain_teacher(self) -> tuple[nn.Module, dict[str, Any]]:
+        node = self.config.teacher
+        started = time.perf_counter()
+        settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+        teacher, cached = teachers.obtain(
+            lambda: self._model(node.model),
+            self.splits.train,
+            config={"teacher": settings, "data": self.identity["data"], "seed": self.config.seed},
+            cache=Path(self.config.teacher_cache),
+            progress=self.progress,
+            steps=node.steps,
+            batch_size=node.batch_size,
+            learning_rate=node.learning_rate,
+            train_shift=node.train_shift,
+            seed=self.config.seed,
+        )
+        metrics: dict[str, Any] = accuracies(teacher, self.sets)
+        metrics["seconds"] = round(time.perf_counter() - started, 2)
+        metrics["cached"] = cached
+        metrics["multiply_adds"] = multiply_adds(teacher, self.shape)
+        return teacher, metrics
+
+    def student(self) -> nn.Module:
+        """An untrained student; the same for every way of teaching."""
+        torch.manual_seed(self.config.seed + 1)
+        return self._model(self.config.student).to(self.device)
+
+    def augmenter(self, student: nn.Module) -> HardAugmenter:
+        """The HardAugmenter of the configuration around `student`."""
+        parts: DictConfig = self.config.augmenter
+        transform = instantiate(parts.transform)
+        return HardAugmenter(
+            teacher=self.teacher,
+            student=student,
+            transform=transform,
+            policy=instantiate(parts.policy)(transform.spec),
+            objective=instantiate(parts.objective),
+            invariance=instantiate(parts.invariance),
+            schedule=instantiate(parts.schedule),
+            spread_weight=parts.spread_weight,
+            learning_rate=parts.learning_rate,
+            seed=self.config.seed,
+        )
+
+    def method(self, job: Job, student: nn.Module) -> Method:
+        """The way of teaching of a job."""
+        if job.method == "labels":
+            return Labels(student)
+        if job.method == "hard":
+            return Hard(self.augmenter(student))
+        temperature = float(self.config.temperature)
+        if job.method == "kd":
+            return Distillation(self.teacher, student, temperature=temperature)
+        if job.method == "oracle":
+            transform = Affine(translation=self.distance / self.size, rotation=None, scale=None, shear=None)
+        else:
+            transform = instantiate(self.config.augmenter.transform)
+        return RandomViews(
+            self.teacher, student, transform, temperature=temperature, scale=job.scale, seed=self.config.seed
+        )
+
+    def train(self, job: Job) -> None:
+        """Train one student, or what is left of it, and keep the result in the checkpoint."""
+        if job.name in self.state["finished"]:
+            return
+        student = self.student()
+        method = self.method(job, student)
+        training = Training(
+            student,
+            self.splits.train,
+            steps=self.config.steps,
+            batch_size=self.config.batch_size,
+            learning_rate=self.config.learning_rate,
+            seed=self.config.seed,
+        )
+        history = PolicyHistory(method.augmenter.transform.spec) if isinstance(method, Hard) else None
+        seconds, kept = 0.0, []
+        current = self.state["current"]
+        if current is not None and current["name"] == job.name:
+            training.load_state_dict(current["training"])
+            method.load_state_dict(current["method"])
+            seconds, kept = current["seconds"], current["kept"]
+            if history is not None:
+                history.load_state_dict(current["history"])
+
+        def snapshot() -> dict[str, Any]:
+            return {
+                "name": job.name,
+                "training": training.state_dict(),
+                "method": method.state_dict(),
+                "history": None if history is None else history.state_dict(),
+                "seconds": seconds,
+                "kept": kept,
+            }
+
+        bar = self.progress.add_task(f"student {job.name}", total=training.steps, completed=training.step, note="")
+        curves = SummaryWriter(str(self.folder / "tensorboard" / job.name), purge_step=training.step)
+        started = time.perf_counter()
+        try:
+            for loss in training.run(method.loss, method.after_step):
+                if self.stop.requested:
+                    seconds += time.perf_counter() - started
+                    self.state["current"] = snapshot()
+                    checkpoint.save(self.path, self.state)
+                    raise KeyboardInterrupt
+                if training.step % self.config.log_every and training.step != training.steps:
+                    continue
+                seconds += time.perf_counter() - started  # what follows is not training
+                scalars = {"loss": float(loss), **method.scalars()}
+                if "teacher_keeps" in scalars:
+                    kept.append(scalars["teacher_keeps"])
+                if history is not None and isinstance(method, Hard):
+                    history.record(training.step, method.augmenter)
+                    scalars |= history.scalars()
+                for name, value in scalars.items():
+                    curves.add_scalar(name, value, training.step)
+                self.progress.update(bar, completed=training.step, note=f"loss {scalars['loss']:.3f}")
+                if training.step % self.config.checkpoint_every == 0:
+                    self.state["current"] = snapshot()
+                    checkpoint.save(self.path, self.state)
+                started = time.perf_counter()
+        finally:
+            curves.close()
+        metrics: dict[str, Any] = accuracies(student, self.sets)
+        metrics["validation_shifted"] = round(accuracy(student, self.validation), 5)
+        metrics["seconds"] = round(seconds, 2)
+        if kept:
+            metrics["teacher_keeps"] = round(sum(kept[len(kept) // 2 :]) / len(kept[len(kept) // 2 :]), 4)
+        if job.method == "random":
+            metrics["scale"] = job.scale
+        self.state["finished"][job.name] = {
+            "metrics": metrics,
+            "model": student.state_dict(),
+            "method": method.state_dict(),
+            "history": None if history is None else history.state_dict(),
+        }
+        self.state["current"] = None
+        checkpoint.save(self.path, self.state)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Metrics of the finished students by name; `random_tuned` is the best share of the ranges on validation."""
+        found = {job.name: self.state["finished"][job.name]["metrics"] for job in self.jobs}
+        if self.config.tune_random:
+            candidates = [m for job in self.jobs if job.method == "random" for m in [found[job.name]]]
+            found["random_tuned"] = max(candidates, key=lambda metrics: metrics["validation_shifted"])
+        return found

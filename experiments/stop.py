@@ -1,0 +1,31 @@
+"""A stop at the end of a step: the first Ctrl-C (or SIGTERM) is noted, the second one takes effect at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether a stop was asked for."""
+
+    requested = False
+
+
+@contextmanager
+def graceful() -> Iterator[Stop]:
+    """Note SIGINT and SIGTERM instead of dying of them; the former handlers come back at the end."""
+    stop = Stop()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        signal.signal(number, signal.default_int_handler)
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

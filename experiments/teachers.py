@@ -1,0 +1,88 @@
+"""Trained teachers, kept by the hash of everything they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from experiments.data import Part
+from experiments.shifts import random_shift
+from experiments.training import Training
+
+logger = logging.getLogger(__name__)
+
+
+def cache_key(config: dict[str, Any]) -> str:
+    """Hexadecimal digest of a configuration, the same for any order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def obtain(
+    build: Callable[[], nn.Module],
+    train: Part,
+    *,
+    config: dict[str, Any],
+    cache: Path,
+    progress: Progress,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    train_shift: int,
+    seed: int,
+) -> tuple[nn.Module, bool]:
+    """A teacher trained on labels, from the cache if one of this configuration is there.
+
+    Args:
+        build: makes the untrained network.
+        train: images and labels.
+        config: all that the result depends on; its hash names the file.
+        cache: folder of trained teachers.
+        train_shift: shifts by up to so many pixels on each axis, uniform; 0: the teacher never sees one.
+
+    Returns:
+        The teacher in evaluation mode without gradients, and whether it came from the cache.
+    """
+    path = cache / f"{cache_key(config)}.pt"
+    torch.manual_seed(seed)
+    device = train.images.device
+    teacher = build().to(device)
+    if path.is_file():
+        teacher.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
+        return teacher.eval().requires_grad_(False), True
+    offsets = torch.Generator().manual_seed(seed)
+    training = Training(
+        teacher,
+        train,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        warmup=steps // 10,
+    )
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        if train_shift:
+            images = random_shift(images, train_shift, offsets)
+        return F.cross_entropy(teacher(images), labels)
+
+    bar = progress.add_task("teacher", total=steps, note="")
+    for loss in training.run(loss_of, lambda: None):
+        progress.update(bar, completed=training.step)
+        if training.step % 100 == 0:
+            progress.update(bar, note=f"loss {float(loss):.3f}")
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save({"config": config, "model": teacher.state_dict()}, unfinished)
+    unfinished.replace(path)
+    logger.info("teacher kept as %s", path)
+    return teacher.eval().requires_grad_(False), False

@@ -1,0 +1,145 @@
+"""The shift experiment: `python -m experiments.train [group=option ...] [key=value ...]`.
+
+Trains a teacher (or takes it from the cache) and a student for each way of teaching, and leaves in the run's folder
+`metrics.json`, `gallery.png`, `policy.png`, curves for TensorBoard and `checkpoint.pt`. Ctrl-C stops at the end of a
+step; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from experiments.memory import keep_freed_memory
+from experiments.shift_experiment import ShiftExperiment
+from experiments.stop import graceful
+from experiments.training import progress_bar
+from hard_aug.viz import PolicyHistory, draw_policy, gallery
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("hard_aug", "torch", "torchvision", "kornia", "numpy", "hydra-core")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, or any name that torch knows."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: torch finds no CUDA device here; use device=cpu")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def run(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Do the run and return what `metrics.json` holds."""
+    torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    device = choose_device(config.device)
+    splits = instantiate(config.data).to(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    with graceful() as stop, progress_bar() as progress:
+        experiment = ShiftExperiment(config, splits, folder, progress, stop)
+        for job in experiment.jobs:
+            experiment.train(job)
+    results = experiment.results()
+    metrics: dict[str, Any] = {
+        "teacher": experiment.teacher_metrics,
+        "students": results,
+        "test_shift": experiment.distance,
+        "size": experiment.size,
+        "seed": config.seed,
+        "device": device_name(device),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "config": experiment.identity,
+    }
+    if "hard" in results:
+        metrics["policy"] = draw(experiment, folder)
+        if "kd" in results:
+            base, top = results["kd"]["shifted"], experiment.teacher_metrics["shifted"]
+            metrics["gap_closed"] = round((results["hard"]["shifted"] - base) / (top - base), 4) if top > base else None
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def draw(experiment: ShiftExperiment, folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the pictures of the hard student, and return the learned distribution."""
+    finished = experiment.state["finished"]["hard"]
+    student = experiment.student()
+    student.load_state_dict(finished["model"])
+    augmenter = experiment.augmenter(student)
+    augmenter.load_state_dict(finished["method"])
+    images = experiment.splits.test.images[:8]
+    gallery(augmenter(images), student, classes=experiment.splits.classes).savefig(folder / "gallery.png", dpi=130)
+    history = PolicyHistory(augmenter.transform.spec)
+    history.load_state_dict(finished["history"])
+    draw_policy(history, title="what the augmenter does").savefig(folder / "policy.png", dpi=110)
+    last = history.last()
+    for name, values in last.items():
+        if name.startswith("translation"):
+            values["sd_pixels"] = values["sd"] * experiment.size
+    return last
+
+
+def table(metrics: dict[str, Any]) -> Table:
+    """Accuracies in per cent and seconds."""
+    shift = metrics["test_shift"]
+    columns = ("", "centred", f"shifted ±{shift} px", "uniform shifts", "teacher keeps its class", "seconds")
+    drawn = Table(*columns, title=f"accuracy in %, seed {metrics['seed']}")
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    for name, values in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+        kept = values.get("teacher_keeps")
+        drawn.add_row(
+            f"{name} (x{values['scale']:g})" if "scale" in values else name,
+            *(f"{100 * values[key]:.1f}" for key in ("centred", "shifted", "uniform")),
+            "" if kept is None else f"{100 * kept:.0f}",
+            "cached" if values.get("cached") else f"{values['seconds']:.0f}",
+        )
+    return drawn
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> float:
+    """Hydra's entry; returns the shifted accuracy of the last student, for sweepers."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        metrics = run(config, folder)
+    except KeyboardInterrupt:
+        logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
+        sys.exit(130)
+    console = Console()
+    console.print(table(metrics))
+    for name, values in metrics.get("policy", {}).items():
+        pixels = f" = {values['sd_pixels']:.1f} px" if "sd_pixels" in values else ""
+        low, high = values["range"]
+        learned = f"{values['mean']:.3f} ± {values['sd']:.3f}{pixels}"
+        console.print(f"  {name}: {learned} ({values['unit']}, range {low:.2f} to {high:.2f})", highlight=False)
+    if metrics.get("gap_closed") is not None:
+        console.print(f"HARD closed {100 * metrics['gap_closed']:.0f} % of the gap between KD and the teacher")
+    console.print(
+        f"{folder}/metrics.json" + (", gallery.png, policy.png" if "policy" in metrics else ""), soft_wrap=True
+    )
+    return float(list(metrics["students"].values())[-1]["shifted"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The experiment as its user runs it: configurations, a whole small run, a stop in the middle, the report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from experiments import report
+from experiments.methods import RandomViews
+from experiments.models import ConvTeacher, MLPStudent, OrbitTeacher, multiply_adds
+from experiments.shift_experiment import ShiftExperiment
+from experiments.stop import Stop
+from experiments.train import run
+from experiments.training import progress_bar
+from hard_aug.transforms import Affine
+
+CONF = Path(__file__).parents[1] / "experiments" / "conf"
+
+
+def config_of(tmp_path: Path, *overrides: str, name: str = "train") -> DictConfig:
+    small = ["steps=12", "batch_size=32", "teacher.steps=10", "log_every=4", "checkpoint_every=8", "threads=1"]
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        return compose(name, [*small, f"teacher_cache={tmp_path}/teachers", *overrides])
+
+
+@pytest.mark.parametrize(
+    "override", [f"{group}={path.stem}" for group in ("teacher", "augmenter") for path in (CONF / group).glob("*.yaml")]
+)
+def test_every_option_builds(tmp_path: Path, override: str) -> None:
+    config = config_of(tmp_path, override, "students=[hard]", "teacher.steps=1", "teacher.batch_size=2")
+    splits = instantiate(config.data)
+    with progress_bar() as progress:
+        experiment = ShiftExperiment(config, splits, tmp_path, progress, Stop())
+    student = experiment.student()
+    hard = experiment.augmenter(student)(splits.test.images[:4])
+    assert hard.images.shape == (4, 1, 28, 28)
+    assert bool(hard.loss().isfinite())
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (CONF / "data").glob("*.yaml")])
+def test_every_data_set_composes(tmp_path: Path, name: str) -> None:
+    config = config_of(tmp_path, f"data={name}", "data.root=x" if name == "image_folder" else "seed=0")
+    assert config.data.name == name
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    config = config_of(folder, "tune_random=[0.5]")
+    return folder, run(config, folder)
+
+
+def test_a_run_leaves_what_it_promises(whole_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = whole_run
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written == json.loads(json.dumps(metrics))
+    assert list(written["students"]) == ["labels", "kd", "random", "oracle", "hard", "random_x0.5", "random_tuned"]
+    for row in (written["teacher"], *written["students"].values()):
+        assert 0 <= row["centred"] <= 1
+        assert 0 <= row["shifted"] <= 1
+        assert row["seconds"] > 0
+    assert written["seed"] == 0
+    assert written["device"].startswith("CPU")
+    assert written["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert written["students"]["random_tuned"]["scale"] in (0.5, 1.0)
+    assert written["policy"]["translation_x"]["sd_pixels"] == pytest.approx(
+        28 * written["policy"]["translation_x"]["sd"]
+    )
+    for name in ("gallery.png", "policy.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("labels", "hard"):
+        assert list((folder / "tensorboard" / name).glob("events.*"))
+
+
+def test_the_same_folder_is_not_trained_again_and_the_teacher_is_kept(
+    whole_run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, metrics = whole_run
+    again = run(config_of(folder, "tune_random=[0.5]"), folder)
+    assert again["students"] == metrics["students"]
+    assert not metrics["teacher"]["cached"]
+    assert again["teacher"]["cached"]
+    assert again["teacher"]["shifted"] == metrics["teacher"]["shifted"]
+
+
+def test_another_configuration_in_the_folder_is_refused(whole_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole_run
+    before = (folder / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"steps: 12 there, 13 here.*resume=false"):
+        run(config_of(folder, "steps=13", "tune_random=[0.5]"), folder)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+class StopAt(Stop):
+    """Asks for a stop at the n-th time that it is asked."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]  # computed here, a plain attribute there
+        self.times -= 1
+        return self.times < 0
+
+
+def test_a_stopped_run_ends_bit_equal(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "students=[random,hard]")
+    splits = instantiate(config.data)
+
+    def attempt(folder: Path, stop: Stop) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        with progress_bar() as progress:
+            experiment = ShiftExperiment(config, splits, folder, progress, stop)
+            for job in experiment.jobs:
+                experiment.train(job)
+        return dict(experiment.state["finished"])
+
+    whole = attempt(tmp_path / "whole", Stop())
+    for times in (5, 6):  # in the first student, then in the second
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "parts", StopAt(times))
+    resumed = attempt(tmp_path / "parts", Stop())
+    for name in ("random", "hard"):
+        for key, value in whole[name]["model"].items():
+            assert torch.equal(value, resumed[name]["model"][key]), (name, key)
+        assert whole[name]["metrics"]["shifted"] == resumed[name]["metrics"]["shifted"]
+    assert whole["hard"]["history"] == resumed["hard"]["history"]
+    for key, value in whole["hard"]["method"]["policy"].items():
+        assert torch.equal(value, resumed["hard"]["method"]["policy"][key])
+
+
+def test_the_command_stops_at_an_interrupt_and_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "experiments.train", f"hydra.run.dir={tmp_path}/run", "students=[kd]"]
+    command += ["steps=100000", "teacher.steps=2", f"teacher_cache={tmp_path}/teachers", "log_every=5", "threads=1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    curves = tmp_path / "run" / "tensorboard" / "kd"
+    try:
+        while not list(curves.glob("events.*")):
+            assert process.poll() is None, process.communicate()[0]
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output
+    assert "same command" in output
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["current"]["name"] == "kd"
+    assert state["current"]["training"]["step"] >= 1
+
+
+def test_unknown_students_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="labels, kd, random, oracle, hard"):
+        run(config_of(tmp_path, "students=[kd,hrad]"), tmp_path)
+
+
+def test_random_views_decode_to_a_share_of_the_range() -> None:
+    transform = Affine()
+    method = RandomViews(ConvTeacher(), MLPStudent(), transform, temperature=2.0, scale=0.25)
+    values = transform.decode(method.draw(4000, torch.device("cpu")))
+    rotation = values["rotation"]
+    assert float(rotation.abs().max()) <= 30 / 4 + 1e-3
+    assert float(rotation.std()) == pytest.approx(7.5 / 3**0.5, rel=0.05)
+    with pytest.raises(ValueError, match="random_scale"):
+        RandomViews(ConvTeacher(), MLPStudent(), transform, temperature=2.0, scale=2.0)
+
+
+def test_networks_have_the_size_that_they_are_said_to_have() -> None:
+    assert multiply_adds(ConvTeacher(), (1, 28, 28)) < 2e6
+    assert multiply_adds(ConvTeacher(), (1, 40, 40)) < 4e6
+    assert sum(p.numel() for p in MLPStudent().parameters()) == 472_032
+    assert sum(p.numel() for p in OrbitTeacher().parameters()) == 112_650
+
+
+def test_report_pairs_runs_by_seed(
+    whole_run: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, metrics = whole_run
+    shifts = {0: (0.5, 0.9), 1: (0.6, 0.94)}
+    for seed, (kd, hard) in shifts.items():
+        changed = json.loads(json.dumps(metrics))
+        changed["seed"] = changed["config"]["seed"] = seed
+        changed["students"]["kd"]["shifted"], changed["students"]["hard"]["shifted"] = kd, hard
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "metrics.json").write_text(json.dumps(changed))
+    report.main([str(tmp_path), "--json", str(tmp_path / "out.json"), "--markdown"])
+    printed = capsys.readouterr().out
+    assert "| kd |" in printed
+    summary = json.loads((tmp_path / "out.json").read_text())["groups"][0]
+    assert summary["seeds"] == [0, 1]
+    assert summary["accuracy"]["hard"]["shifted"] == {"mean": 92.0, "sd": 2.83, "values": [90.0, 94.0]}
+    assert summary["hard_minus"]["kd"]["shifted"]["values"] == [40.0, 34.0]
+    with pytest.raises(SystemExit, match=r"no metrics\.json"):
+        report.main([str(tmp_path / "nothing")])
