@@ -28,6 +28,7 @@ from benchmarks.timing import (
     table,
     write,
 )
+from experiments.memory import keep_freed_memory
 from hard_aug import HardAugmenter
 from hard_aug.distillation import distillation_loss
 from hard_aug.schedules import Alternating, Joint, Schedule
@@ -165,6 +166,7 @@ def main() -> None:
     if arguments.calls % 4:
         options.error(f"--calls {arguments.calls}: wanted a multiple of 4, so that every=4 ascends once in four calls")
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     device = torch.device(arguments.device)
     results, skipped = {}, {}
     for pair in arguments.pairs:

@@ -135,6 +135,7 @@ class ShiftExperiment:
             invariance=instantiate(parts.invariance),
             schedule=instantiate(parts.schedule),
             spread_weight=parts.spread_weight,
+            spread_floor=parts.spread_floor,
             learning_rate=parts.learning_rate,
             seed=self.config.seed,
         )

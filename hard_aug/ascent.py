@@ -10,19 +10,16 @@ from torch import Tensor
 
 from hard_aug.objectives import Invariance
 from hard_aug.policies import Policy
+from hard_aug.spread import Spread
 
 
 class Ascent:
-    """Ascends `E[D - multiplier I] + spread_weight * relative_entropy(policy)` with Adam.
-
-    The relative entropy is that of the decoded parameters to the uniform distribution over their ranges, in nats. Its
-    gradient grows without bound as a policy narrows, so a policy can't collapse to a point, and it vanishes at random
-    augmentation.
+    """Ascends `E[D - multiplier I] + weight * relative_entropy(policy)` with Adam; see `hard_aug.spread`.
 
     Args:
         policy: what is learned.
         invariance: its multiplier is updated once per ascent.
-        spread_weight: at least 0, in units of the objective per nat.
+        spread: its tension is updated once per ascent.
         learning_rate: of Adam, above 0.
     """
 
@@ -31,18 +28,23 @@ class Ascent:
         *,
         policy: Policy,
         invariance: Invariance,
-        spread_weight: float,
+        spread: Spread,
         learning_rate: float,
         device: torch.device,
     ) -> None:
         self.policy = policy
         self.invariance = invariance
-        self.spread_weight = spread_weight
+        self.spread = spread
         self.parameters: list[Tensor] = list(policy.parameters())
         self.optimizer = torch.optim.Adam(
             self.parameters, lr=learning_rate, betas=(0.9, 0.99), capturable=device.type == "cuda"
         )
         self.dropped = torch.zeros((), dtype=torch.int64, device=device)
+
+    @property
+    def multiplier(self) -> Tensor:
+        """Of the teacher's change, as the policy feels it, a scalar."""
+        return self.spread.relaxed(self.invariance.multiplier)
 
     def apply(self, gradients: Sequence[Tensor], mean_change: Tensor) -> None:
         """Ascend along `gradients` (of the batch mean of `D - multiplier I`, one per parameter of the policy).
@@ -50,17 +52,18 @@ class Ascent:
         A step with a gradient or a mean that is not finite leaves everything as it was and is counted in `dropped`.
         On a GPU that is decided there, without waiting for it.
         """
-        if self.spread_weight > 0:
-            with torch.enable_grad():
-                spread = self.spread_weight * self.policy.relative_entropy()
-                bonus = torch.autograd.grad(spread, self.parameters, allow_unused=True)
-            gradients = [g if b is None else g + b for g, b in zip(gradients, bonus, strict=True)]
+        with torch.enable_grad():
+            entropy = self.policy.relative_entropy()
+            bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
+        weight = self.spread.current_weight
+        gradients = [g if b is None else g + weight * b for g, b in zip(gradients, bonus, strict=True)]
         finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_change.isfinite().all()]).all()
         if self.dropped.is_cuda:
-            self._apply_without_waiting(gradients, mean_change, finite)
+            self._apply_without_waiting(gradients, mean_change, entropy.detach(), finite)
         elif bool(finite):
             self._adam(gradients)
             self.invariance.update(mean_change)
+            self.spread.update(entropy.detach(), self.policy.size)
         else:
             self.dropped += 1
 
@@ -73,12 +76,15 @@ class Ascent:
             for parameter in self.parameters:
                 parameter.grad = None
 
-    def _apply_without_waiting(self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor) -> None:
+    def _apply_without_waiting(
+        self, gradients: Sequence[Tensor], mean_change: Tensor, entropy: Tensor, finite: Tensor
+    ) -> None:
         """Step, then put everything back where the step was not finite; the host never learns which it was."""
         before = [tensor.clone() for tensor in self._state()]
         fresh = not self.optimizer.state
         self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
         self.invariance.update(mean_change.nan_to_num(0.0, 0.0, 0.0))
+        self.spread.update(entropy, self.policy.size)
         with torch.no_grad():
             after = self._state()
             if fresh:  # Adam has only now made its moments, which start at zero
@@ -95,14 +101,15 @@ class Ascent:
             for value in self.optimizer.state.get(parameter, {}).values()
             if isinstance(value, Tensor)
         ]
-        return [*[p.data for p in self.parameters], *self.invariance.buffers(), *moments]
+        return [*[p.data for p in self.parameters], *self.invariance.buffers(), self.spread.tension, *moments]
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the policy, its optimiser, the multiplier and the count of dropped steps."""
+        """Copies of the policy, its optimiser, the multiplier, the tension and the count of dropped steps."""
         return {
             "policy": {name: value.detach().clone() for name, value in self.policy.state_dict().items()},
             "optimizer": _cloned(self.optimizer.state_dict()),
             "invariance": {name: value.clone() for name, value in self.invariance.state_dict().items()},
+            "tension": self.spread.tension.clone(),
             "dropped": self.dropped.clone(),
         }
 
@@ -111,6 +118,7 @@ class Ascent:
         self.policy.load_state_dict(state["policy"])
         self.invariance.load_state_dict(state["invariance"])
         self.optimizer.load_state_dict(_cloned(state["optimizer"]))
+        self.spread.tension.copy_(state["tension"])
         self.dropped.copy_(state["dropped"])
 
 

@@ -18,6 +18,7 @@ from hard_aug.pending import Accumulated, Pending
 from hard_aug.players import Players, clamp_with_gradient, gradients_of
 from hard_aug.policies import Gaussian, Policy
 from hard_aug.schedules import Alternating, Joint, Schedule
+from hard_aug.spread import Spread
 from hard_aug.transforms import Context, Transform
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class HardAugmenter:
         objective: what is maximised; None: `KL()`.
         invariance: how the teacher's answer is kept; None: `Penalty()`.
         schedule: None: `Alternating()`.
-        spread_weight: of the decoded parameters' relative entropy in nats, at least 0: the defence against collapse.
+        spread_weight, spread_floor: the defence against collapse, see `hard_aug.spread.Spread`; None: no floor.
         learning_rate: of the policy's Adam, above 0; None: `policy.learning_rate`.
         seed: of the augmenter's own generator, which every draw comes from.
 
@@ -61,6 +62,7 @@ class HardAugmenter:
         invariance: Invariance | None = None,
         schedule: Schedule | None = None,
         spread_weight: float = 0.03,
+        spread_floor: float | None = -0.75,
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -71,8 +73,6 @@ class HardAugmenter:
         ):
             if not isinstance(value, wanted):
                 raise TypeError(f"{name}: wanted a {wanted.__name__}, got {type(value).__name__}")
-        if not (spread_weight >= 0 and math.isfinite(spread_weight)):
-            raise ValueError(f"spread_weight={spread_weight}: wanted a number of at least 0")
         policy = Gaussian(transform.spec) if policy is None else policy
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
@@ -100,7 +100,7 @@ class HardAugmenter:
         self._ascent = Ascent(
             policy=self.policy,
             invariance=self.invariance,
-            spread_weight=spread_weight,
+            spread=Spread(weight=spread_weight, floor=spread_floor, device=self.device),
             learning_rate=learning_rate,
             device=self.device,
         )
@@ -116,6 +116,19 @@ class HardAugmenter:
     def dropped_steps(self) -> int:
         """How many ascents were dropped for a gradient that was not finite. Waits for the device."""
         return int(self._ascent.dropped)
+
+    @property
+    def tension(self) -> float:
+        """How hard the policy is kept from collapsing, at least 0. Waits for the device.
+
+        It is 0 while the teacher leaves the policy room. Above 1 the teacher's answer is kept less than a third as
+        strictly as was asked: it has no invariance, within the transform's ranges, that could be transferred freely.
+        """
+        return float(self._ascent.spread.tension)
+
+    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """What a call draws: `u`, `(B, P)`, of the policy, with the uniform share that the tension asks for."""
+        return self._ascent.spread.mixed(self.policy.propose(images, generator), generator)
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> HardBatch:
         """Make a hard batch of `images`.
@@ -157,7 +170,7 @@ class HardAugmenter:
             for _ in range(self.schedule.steps):
                 self._ascend(images[:share], clean_logits[:share], context)
         with torch.set_grad_enabled(due and joint):
-            u = self.policy.propose(images, self._generator)
+            u = self.propose(images, self._generator)
         with torch.no_grad():
             hard = self._bounded(self.transform(images, u.detach(), context))
             teacher_logits = self._players.teacher_logits(hard)
@@ -179,14 +192,14 @@ class HardAugmenter:
     def _ascend(self, images: Tensor, reference_logits: Tensor, context: Context) -> None:
         """One ascent step on a fresh draw, with forward and backward passes of its own."""
         with torch.enable_grad():
-            u = self.policy.propose(images, self._generator)
+            u = self.propose(images, self._generator)
             hard = self._bounded(self.transform(images, u, context))
             scores, change = self._players.scores(
                 hard,
                 reference_logits=reference_logits,
                 student_logits=None,
                 objective=self.objective,
-                invariance=self.invariance,
+                multiplier=self._ascent.multiplier,
             )
             gradients = gradients_of(scores.sum(), self.policy.variables(u))
         self._ascent.apply([g / len(images) for g in gradients], change.detach().mean())
@@ -240,7 +253,7 @@ class HardAugmenter:
                     reference_logits=one.reference_logits,
                     student_logits=student_logits,
                     objective=self.objective,
-                    invariance=self.invariance,
+                    multiplier=self._ascent.multiplier,
                 )
                 teacher_part = gradients_of(scores.sum(), [leaf])[0].to(student_part.dtype)
                 change = changes.detach().sum()
@@ -288,8 +301,8 @@ class HardAugmenter:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs for a bit-equal next batch; the networks are not in it.
 
-        That is the policy, its optimiser, the multiplier, the schedule's count, gradients still pending and the
-        generator.
+        That is the policy, its optimiser, the multiplier, the tension, the schedule's count, gradients still pending
+        and the generator.
         """
         self._resolve()
         return {

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hard_aug.checks import check_logits, check_same_classes
 from hard_aug.models.guard import unwrapped
-from hard_aug.objectives import Disagreement, Invariance, teacher_change
+from hard_aug.objectives import Disagreement, teacher_change
 
 
 class Players:
@@ -42,7 +42,7 @@ class Players:
         reference_logits: Tensor,
         student_logits: Tensor | None,
         objective: Disagreement,
-        invariance: Invariance,
+        multiplier: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """What the augmenter ascends, `D - multiplier I`, and `I` itself, `(B,)` each, with a graph to the images.
 
@@ -54,7 +54,7 @@ class Players:
         check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)
         disagreement = objective(teacher_logits=teacher_logits, student_logits=student_logits)
         change = teacher_change(reference_logits=reference_logits, hard_logits=teacher_logits)
-        return disagreement - invariance.multiplier * change, change
+        return disagreement - multiplier * change, change
 
 
 def clamp_with_gradient(images: Tensor) -> Tensor:

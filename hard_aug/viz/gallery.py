@@ -40,7 +40,7 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
             (batch.images.detach(), batch.teacher_logits, student(batch.images.detach())),
         ]
     truth = batch.clean_teacher_logits.argmax(1)
-    figure = Figure(figsize=(1.5 * columns, 4.6), layout="constrained")
+    figure = Figure(figsize=(1.5 * columns, 4.1), layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False)
     for row, (images, teacher_logits, student_logits) in enumerate(rows):
         for column in range(columns):
@@ -61,7 +61,7 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
 def _answer(player: str, logits: Tensor, classes: Sequence[str] | None) -> tuple[str, int]:
     probability, top = logits.float().softmax(0).max(0)
     name = str(int(top)) if classes is None else classes[int(top)]
-    return f"{player}: {name} {100 * float(probability):.0f} %", int(top)
+    return f"{player}: {name}, {100 * float(probability):.0f} %", int(top)
 
 
 def _show(axis: Axes, image: Tensor) -> None:

@@ -33,7 +33,7 @@ class PolicyHistory:
 
     @torch.no_grad()
     def record(self, step: int, augmenter: HardAugmenter, images: torch.Tensor | None = None) -> None:
-        """Draw from the augmenter's policy, with a generator of its own; the augmenter's is left alone.
+        """Draw what the augmenter draws, with a generator of its own; the augmenter's is left alone.
 
         Args:
             step: when this is.
@@ -42,7 +42,7 @@ class PolicyHistory:
         device = augmenter.device
         if images is None:
             images = torch.zeros(DRAWS, 1, 1, 1, device=device)
-        u = augmenter.policy.propose(images, torch.Generator(device).manual_seed(0))
+        u = augmenter.propose(images, torch.Generator(device).manual_seed(0))
         values = augmenter.transform.decode(u)
         self.steps.append(step)
         for name, drawn in values.items():

@@ -1,0 +1,79 @@
+"""Spread: the defence against collapse, the known failure of an adversary that must keep the teacher's answer.
+
+Where a teacher is sensitive to everything, the policy that disagrees most *and* keeps its answer is a point near the
+identity, which shows the student nothing. Two things stand against that. The policy ascends `weight` times its relative
+entropy `H = -KL(q(u) || N(0, I))`, the entropy of the decoded parameters relative to the uniform distribution; its
+gradient grows without bound as a policy narrows. And when `H` per parameter falls below `floor`, a tension `x` rises,
+
+    x <- clamp(x + rate (floor - H / P), 0, limit),
+
+which multiplies the weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-x` of the
+draws by uniform ones. So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to
+nothing. A policy with enough room never feels it.
+
+Adapting an entropy's weight to a target is done so in soft actor-critic (Haarnoja et al., arXiv:1812.05905); the rest
+of what the tension does is ours.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class Spread:
+    """How strongly a policy is kept from collapsing.
+
+    Args:
+        weight: of the relative entropy, in units of the objective per nat, at least 0.
+        floor: of the relative entropy, nats per parameter, below 0; None: no tension. -0.75 is that of a normal
+            distribution of `u` with standard deviation 0.3, against 1 for random augmentation.
+        rate: of the tension, per ascent and nat.
+        limit: of the tension.
+        device: of the tension.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float,
+        floor: float | None,
+        rate: float = 0.05,
+        limit: float = 5.0,
+        device: torch.device | None = None,
+    ) -> None:
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise ValueError(f"spread_weight={weight}: wanted a number of at least 0")
+        if floor is not None and not (floor < 0 and math.isfinite(floor)):
+            raise ValueError(
+                f"spread_floor={floor}: wanted a negative number of nats per parameter, or None (0 is random "
+                "augmentation)"
+            )
+        self.weight, self.floor, self.rate, self.limit = weight, floor, rate, limit
+        self.tension = torch.zeros((), device=device)
+
+    @property
+    def current_weight(self) -> Tensor:
+        """Of the relative entropy, a scalar."""
+        return self.weight * self.tension.exp()
+
+    def relaxed(self, multiplier: Tensor) -> Tensor:
+        """The teacher's multiplier under the tension."""
+        return multiplier * self.tension.neg().exp()
+
+    def mixed(self, u: Tensor, generator: torch.Generator) -> Tensor:
+        """`u`, `(B, P)`, with the share of uniform draws in it. Gradients: those of the rows that stay."""
+        if self.floor is None:
+            return u
+        uniform = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
+        chance = torch.rand(len(u), 1, generator=generator, device=u.device)
+        return torch.where(chance < 1 - self.tension.neg().exp(), uniform, u)
+
+    @torch.no_grad()
+    def update(self, relative_entropy: Tensor, size: int) -> None:
+        """Take note of the relative entropy, in nats, of a policy of `size` parameters, on its device."""
+        if self.floor is not None:
+            step = self.rate * (self.floor - relative_entropy / size)
+            self.tension.add_(step.nan_to_num(0.0, self.limit, -self.limit)).clamp_(0, self.limit)
