@@ -1,0 +1,60 @@
+"""`warp_color` against a plain loop over pixels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from hard_aug.ops import warp_color
+
+
+def read(image: Tensor, x: float, y: float, padding_mode: str) -> Tensor:
+    """Bilinear sample `(C,)` of `(C, H, W)` at a position in pixels from the upper left corner."""
+    height, width = image.shape[-2:]
+    x, y = x - 0.5, y - 0.5
+    if padding_mode == "border":
+        x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+    total = torch.zeros(image.shape[0], dtype=image.dtype)
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            weight = (1 - abs(x - column)) * (1 - abs(y - row))
+            if 0 <= row < height and 0 <= column < width:
+                total += weight * image[:, row, column]
+    return total
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_against_a_loop(padding_mode: str, channels: int) -> None:
+    batch, height, width = 2, 5, 7
+    images = torch.rand(batch, channels, height, width, dtype=torch.float64)
+    inverse_map = torch.eye(3, dtype=torch.float64).repeat(batch, 1, 1)
+    inverse_map[:, :2] += 0.4 * torch.randn(batch, 2, 3, dtype=torch.float64)
+    color = torch.randn(batch, channels, channels + 1, dtype=torch.float64)
+    out = warp_color(images, inverse_map=inverse_map, color_matrix=color, padding_mode=padding_mode)  # type: ignore[arg-type]  # from a list
+    for b in range(batch):
+        for row in range(height):
+            for column in range(width):
+                centred = torch.tensor([column + 0.5 - width / 2, row + 0.5 - height / 2, 1], dtype=torch.float64)
+                source = inverse_map[b] @ centred
+                sample = read(images[b], float(source[0]) + width / 2, float(source[1]) + height / 2, padding_mode)
+                expected = color[b, :, :channels] @ sample + color[b, :, channels]
+                assert torch.allclose(out[b, :, row, column], expected, atol=1e-9)
+
+
+def test_nothing_to_do_returns_the_images() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    assert warp_color(images) is images
+    empty = torch.rand(0, 3, 4, 4)
+    assert warp_color(empty, inverse_map=torch.zeros(0, 3, 3)).shape == empty.shape
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    color = torch.eye(3, 4).repeat(2, 1, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = warp_color(images, color_matrix=color)
+    assert torch.allclose(out, images, atol=1e-6)
