@@ -52,7 +52,7 @@ class Ascent:
         A step with a gradient or a mean that is not finite leaves everything as it was and is counted in `dropped`.
         On a GPU that is decided there, without waiting for it.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(self.dropped.device.type, enabled=False):
             entropy = self.policy.relative_entropy()
             bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
         weight = self.spread.current_weight

@@ -62,7 +62,7 @@ class HardAugmenter:
         invariance: Invariance | None = None,
         schedule: Schedule | None = None,
         spread_weight: float = 0.03,
-        spread_floor: float | None = -0.75,
+        spread_floor: float | None = -1.1,
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -128,7 +128,8 @@ class HardAugmenter:
 
     def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """What a call draws: `u`, `(B, P)`, of the policy, with the uniform share that the tension asks for."""
-        return self._ascent.spread.mixed(self.policy.propose(images, generator), generator)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._ascent.spread.mixed(self.policy.propose(images, generator), generator)
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> HardBatch:
         """Make a hard batch of `images`.

@@ -28,8 +28,8 @@ class Spread:
 
     Args:
         weight: of the relative entropy, in units of the objective per nat, at least 0.
-        floor: of the relative entropy, nats per parameter, below 0; None: no tension. -0.75 is that of a normal
-            distribution of `u` with standard deviation 0.3, against 1 for random augmentation.
+        floor: of the relative entropy, nats per parameter, below 0; None: no tension. -1.1 is that of a normal
+            distribution of `u` with standard deviation 0.2, against 1 for random augmentation.
         rate: of the tension, per ascent and nat.
         limit: of the tension.
         device: of the tension.

@@ -112,7 +112,8 @@ class Transform(ABC):
         if len(u) != len(images):
             raise ValueError(f"got {len(images)} images and u for {len(u)}: they must be equal in number")
         self.check_channels(images.shape[1])
-        return self.apply(images, u, context or Context())
+        with torch.autocast(images.device.type, enabled=False):  # coordinates want more than half precision
+            return self.apply(images, u, context or Context())
 
     def _check_parameters(self, u: Tensor) -> None:
         if u.ndim != 2 or u.shape[1] != self.size:

@@ -6,14 +6,13 @@ and by the fill: content that a stage moves out of the frame and a later one mov
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from hard_aug.ops import warp_color
-from hard_aug.transforms.base import ColorTransform, Context, SpatialTransform, Transform
+from hard_aug.transforms.base import ColorTransform, Context, Parameter, SpatialTransform, Transform
 
 
 class Compose(Transform):
@@ -35,15 +34,15 @@ class Compose(Transform):
         self.stages = stages
         self._sizes = [stage.size for stage in stages]
         self._runs = _runs(stages)
-        seen: Counter[str] = Counter()
-        spec = []
+        spec: dict[str, Parameter] = {}
         for stage in stages:
             for parameter in stage.spec:
-                seen[parameter.name] += 1
-                count = seen[parameter.name]
-                name = parameter.name if count == 1 else f"{parameter.name}_{count}"
-                spec.append(replace(parameter, name=name))
-        self.spec = tuple(spec)
+                name, count = parameter.name, 1
+                while name in spec:  # a composition inside this one may have taken a suffix already
+                    count += 1
+                    name = f"{parameter.name}_{count}"
+                spec[name] = replace(parameter, name=name)
+        self.spec = tuple(spec.values())
 
     @property
     def bounded(self) -> bool:
