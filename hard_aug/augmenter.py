@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hard_aug.ascent import Ascent
 from hard_aug.batch import HardBatch
-from hard_aug.checks import check_image_form, check_same_classes, images_in_range, raise_for_values
+from hard_aug.checks import check_image_form, check_labels, check_same_classes, images_in_range, raise_for_values
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import KL, Disagreement, Invariance, Penalty
 from hard_aug.pending import Accumulated, Pending
@@ -143,6 +143,7 @@ class HardAugmenter:
                 players that return no logits, unequal class counts or NaN. All is as before the call then.
         """
         images = self._checked(images)
+        check_labels(labels, batch=len(images))
         due = self.schedule.due(self._calls) and len(images) > 0
         ascends = due and isinstance(self.schedule, Alternating)
         before = self._ascent.state_dict() if ascends else None
@@ -169,7 +170,7 @@ class HardAugmenter:
         if due and isinstance(self.schedule, Alternating):
             share = self.schedule.share(len(images))
             for _ in range(self.schedule.steps):
-                self._ascend(images[:share], clean_logits[:share], context)
+                self._ascend(images[:share], clean_logits[:share], context.first(share))
         with torch.set_grad_enabled(due and joint):
             u = self.propose(images, self._generator)
         with torch.no_grad():
@@ -207,7 +208,7 @@ class HardAugmenter:
 
     def _prepare(self, images: Tensor, u: Tensor, context: Context, logits: Tensor, hard: Tensor) -> Pending:
         share = self.schedule.share(len(images))
-        pending = Pending(images[:share], u[:share], context, logits[:share], batch=len(images))
+        pending = Pending(images[:share], u[:share], context.first(share), logits[:share], batch=len(images))
         pending.watch(hard.requires_grad_())
         self._pending = [p for p in self._pending if p.ready]  # a call whose batch never saw a backward is forgotten
         self._pending.append(pending)

@@ -26,6 +26,18 @@ def check_image_form(images: object) -> Tensor:
     return images.detach()
 
 
+def check_labels(labels: object, *, batch: int) -> None:
+    """Raise unless `labels` is None or integers `(B,)`; no value is read."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels: wanted a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor(labels)")
+    if labels.shape != (batch,) or labels.is_floating_point():
+        raise ValueError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}: wanted integers ({batch},), one for each image"
+        )
+
+
 def images_in_range(images: Tensor) -> Tensor:
     """Whether all values are finite and in [0, 1], as a bool scalar on the images' device."""
     low, high = images.aminmax()

@@ -65,16 +65,16 @@ class Pending:
     @property
     def ready(self) -> bool:
         """Whether a backward has reached the hard images with a weight."""
-        return self.image_gradient is not None and self.hard_weight > 0
+        return self.image_gradient is not None and (self.outer_gradient is None or self.hard_weight > 0)
 
     def per_sample_gradient(self) -> Tensor:
         """`(n, C, H, W)` float32: of each sample's own loss on its hard image."""
         if self.image_gradient is None:
             raise RuntimeError("no backward has reached the hard images; call loss.backward() before augmenter.step()")
         gradient = self.image_gradient.to(torch.promote_types(self.image_gradient.dtype, torch.float32))
-        if self.outer_gradient is not None:
-            gradient = gradient / self.outer_gradient.to(gradient.dtype)
-        return gradient * (self.batch / self.hard_weight)
+        if self.outer_gradient is None:  # a loss of the user's own; `HardBatch.loss`, if called, was only looked at
+            return gradient * self.batch
+        return gradient / self.outer_gradient.to(gradient.dtype) * (self.batch / self.hard_weight)
 
 
 class Accumulated:

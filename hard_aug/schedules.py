@@ -24,7 +24,7 @@ class Schedule:
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.every < 1:
+        if not (isinstance(self.every, int) and self.every >= 1):
             raise ValueError(f"every={self.every}: wanted a whole number of at least 1")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}: wanted a number in (0, 1]")
@@ -50,7 +50,7 @@ class Alternating(Schedule):
 
     def __post_init__(self) -> None:
         Schedule.__post_init__(self)
-        if self.steps < 1:
+        if not (isinstance(self.steps, int) and self.steps >= 1):
             raise ValueError(f"steps={self.steps}: wanted a whole number of at least 1")
 
 

@@ -159,7 +159,7 @@ def test_an_overflow_of_the_scaler_drops_the_step(
     for _ in range(2):
         optimizer.zero_grad()
         losses.append(augmenter(images).loss())
-        scaler.scale(losses[-1]).backward()
+        scaler.scale(losses[-1] * 1e3).backward()
         scaler.step(optimizer)
         scaler.update(1.0)
         augmenter.step()

@@ -157,7 +157,7 @@ class Sensitive(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         distance = (images - self.template).square().sum((1, 2, 3))
-        return torch.stack((4 - 20 * distance, 20 * distance - 4), dim=1)
+        return torch.stack((4 - 60 * distance, 60 * distance - 4), dim=1)
 
 
 @pytest.mark.parametrize("policy", [Gaussian, Generator])

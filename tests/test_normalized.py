@@ -64,7 +64,9 @@ def test_teacher_and_student_may_want_different_input(schedule: Any) -> None:
     inner_teacher, inner_student = head(), head()
     seen: dict[str, list[float]] = {"teacher": [], "student": []}
     for name, network in (("teacher", inner_teacher), ("student", inner_student)):
-        network.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(float(inputs[0].min())))
+        network.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen[name].append(float(inputs[0].detach().min()))
+        )
     teacher = Normalized(inner_teacher, **IMAGENET, size=(12, 12)).eval()
     student = Normalized(inner_student, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     transform = Compose(Affine(), Color())

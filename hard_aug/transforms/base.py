@@ -45,6 +45,10 @@ class Context:
 
     labels: Tensor | None = None
 
+    def first(self, count: int) -> Context:
+        """That of the first `count` images."""
+        return Context(labels=None if self.labels is None else self.labels[:count])
+
 
 def unit_interval(u: Tensor) -> Tensor:
     """`2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
