@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.models import ConvTeacher, MLPStudent
+
 Build = Callable[[], tuple[nn.Module, nn.Module]]
 
 
@@ -56,8 +58,6 @@ def experiment_on(size: int) -> Build:
     """The experiment's convolutional teacher and its student, for grey images of `size` pixels."""
 
     def build() -> tuple[nn.Module, nn.Module]:
-        from experiments.models import ConvTeacher, MLPStudent
-
         return ConvTeacher(), MLPStudent(size=size)
 
     return build

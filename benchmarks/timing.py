@@ -6,7 +6,6 @@ import argparse
 import json
 import platform
 import random
-import resource
 import statistics
 import sys
 import time
@@ -93,19 +92,28 @@ def _summary(times: list[float], baseline: list[float]) -> dict[str, float]:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start a new peak of memory; on the CPU there is no such thing."""
+    """Start a new peak of memory; without CUDA that wants Linux."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): the peak becomes what is resident now
 
 
-def peak_memory(device: torch.device) -> dict[str, Any]:
-    """MiB since `reset_peak` on CUDA; on the CPU that of the whole process since its start, and marked so."""
+def resident(key: str) -> float:
+    """MiB of the process: `VmRSS` is resident now, `VmHWM` was at the peak (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
+
+
+def peak_memory(device: torch.device, *, before: float = 0.0) -> dict[str, Any]:
+    """MiB at the peak since `reset_peak`: allocated on CUDA, or resident beyond `before` on Linux."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        return {"mib": torch.cuda.max_memory_allocated(device) / 2**20, "of": "allocated by this row on CUDA"}
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, "of": "process peak so far"}
+        return {"mib": torch.cuda.max_memory_allocated(device) / 2**20, "of": "allocated on the device"}
+    if sys.platform != "linux":
+        return {"mib": float("nan"), "of": "not measured on this system"}
+    return {"mib": resident("VmHWM") - before, "of": "resident beyond the start of the first step"}
 
 
 def environment(device: torch.device, threads: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         return {"config": config, "finished": {}, "current": None}
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["config"] != config:
-        ours, theirs = _flat(config), _flat(state["config"])
+        ours, theirs = flatten(config), flatten(state["config"])
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         listed = "; ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in differing)
         raise ValueError(
@@ -35,10 +35,11 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as one dictionary with dotted keys."""
     if not isinstance(config, dict):
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat

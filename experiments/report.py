@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.checkpoint import flatten
+
 SETS = ("centred", "shifted", "uniform")
 
 
@@ -133,6 +135,7 @@ def caption(summary: dict[str, Any]) -> str:
     return (
         f"{summary['data']}, {summary['size']} x {summary['size']}, teacher {knows}, {summary['steps']} steps, "
         f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}"
+        + "".join(f"\n{key}={value}" for key, value in summary.get("differs", {}).items())
     )
 
 
@@ -141,6 +144,15 @@ def markdown(summary: dict[str, Any]) -> str:
     head, rows = cells(summary)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def distinguish(summaries: list[dict[str, Any]]) -> None:
+    """Give each summary `differs`: the settings that are not the same in all of them."""
+    flat = [flatten(summary["config"]) for summary in summaries]
+    keys = sorted({key for settings in flat for key in settings})
+    differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
+    for summary, settings in zip(summaries, flat, strict=True):
+        summary["differs"] = {key: settings.get(key) for key in differing}
 
 
 def _text(value: dict[str, Any], *, sign: bool = False) -> str:
@@ -157,6 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = options.parse_args(arguments)
     try:
         summaries = [summarise(members) for members in group(find(chosen.folders))]
+        distinguish(summaries)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     console = Console()

@@ -66,14 +66,11 @@ class HardAugmenter:
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value, wanted in (
-            ("teacher", teacher, nn.Module),
-            ("student", student, nn.Module),
-            ("transform", transform, Transform),
-        ):
-            if not isinstance(value, wanted):
-                raise TypeError(f"{name}: wanted a {wanted.__name__}, got {type(value).__name__}")
+        _check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
         policy = Gaussian(transform.spec) if policy is None else policy
+        objective = KL() if objective is None else objective
+        invariance = Penalty() if invariance is None else invariance
+        _check_kinds(policy=(policy, Policy), objective=(objective, Disagreement), invariance=(invariance, Invariance))
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
             raise ValueError(f"learning_rate={learning_rate}: wanted a positive number")
@@ -83,7 +80,7 @@ class HardAugmenter:
                 f"use {type(policy).__name__}(transform.spec)"
             )
         self.transform = transform
-        self.objective = KL() if objective is None else objective
+        self.objective = objective
         self.schedule = Alternating() if schedule is None else schedule
         if not isinstance(self.schedule, Alternating | Joint):
             raise TypeError(f"schedule: wanted Alternating or Joint, got {type(self.schedule).__name__}")
@@ -96,7 +93,7 @@ class HardAugmenter:
         self._wrapped_student = student
         self.device = _device_of(student, teacher)
         self.policy = policy.to(self.device)
-        self.invariance = (Penalty() if invariance is None else invariance).to(self.device)
+        self.invariance = invariance.to(self.device)
         self._ascent = Ascent(
             policy=self.policy,
             invariance=self.invariance,
@@ -222,18 +219,22 @@ class HardAugmenter:
                 `HardBatch.loss`, which notes every factor applied to it.
         """
         self._resolve()
+        if self._pending:
+            logger.warning("a hard batch had no backward before augmenter.step(); it is left out")
+            self._pending = []
         if self._accumulated.count == 0:
             return
         accumulated, self._accumulated = self._accumulated, Accumulated(self._ascent.parameters)
         self._ascent.apply(*accumulated.means(1.0 if grad_scaler is None else float(grad_scaler.get_scale())))
 
     def _resolve(self) -> None:
-        """Turn each micro-batch that had its backward into sums of gradients of the policy's parameters."""
-        pending, self._pending = self._pending, []
-        for one in pending:
-            if not one.ready:
-                logger.warning("a hard batch had no backward before augmenter.step(); it is left out")
-                continue
+        """Turn each micro-batch that had its backward into sums of gradients of the policy's parameters.
+
+        Those that still wait for theirs stay as they are.
+        """
+        ready = [one for one in self._pending if one.ready]
+        self._pending = [one for one in self._pending if not one.ready]
+        for one in ready:
             with evaluation_mode(self._players.teacher, self._players.student):
                 self._resolve_one(one)
 
@@ -327,14 +328,22 @@ class HardAugmenter:
         try:
             self._ascent.load_state_dict(state)
             self._accumulated.load_state_dict(state["pending"])
-            self._calls = int(state["calls"])
             self._generator.set_state(state["generator"].cpu())
+            self._calls = int(state["calls"])
         except Exception as error:
             self._ascent.load_state_dict(own)
             self._accumulated.load_state_dict(own["pending"])
             self._generator.set_state(own["generator"])
             raise ValueError(f"state dict does not fit this augmenter: {error}") from error
         self._pending = []
+
+
+def _check_kinds(**given: tuple[object, type]) -> None:
+    for name, (value, wanted) in given.items():
+        if not isinstance(value, wanted):
+            found = f"the class {value.__name__}, not one of it" if isinstance(value, type) else type(value).__name__
+            article = "an" if wanted is Invariance else "a"
+            raise TypeError(f"{name}: wanted {article} {wanted.__name__}, got {found}")
 
 
 def _device_of(*models: nn.Module) -> torch.device:

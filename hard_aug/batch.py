@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from hard_aug.checks import check_logits, check_same_classes
 from hard_aug.distillation import distillation_loss
-from hard_aug.models.guard import evaluation_mode
+from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.objectives import Disagreement
 
 #: Called by `HardBatch.loss` with the loss, the student's detached logits on the hard view, the temperature and the
@@ -67,8 +68,9 @@ class HardBatch:
         After `loss()` it is that of the very forward of the loss; before, the student is run once, in evaluation mode.
         """
         if self._student_logits is None:
-            with torch.no_grad(), evaluation_mode(self._student):
-                logits = check_logits(self._student(self.images.detach()), batch=len(self), player="student")
+            student = unwrapped(self._student)  # a wrapper's forward may wait for other processes
+            with torch.no_grad(), evaluation_mode(student):
+                logits = check_logits(student(self.images.detach()), batch=len(self), player="student")
             self._student_logits = logits
         return self._objective(teacher_logits=self.teacher_logits, student_logits=self._student_logits)
 
@@ -88,7 +90,7 @@ class HardBatch:
         if not 0 <= clean_weight <= 1:
             raise ValueError(f"clean_weight={clean_weight}: wanted a number in [0, 1]")
         temperature = self._default_temperature if temperature is None else temperature
-        if not temperature > 0:
+        if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature={temperature}: wanted a positive number")
         if self._observer is not None and temperature != self._default_temperature:
             raise ValueError(

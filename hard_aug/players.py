@@ -49,6 +49,12 @@ class Players:
         `student_logits=None` runs the student with a graph; given ones are constants.
         """
         teacher_logits = self.teacher_logits(hard_images)
+        if hard_images.requires_grad and not teacher_logits.requires_grad:
+            raise ValueError(
+                "the teacher's logits carry no gradient to the images: its forward detaches them or runs under "
+                "torch.no_grad(), so its answer can't be kept; remove that (frozen parameters are fine), or use "
+                "schedule=Joint(teacher_gradient=False)"
+            )
         if student_logits is None:
             student_logits = self.student_logits(hard_images)
         check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)

@@ -6,22 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from deterministic import FromImages
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter, HardBatch
 from hard_aug.distillation import distillation_loss
 from hard_aug.objectives import Constraint
-from hard_aug.policies import Gaussian
 from hard_aug.schedules import Alternating, Joint, Schedule
 from hard_aug.transforms import Affine
-
-
-class FromImages(Gaussian):
-    """Noise is a function of each image, so that how a batch is split does not matter."""
-
-    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        directions = torch.randn(144, self.size, generator=torch.Generator().manual_seed(3))
-        return self.mean + torch.sin(images.flatten(1) @ directions) @ self.scale().T
 
 
 def build(teacher: nn.Module, student: nn.Module, schedule: Schedule) -> HardAugmenter:

@@ -91,8 +91,15 @@ def test_a_gradient_that_is_not_finite_is_dropped(
     assert not torch.equal(kept(augmenter)["policy"]["log_std"], before["policy"]["log_std"])
 
 
-@pytest.mark.parametrize("schedule", [Alternating(), Alternating(steps=2), Joint()])
-@pytest.mark.parametrize("player", ["teacher", "student"])
+@pytest.mark.parametrize(
+    ("schedule", "player"),
+    [  # Joint asks the student in the loss alone
+        (Alternating(), "teacher"),
+        (Alternating(), "student"),
+        (Alternating(steps=2), "student"),
+        (Joint(), "teacher"),
+    ],
+)
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [(not_a_number, ValueError, "NaN or infinite logits"), (failing, RuntimeError, "out of memory")],
@@ -113,19 +120,9 @@ def test_a_network_that_fails_in_a_call_changes_nothing(
     train(twin, images, 2)
     before = kept(augmenter)
     switches[player].spoil = spoil
-    if player == "teacher" or isinstance(schedule, Alternating):
-        with pytest.raises(error, match=words):
-            augmenter(images)
-        assert_equal(kept(augmenter), before)
-    else:  # Joint asks the student in the loss alone
-        with pytest.raises(error, match=words):
-            augmenter(images)
-            if spoil is failing:
-                augmenter(images).loss()
-            else:
-                raise ValueError(f"NaN or infinite logits: {augmenter(images).loss()}")
-        twin(images)
-        twin(images)
+    with pytest.raises(error, match=words):
+        augmenter(images)
+    assert_equal(kept(augmenter), before)
     switches[player].spoil = None
     assert torch.equal(augmenter(images).images, twin(images).images)
 
@@ -156,7 +153,7 @@ def test_a_teacher_that_fails_in_a_step_leaves_the_policy(
     flags = [module.training for module in switch.modules()]
     augmenter(images).loss().backward()
     switch.spoil = spoil
-    with pytest.raises((RuntimeError, ValueError), match="out of memory|NaN"):
+    with pytest.raises((RuntimeError, ValueError), match=r"out of memory|NaN"):
         augmenter.step()
     assert [module.training for module in switch.modules()] == flags
     switch.spoil = None
@@ -238,4 +235,4 @@ def test_a_batch_that_waits_for_its_backward_outlives_a_look_at_the_state(
         loss.backward()
         one.step()
     assert torch.equal(augmenter.policy.mean, twin.policy.mean)
-    assert float(twin.policy.mean.abs().sum()) > 0
+    assert bool(twin.policy.mean.any())

@@ -11,12 +11,21 @@ from torch import Tensor
 from hard_aug.ops import warp_color
 
 
+def reflected(position: float, size: int) -> float:
+    """About the outer edges of the outer pixels, whose centres are at 0 and size - 1; then clamped to these."""
+    while not -0.5 <= position <= size - 0.5:
+        position = -1 - position if position < -0.5 else 2 * size - 1 - position
+    return min(max(position, 0), size - 1)
+
+
 def read(image: Tensor, x: float, y: float, padding_mode: str) -> Tensor:
     """Bilinear sample `(C,)` of `(C, H, W)` at a position in pixels from the upper left corner."""
     height, width = image.shape[-2:]
     x, y = x - 0.5, y - 0.5
     if padding_mode == "border":
         x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+    elif padding_mode == "reflection":
+        x, y = reflected(x, width), reflected(y, height)
     total = torch.zeros(image.shape[0], dtype=image.dtype)
     for row in (math.floor(y), math.floor(y) + 1):
         for column in (math.floor(x), math.floor(x) + 1):
@@ -26,7 +35,7 @@ def read(image: Tensor, x: float, y: float, padding_mode: str) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_against_a_loop(padding_mode: str, channels: int) -> None:
     batch, height, width = 2, 5, 7
@@ -58,3 +67,34 @@ def test_autocast_does_not_lower_the_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = warp_color(images, color_matrix=color)
     assert torch.allclose(out, images, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_match_finite_differences(padding_mode: str, channels: int) -> None:
+    images = torch.rand(2, channels, 4, 5, dtype=torch.float64, requires_grad=True)
+    inverse_map = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    inverse_map[:, :2] += 0.31 * torch.randn(2, 2, 3, dtype=torch.float64)
+    color = torch.randn(2, channels, channels + 1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda i, m, c: warp_color(i, inverse_map=m, color_matrix=c, padding_mode=padding_mode),  # type: ignore[arg-type]  # from a list
+        (images, inverse_map.requires_grad_(), color.requires_grad_()),
+        eps=1e-7,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("wide", ["images", "inverse_map", "color_matrix"])
+def test_any_wide_argument_makes_the_arithmetic_wide(wide: str) -> None:
+    inverse_map = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    inverse_map[:, 0, 2] = 0.25
+    arguments = {
+        "images": torch.rand(2, 3, 6, 6, dtype=torch.float64).float().double(),
+        "inverse_map": inverse_map,
+        "color_matrix": torch.randn(2, 3, 4, dtype=torch.float64).float().double(),
+    }
+    expected = warp_color(**arguments)  # type: ignore[arg-type]  # by name
+    mixed = {name: value if name == wide else value.float() for name, value in arguments.items()}
+    found = warp_color(**mixed)  # type: ignore[arg-type]  # by name
+    assert found.dtype == mixed["images"].dtype
+    assert torch.equal(found, expected.to(found.dtype))

@@ -76,7 +76,10 @@ class Constraint(Invariance):
         if not (epsilon > 0 and math.isfinite(epsilon)):
             raise ValueError(f"epsilon={epsilon}: wanted a positive number of nats")
         if not (rate > 0 and 0 <= decay < 1 and 0 <= initial <= maximum):
-            raise ValueError("wanted rate > 0, 0 <= decay < 1 and 0 <= initial <= maximum")
+            raise ValueError(
+                f"rate={rate}, decay={decay}, initial={initial}, maximum={maximum}: wanted rate > 0, 0 <= decay < 1 "
+                "and 0 <= initial <= maximum"
+            )
         self.epsilon, self.rate, self.decay, self.maximum = epsilon, rate, decay, maximum
         self.register_buffer("multiplier", torch.tensor(float(initial)))
         self.register_buffer("moving_mean", torch.tensor(float(epsilon)))

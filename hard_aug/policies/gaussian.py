@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Gaussian(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3) -> None:
         super().__init__(spec)
-        if not std > 0:
+        if not (std > 0 and math.isfinite(std)):
             raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
         self.mean = nn.Parameter(torch.zeros(self.size))
         self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())

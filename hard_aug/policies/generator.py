@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class Generator(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3, width: int = 32, seed: int = 0) -> None:
         super().__init__(spec)
-        if not std > 0:
+        if not (std > 0 and math.isfinite(std)):
             raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
         if width < 1:
             raise ValueError(f"width={width}: wanted a positive number of units")

@@ -10,6 +10,7 @@ Conventions (pinned by `tests/test_ops.py`):
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -42,7 +43,7 @@ def warp_color(
     matrices = [m for m in (inverse_map, color_matrix) if m is not None]
     if not matrices or images.numel() == 0:
         return images
-    compute = torch.promote_types(torch.promote_types(images.dtype, matrices[0].dtype), torch.float32)
+    compute = reduce(torch.promote_types, (m.dtype for m in matrices), torch.promote_types(images.dtype, torch.float32))
     channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     out = images.to(compute)
     with torch.autocast(device_type=images.device.type, enabled=False):
@@ -57,7 +58,8 @@ def warp_color(
 def _warp(images: Tensor, inverse_map: Tensor, padding_mode: PaddingMode) -> Tensor:
     height, width = images.shape[-2:]
     # Pixel units to PyTorch's [-1, 1]: D^-1 M D with D = diag(width / 2, height / 2, 1).
-    to_pixels = images.new_tensor([width / 2, height / 2, 1.0])
+    # Made on the device: `new_tensor` of a list copies from the host and waits for it.
+    to_pixels = torch.stack([images.new_full((), size) for size in (width / 2, height / 2, 1.0)])
     theta = inverse_map[:, :2] * to_pixels / to_pixels[:2, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
