@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,17 +47,23 @@ def schedules() -> dict[str, Schedule]:
     """Every schedule that is measured, by its row's name; the experiment's own is marked."""
     rows: list[Schedule] = [
         Joint(),
-        Joint(fraction=0.125),
+        Joint(fraction=0.25),
+        Joint(fraction=0.25, every=6),
         Joint(teacher_gradient=False),
         Alternating(),
-        Alternating(every=4),
-        Alternating(every=4, fraction=0.125),
+        Alternating(fraction=0.25),
+        Alternating(fraction=0.25, every=6),
         Alternating(steps=3),
     ]
     own = experiment_schedule()
     if own not in rows:
         rows.append(own)
     return {f"{schedule!r}{' (experiment)' if schedule == own else ''}": schedule for schedule in rows}
+
+
+def period() -> int:
+    """After how many calls every schedule is where it began."""
+    return math.lcm(*[schedule.every for schedule in schedules().values()])
 
 
 def experiment_schedule() -> Schedule:
@@ -140,7 +147,7 @@ def steps(pair: str, device: torch.device) -> dict[str, Callable[[], object]]:
 
 
 def measure(pair: str, device: torch.device, *, rounds: int, calls: int, warmup: int) -> dict[str, dict[str, Any]]:
-    """Time and peak memory of every row of a pair. `calls` should be a multiple of 4, for `every=4`."""
+    """Time and peak memory of every row of a pair. `calls` should be a multiple of `period()`."""
     rows = steps(pair, device)
     progress(f"{pair}: warming up")
     times = interleaved(rows, baseline=BASELINE, device=device, rounds=rounds, calls=calls, warmup=warmup, label=pair)
@@ -148,7 +155,7 @@ def measure(pair: str, device: torch.device, *, rounds: int, calls: int, warmup:
     for name, row in rows.items():
         if device.type == "cuda":
             reset_peak(device)
-            for _ in range(4):
+            for _ in range(calls):
                 row()
             memory = peak_memory(device)
         else:
@@ -166,12 +173,14 @@ def memory_of_a_process(pair: str, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = parser(__doc__, json_path="benchmarks/results/step_cost.json", rounds=15, calls=4)
+    options = parser(__doc__, json_path="benchmarks/results/step_cost.json", rounds=15, calls=period())
     options.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="teachers and students")
     options.add_argument("--only", metavar="ROW", help="do eight steps of one row and print the process's peak memory")
     arguments = options.parse_args()
-    if arguments.calls % 4:
-        options.error(f"--calls {arguments.calls}: wanted a multiple of 4, so that every=4 ascends once in four calls")
+    if arguments.calls % period():
+        options.error(
+            f"--calls {arguments.calls}: wanted a multiple of {period()}, so that each schedule ascends its due"
+        )
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     if arguments.only:

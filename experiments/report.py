@@ -108,7 +108,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a group's table."""
-    head = ["", "centred", f"shifted ±{summary['test_shift']} px", "uniform shifts", "HARD minus it, shifted", "keeps"]
+    corners = f"shifted ±{summary['test_shift']} px"
+    head = ["", "centred", corners, "uniform", "HARD minus it, shifted", "HARD minus it, uniform", "keeps"]
     rows = []
     for name, sets in summary["accuracy"].items():
         difference = summary.get("hard_minus", {}).get(name)
@@ -120,7 +121,7 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 label,
                 *(_text(sets[s]) for s in SETS),
-                "" if difference is None else _text(difference["shifted"], sign=True),
+                *("" if difference is None else _text(difference[s], sign=True) for s in ("shifted", "uniform")),
                 "" if kept is None else f"{kept['mean']:.0f} %",
             ]
         )

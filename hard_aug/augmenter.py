@@ -61,7 +61,7 @@ class HardAugmenter:
         objective: Disagreement | None = None,
         invariance: Invariance | None = None,
         schedule: Schedule | None = None,
-        spread_weight: float = 0.03,
+        spread_weight: float = 0.08,
         spread_floor: float | None = -1.1,
         learning_rate: float | None = None,
         seed: int = 0,

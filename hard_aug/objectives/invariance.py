@@ -37,7 +37,7 @@ class Penalty(Invariance):
         weight: the multiplier, at least 0.
     """
 
-    def __init__(self, weight: float = 6.0) -> None:
+    def __init__(self, weight: float = 8.0) -> None:
         super().__init__()
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"weight={weight}: wanted a number of at least 0")
