@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from hard_aug.checks import check_image_form, check_labels, check_same_classes, 
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import KL, Disagreement, Invariance, Penalty
 from hard_aug.pending import Accumulated, Pending
-from hard_aug.players import Players, clamp_with_gradient, gradients_of
+from hard_aug.players import Players, clamp_with_gradient, gradients_of, sum_gradients
 from hard_aug.policies import Gaussian, Policy
 from hard_aug.schedules import Alternating, Joint, Schedule
 from hard_aug.spread import Spread
@@ -103,7 +104,9 @@ class HardAugmenter:
         )
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._calls = 0
-        self._pending: list[Pending] = []
+        self._waiting: weakref.WeakSet[Pending] = weakref.WeakSet()  # calls whose backward may still come
+        self._ready: list[Pending] = []  # those that had it
+        self._unanswered = 0  # calls since the last step whose backward has not come
         self._accumulated = Accumulated(self._ascent.parameters)
         self._probed = False
         self._seen_shapes: set[tuple[int, ...]] = set()
@@ -200,41 +203,81 @@ class HardAugmenter:
                 objective=self.objective,
                 multiplier=self._ascent.multiplier,
             )
-            gradients = gradients_of(scores.sum(), self.policy.variables(u))
+            gradients = sum_gradients(scores, self.policy.variables(u))
         self._ascent.apply([g / len(images) for g in gradients], change.detach().mean())
 
     def _prepare(self, images: Tensor, u: Tensor, context: Context, logits: Tensor, hard: Tensor) -> Pending:
         share = self.schedule.share(len(images))
-        pending = Pending(images[:share], u[:share], context.first(share), logits[:share], batch=len(images))
+        pending = Pending(
+            images[:share],
+            u[:share],
+            context.first(share),
+            logits[:share],
+            batch=len(images),
+            arrived=self._arrived,
+            student=self._student_now if self._keeps_answer else None,
+        )
         pending.watch(hard.requires_grad_())
-        self._pending = [p for p in self._pending if p.ready]  # a call whose batch never saw a backward is forgotten
-        self._pending.append(pending)
+        self._waiting.add(pending)
+        self._unanswered += 1
         return pending
 
-    def step(self, grad_scaler: torch.amp.GradScaler | None = None) -> None:
+    def _arrived(self, pending: Pending) -> None:
+        self._waiting.discard(pending)
+        self._ready.append(pending)
+        self._unanswered -= 1
+
+    @property
+    def _keeps_answer(self) -> bool:
+        return not isinstance(self.schedule, Joint) or self.schedule.teacher_gradient
+
+    def _forget(self) -> None:
+        """The policy moves on: what still waits for a backward is of no use any more."""
+        for one in (*self._waiting, *self._ready):
+            one.expired = True
+        self._waiting, self._ready, self._unanswered = weakref.WeakSet(), [], 0
+
+    def _student_now(self, hard: Tensor) -> Tensor:
+        with torch.no_grad(), evaluation_mode(self._players.student):
+            return self._players.student_logits(hard)
+
+    def step(self, grad_scaler: torch.amp.GradScaler | None = None, *, hard_weight: float = 1.0) -> None:
         """Ascend along what the backwards since the last step have left; without any, do nothing.
 
         Args:
-            grad_scaler: the scaler that the user's own loss was scaled by, before its `update()`. Not needed with
-                `HardBatch.loss`, which notes every factor applied to it.
+            grad_scaler: the scaler that the user's own loss was scaled by, before its `update()`.
+            hard_weight: what the user's own loss multiplies its mean over the hard views by, above 0: 0.5 in a mean
+                over clean and hard views, 1/n where the loss of each of n micro-batches is divided by n.
+
+        Neither is needed with `HardBatch.loss`, which notes every factor applied to it.
+
+        Raises:
+            ValueError: a weight that is not positive.
+            RuntimeError: under `torch.inference_mode()`. Nothing is lost then.
         """
+        if not (hard_weight > 0 and math.isfinite(hard_weight)):
+            raise ValueError(f"hard_weight={hard_weight}: wanted a positive number")
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "augmenter.step() under torch.inference_mode(), where gradients can't be taken; leave it"
+            )
         self._resolve()
-        if self._pending:
-            logger.warning("a hard batch had no backward before augmenter.step(); it is left out")
-            self._pending = []
+        if self._unanswered:
+            logger.warning(
+                "%d hard batch(es) had no backward before augmenter.step() and are left out", self._unanswered
+            )
+        self._forget()
         if self._accumulated.count == 0:
             return
         accumulated, self._accumulated = self._accumulated, Accumulated(self._ascent.parameters)
-        self._ascent.apply(*accumulated.means(1.0 if grad_scaler is None else float(grad_scaler.get_scale())))
+        scale = 1.0 if grad_scaler is None else float(grad_scaler.get_scale())
+        self._ascent.apply(*accumulated.means(scale * hard_weight))
 
     def _resolve(self) -> None:
-        """Turn each micro-batch that had its backward into sums of gradients of the policy's parameters.
-
-        Those that still wait for theirs stay as they are.
-        """
-        ready = [one for one in self._pending if one.ready]
-        self._pending = [one for one in self._pending if not one.ready]
+        """Turn each micro-batch that had its backward into sums of gradients of the policy's parameters."""
+        ready, self._ready = self._ready, []
         for one in ready:
+            one.expired = True
             with evaluation_mode(self._players.teacher, self._players.student):
                 self._resolve_one(one)
 
@@ -245,23 +288,19 @@ class HardAugmenter:
             student_part = one.per_sample_gradient()
             teacher_part = torch.zeros_like(student_part)
             change = student_part.new_zeros(())
-            if isinstance(self.schedule, Joint) and self.schedule.teacher_gradient:
+            if self._keeps_answer:
                 leaf = hard.detach().requires_grad_()
-                student_logits = one.student_logits
-                if student_logits is None:
-                    with torch.no_grad():
-                        student_logits = self._players.student_logits(leaf.detach())
                 scores, changes = self._players.scores(
                     leaf,
                     reference_logits=one.reference_logits,
-                    student_logits=student_logits,
+                    student_logits=one.student_logits,
                     objective=self.objective,
                     multiplier=self._ascent.multiplier,
                 )
-                teacher_part = gradients_of(scores.sum(), [leaf])[0].to(student_part.dtype)
+                teacher_part = sum_gradients(scores, [leaf])[0].to(student_part.dtype)
                 change = changes.detach().sum()
             scaled = None
-            if one.outer_gradient is not None:
+            if one.exact:
                 exact = gradients_of(hard, variables, (student_part + teacher_part).to(hard.dtype))
             else:  # the user's scale is known in step() only, so the student's part is kept apart until then
                 exact = gradients_of(hard, variables, teacher_part.to(hard.dtype), retain_graph=True)
@@ -335,7 +374,7 @@ class HardAugmenter:
             self._accumulated.load_state_dict(own["pending"])
             self._generator.set_state(own["generator"])
             raise ValueError(f"state dict does not fit this augmenter: {error}") from error
-        self._pending = []
+        self._forget()
 
 
 def _check_kinds(**given: tuple[object, type]) -> None:

@@ -13,9 +13,9 @@ from hard_aug.distillation import distillation_loss
 from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.objectives import Disagreement
 
-#: Called by `HardBatch.loss` with the loss, the student's detached logits on the hard view, the temperature and the
-#: hard view's weight.
-LossObserver = Callable[[Tensor, Tensor, float, float], None]
+#: Called by `HardBatch.loss` with the loss, the leaf that was its hard view, the student's detached logits on it, and
+#: its weight.
+LossObserver = Callable[[Tensor, Tensor, Tensor, float], None]
 
 
 class HardBatch:
@@ -97,7 +97,9 @@ class HardBatch:
                 f"temperature={temperature}, but Joint takes the student's part of the objective from this loss, at "
                 f"{self._default_temperature}; give the objective that temperature, KL(temperature={temperature})"
             )
-        views = torch.cat((self.clean_images, self.images))
+        watched = self._observer is not None and torch.is_grad_enabled()
+        hard_view = self.images.detach().requires_grad_(watched)  # a leaf of its own tells this loss from others
+        views = torch.cat((self.clean_images, hard_view))
         logits = check_logits(self._student(views), batch=len(views), player="student")
         check_same_classes(teacher_logits=self.teacher_logits, student_logits=logits)
         clean, hard = logits[: len(self)], logits[len(self) :]
@@ -107,6 +109,6 @@ class HardBatch:
         ) + (1 - clean_weight) * distillation_loss(
             student_logits=hard, teacher_logits=self.teacher_logits, temperature=temperature
         )
-        if self._observer is not None:
-            self._observer(loss, self._student_logits, temperature, 1 - clean_weight)
+        if watched and self._observer is not None:
+            self._observer(loss, hard_view, self._student_logits, 1 - clean_weight)
         return loss

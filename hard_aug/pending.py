@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,12 +13,30 @@ from hard_aug.transforms import Context
 
 
 @dataclass(slots=True)
+class Look:
+    """One call of `HardBatch.loss`: its forward, and what a backward through it has brought.
+
+    The gradient that reaches the loss is every factor outside it at once: GradScaler's, the division by the number of
+    micro-batches, a weight in a sum of losses. Dividing by it gives the exact gradient of the hard view's mean.
+
+    Attributes:
+        student_logits: `(n, K)`, detached.
+        hard_weight: of the hard view in the loss.
+        outer_gradient: scalar, of the loss.
+        image_gradient: `(n, C, H, W)`, of the hard view that went through this forward.
+    """
+
+    student_logits: Tensor
+    hard_weight: float
+    outer_gradient: Tensor | None = None
+    image_gradient: Tensor | None = None
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Pending:
     """What is needed to finish one micro-batch's ascent once the user's backward has run.
 
-    The leaf's gradient is that of the user's total loss. `HardBatch.loss` also notes the gradient that reached its own
-    value, which is every factor outside it at once: GradScaler's, the division by the number of micro-batches, a
-    weight in a sum of losses. Dividing by it gives the exact gradient of the hard view's mean, whatever those were.
+    The hooks on the hard images and on the losses hold it; so it lives while a backward can still come.
 
     Attributes:
         images: `(n, C, H, W)`, the share of the clean batch that the policy learns from.
@@ -25,10 +44,13 @@ class Pending:
         context: of the transform.
         reference_logits: `(n, K)`, the teacher's on the clean share.
         batch: B, the size of the whole micro-batch.
-        image_gradient: `(n, C, H, W)`, captured.
-        outer_gradient: scalar, of the loss; None where the user computed the loss.
-        hard_weight: of the hard view in the loss.
-        student_logits: `(n, K)`, of the loss's own forward.
+        arrived: called with this once, when the first backward has reached the hard images.
+        student: the student's logits for hard images, called in that backward where the loss is the user's own: then
+            the weights are still those that the gradient belongs to. None: they are not wanted.
+        image_gradient: `(n, C, H, W)`, of a loss of the user's own.
+        student_logits: `(n, K)`, the student's on the hard share.
+        looks: the calls of `HardBatch.loss` that had a backward.
+        expired: the policy has moved on, and later gradients are of no use.
     """
 
     images: Tensor
@@ -36,45 +58,83 @@ class Pending:
     context: Context
     reference_logits: Tensor
     batch: int
+    arrived: Callable[[Pending], None]
+    student: Callable[[Tensor], Tensor] | None
     image_gradient: Tensor | None = None
-    outer_gradient: Tensor | None = None
-    hard_weight: float = 1.0
     student_logits: Tensor | None = None
+    looks: list[Look] = field(default_factory=list)
+    expired: bool = False
 
     def watch(self, leaf: Tensor) -> None:
-        """Capture the gradient of `leaf`, `(B, C, H, W)`, during the user's backward."""
+        """Capture the gradient that a loss of the user's own sends to `leaf`, `(B, C, H, W)`."""
+        values = leaf.detach()
 
         def capture(gradient: Tensor) -> None:
-            share = gradient[: len(self.images)].detach().clone()
-            self.image_gradient = share if self.image_gradient is None else self.image_gradient + share
+            if self.expired:
+                return
+            fresh = not self.ready
+            self.image_gradient = _sum(self.image_gradient, gradient[: len(self.images)])
+            if self.student is not None and self.student_logits is None:
+                self.student_logits = self.student(values[: len(self.images)])
+            if fresh:
+                self.arrived(self)
 
         leaf.register_hook(capture)  # type: ignore[no-untyped-call]  # untyped in torch
 
-    def observe(self, loss: Tensor, student_logits: Tensor, temperature: float, hard_weight: float) -> None:
-        """Take note of `HardBatch.loss`."""
-        self.student_logits = student_logits[: len(self.images)]
-        self.hard_weight = hard_weight
+    def observe(self, loss: Tensor, hard_view: Tensor, student_logits: Tensor, hard_weight: float) -> None:
+        """Capture the gradients of one `HardBatch.loss`, whose forward had the leaf `hard_view` as its hard images."""
+        if not loss.requires_grad or hard_weight == 0:
+            return
+        look = Look(student_logits[: len(self.images)].detach(), hard_weight)
+
+        def capture_outer(gradient: Tensor) -> None:
+            look.outer_gradient = _sum(look.outer_gradient, gradient)
 
         def capture(gradient: Tensor) -> None:
-            noted = gradient.detach().clone()
-            self.outer_gradient = noted if self.outer_gradient is None else self.outer_gradient + noted
+            if self.expired:
+                return
+            fresh = not self.ready
+            if look.image_gradient is None:
+                self.looks.append(look)
+            look.image_gradient = _sum(look.image_gradient, gradient[: len(self.images)])
+            self.student_logits = look.student_logits
+            if fresh:
+                self.arrived(self)
 
-        if loss.requires_grad:
-            loss.register_hook(capture)  # type: ignore[no-untyped-call]  # untyped in torch
+        loss.register_hook(capture_outer)  # type: ignore[no-untyped-call]  # untyped in torch
+        hard_view.register_hook(capture)  # type: ignore[no-untyped-call]  # untyped in torch
 
     @property
     def ready(self) -> bool:
-        """Whether a backward has reached the hard images with a weight."""
-        return self.image_gradient is not None and (self.outer_gradient is None or self.hard_weight > 0)
+        """Whether a backward has reached the hard images."""
+        return self.image_gradient is not None or bool(self.looks)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gradient is free of the user's factors: that of `HardBatch.loss` is, and goes before others."""
+        return bool(self.looks)
 
     def per_sample_gradient(self) -> Tensor:
-        """`(n, C, H, W)` float32: of each sample's own loss on its hard image."""
-        if self.image_gradient is None:
-            raise RuntimeError("no backward has reached the hard images; call loss.backward() before augmenter.step()")
-        gradient = self.image_gradient.to(torch.promote_types(self.image_gradient.dtype, torch.float32))
-        if self.outer_gradient is None:  # a loss of the user's own; `HardBatch.loss`, if called, was only looked at
-            return gradient * self.batch
-        return gradient / self.outer_gradient.to(gradient.dtype) * (self.batch / self.hard_weight)
+        """`(n, C, H, W)`, at least float32: of each sample's own loss on its hard image."""
+        if not self.looks:
+            if self.image_gradient is None:
+                raise RuntimeError("no backward has reached the hard images; call loss.backward() first")
+            return self.image_gradient.to(_wide(self.image_gradient)) * self.batch
+        parts = []
+        for look in self.looks:
+            if look.image_gradient is None or look.outer_gradient is None:
+                raise RuntimeError("a backward reached the hard images without passing HardBatch.loss")
+            gradient = look.image_gradient.to(_wide(look.image_gradient))
+            parts.append(gradient / look.outer_gradient.to(gradient.dtype) * (self.batch / look.hard_weight))
+        return torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
+
+
+def _sum(total: Tensor | None, gradient: Tensor) -> Tensor:
+    return gradient.detach().clone() if total is None else total + gradient.detach()
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 class Accumulated:

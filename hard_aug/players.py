@@ -9,6 +9,9 @@ from hard_aug.checks import check_logits, check_same_classes
 from hard_aug.models.guard import unwrapped
 from hard_aug.objectives import Disagreement, teacher_change
 
+#: A power of two, so that it changes nothing in float32. Larger ones overflow in float16 where players disagree.
+INNER_SCALE = 2.0**10
+
 
 class Players:
     """Holds both networks without registering them anywhere, unwrapped from DDP and `torch.compile`."""
@@ -66,6 +69,16 @@ class Players:
 def clamp_with_gradient(images: Tensor) -> Tensor:
     """Clamp to [0, 1]; the gradient passes as if nothing had been clamped, so saturated pixels still learn."""
     return images + (images.clamp(0, 1) - images).detach() if images.requires_grad else images.clamp(0, 1)
+
+
+def sum_gradients(scores: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """Gradients of the sum of `scores`, `(B,)`, float32 or wider.
+
+    Taken of `INNER_SCALE` times the sum: where a network computes in float16, the gradients of players that nearly
+    agree would be zero.
+    """
+    found = gradients_of(scores.sum() * INNER_SCALE, inputs)
+    return [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / INNER_SCALE for gradient in found]
 
 
 def gradients_of(

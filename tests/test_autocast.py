@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
-from hard_aug.objectives import kl_divergence
+from hard_aug.objectives import Penalty, kl_divergence
 from hard_aug.policies import Gaussian, Generator, Policy
 from hard_aug.schedules import Alternating, Joint
 from hard_aug.transforms import Affine, Color, Compose, Transform
@@ -120,3 +121,36 @@ def test_networks_of_low_precision_learn(images: Tensor) -> None:
         assert augmenter.policy.mean.dtype == torch.float32
         assert not torch.equal(augmenter.policy.mean, before)
         assert augmenter.dropped_steps == 0
+
+
+@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
+def test_gradients_of_players_that_nearly_agree_survive_half_precision(schedule: Any) -> None:
+    """Many classes and a pooled map make each gradient tiny: without a factor float16 would make them zeros."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1000)
+    ).eval()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter))
+    images = nn.functional.interpolate(torch.rand(8, 1, 8, 8), (96, 96), mode="bilinear")
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        augmenter = HardAugmenter(
+            teacher=teacher,
+            student=student,
+            transform=Affine(),
+            schedule=schedule,
+            invariance=Penalty(0.0),
+            spread_weight=0.0,
+        )
+        with torch.autocast("cpu", dtype=torch.float16, enabled=dtype == torch.float16):
+            loss = augmenter(images).loss()
+        (loss * 2.0**16).backward()
+        augmenter.step()
+        moments = augmenter.state_dict()["optimizer"]["state"].values()
+        found.append(torch.cat([moment["exp_avg"].flatten() for moment in moments]))
+    exact, half = found
+    assert float(torch.cosine_similarity(half, exact, dim=0)) > 0.999
+    assert float(half.norm() / exact.norm()) == pytest.approx(1, abs=0.02)

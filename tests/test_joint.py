@@ -113,6 +113,84 @@ def test_grad_scaler_with_a_loss_of_ones_own(teacher: nn.Module, plain_student: 
     assert_close(noted[0], by_autograd(teacher, plain_student, images, 8))
 
 
+def test_a_loss_that_is_only_looked_at_changes_nothing(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    augmenter = augmenter_of(teacher, plain_student, Joint())
+    noted = spy(augmenter)
+    hard = augmenter(images)
+    hard.loss(clean_weight=0.9)
+    hard.loss().backward()
+    with torch.no_grad():
+        hard.loss(clean_weight=0.0)
+    hard.loss(clean_weight=1.0).backward()
+    augmenter.step()
+    assert_close(noted[0], by_autograd(teacher, plain_student, images, 8))
+
+
+def test_losses_of_unequal_weights_are_each_taken_for_what_they_are(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    augmenter = augmenter_of(teacher, plain_student, Joint())
+    noted = spy(augmenter)
+    hard = augmenter(images)
+    (3 * hard.loss(clean_weight=0.2) + hard.loss(clean_weight=0.7)).backward()
+    augmenter.step()
+    assert_close(noted[0], by_autograd(teacher, plain_student, images, 8))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_students_own_step_in_between_does_not_matter(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, own: bool
+) -> None:
+    expected = by_autograd(teacher, plain_student, images, 8)
+    augmenter = augmenter_of(teacher, plain_student, Joint())
+    noted = spy(augmenter)
+    optimizer = torch.optim.SGD(plain_student.parameters(), lr=0.5)
+    hard = augmenter(images)
+    loss = hard.loss()
+    if own:  # the mean over both views, as a user would write it
+        logits = plain_student(torch.cat((images, hard.images)))
+        answers = torch.cat((hard.clean_teacher_logits, hard.teacher_logits))
+        loss = distillation_loss(student_logits=logits, teacher_logits=answers, temperature=TEMPERATURE)
+    loss.backward()
+    optimizer.step()
+    augmenter.state_dict()  # reading it is no step either
+    augmenter.step(hard_weight=0.5 if own else 1.0)
+    assert_close(noted[0], expected)
+
+
+def test_two_calls_may_share_a_backward(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    found = []
+    for together in (False, True):
+        augmenter = augmenter_of(teacher, plain_student, Joint())
+        noted = spy(augmenter)
+        losses = []
+        for part in images.split(4):
+            losses.append(augmenter(part).loss())
+            if not together:
+                losses[-1].backward()
+        if together:
+            torch.stack(losses).sum().backward()
+        augmenter.step()
+        found.append(noted[0])
+    assert_close(*found)
+
+
+def test_a_backward_after_the_step_is_left_out(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    augmenter = augmenter_of(teacher, plain_student, Joint())
+    noted = spy(augmenter)
+    late = augmenter(images)
+    augmenter(images).loss().backward()
+    augmenter.step()
+    assert "1 hard batch(es) had no backward" in caplog.text
+    late.loss().backward()
+    augmenter.step()
+    assert len(noted) == 1
+
+
 def test_accumulated_micro_batches_are_one_batch(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
     augmenter = augmenter_of(teacher, plain_student, Joint())
     noted = spy(augmenter)
@@ -177,7 +255,7 @@ def test_a_step_that_is_not_finite_is_dropped_and_counted(
     augmenter.step()
     before = copy.deepcopy(augmenter._ascent.state_dict())
     hard = augmenter(images)
-    (hard.loss() + float("inf") * hard.images.sum()).backward()
+    (hard.loss() * float("inf")).backward()
     augmenter.step()
     assert augmenter.dropped_steps == 1
     after = augmenter._ascent.state_dict()
