@@ -30,7 +30,8 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         listed = "; ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in differing)
         raise ValueError(
             f"{path} is of a run with another configuration ({listed}). "
-            "Choose another folder with hydra.run.dir=..., or start this one anew with resume=false"
+            "Choose another folder with hydra.run.dir=... (in a multirun hydra.sweep.dir=...), or start this one anew "
+            "with resume=false"
         )
     return state
 

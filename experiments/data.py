@@ -62,7 +62,7 @@ class Splits:
 def load(
     name: str,
     *,
-    root: str = "data",
+    root: str | None = "data",
     canvas: int | None = None,
     size: int = 32,
     channels: int = 3,
@@ -82,6 +82,10 @@ def load(
         FileNotFoundError: data that is neither there nor can be had; says where to get it.
     """
     loaders = {"mnist5k": _mnist5k, "mnist": _mnist, "fashion_mnist": _fashion_mnist}
+    if root is None:
+        raise FileNotFoundError(
+            f"data {name!r} wants data.root=<folder>; an image folder's has train/<class>/ and test/<class>/ in it"
+        )
     if name == "image_folder":
         splits = _image_folder(Path(root), size, channels)
     elif name in loaders:

@@ -59,6 +59,22 @@ def jobs(config: DictConfig) -> list[Job]:
     return found
 
 
+def check_numbers(config: DictConfig) -> None:
+    """Refuse what would fail only after hours.
+
+    Raises:
+        ValueError: names the setting and what was wanted.
+    """
+    for name in ("steps", "batch_size", "test_shift", "log_every", "checkpoint_every"):
+        if config[name] < 1:
+            raise ValueError(f"{name}={config[name]}: wanted a whole number of at least 1")
+    if config.teacher.train_shift < 0:
+        raise ValueError(f"teacher.train_shift={config.teacher.train_shift}: wanted pixels, 0 for no shifts")
+    for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
+        if not all(0 < scale <= 1 for scale in scales):
+            raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
+
+
 class ShiftExperiment:
     """Everything between the configuration and the results.
 
@@ -71,6 +87,7 @@ class ShiftExperiment:
     """
 
     def __init__(self, config: DictConfig, splits: Splits, folder: Path, progress: Progress, stop: Stop) -> None:
+        check_numbers(config)
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
         self.device = splits.train.images.device
         self.shape = tuple(splits.train.images.shape[1:])
@@ -110,6 +127,7 @@ class ShiftExperiment:
             learning_rate=node.learning_rate,
             train_shift=node.train_shift,
             seed=self.config.seed,
+            stop=self.stop,
         )
         metrics: dict[str, Any] = accuracies(teacher, self.sets)
         metrics["seconds"] = round(time.perf_counter() - started, 2)
@@ -180,6 +198,8 @@ class ShiftExperiment:
             seconds, kept = current["seconds"], current["kept"]
             if history is not None:
                 history.load_state_dict(current["history"])
+        elif history is not None and isinstance(method, Hard):
+            history.record(0, method.augmenter)
 
         def snapshot() -> dict[str, Any]:
             return {
@@ -196,26 +216,23 @@ class ShiftExperiment:
         started = time.perf_counter()
         try:
             for loss in training.run(method.loss, method.after_step):
-                if self.stop.requested:
-                    seconds += time.perf_counter() - started
-                    self.state["current"] = snapshot()
-                    checkpoint.save(self.path, self.state)
-                    raise KeyboardInterrupt
-                if training.step % self.config.log_every and training.step != training.steps:
-                    continue
                 seconds += time.perf_counter() - started  # what follows is not training
-                scalars = {"loss": float(loss), **method.scalars()}
-                if "teacher_keeps" in scalars:
-                    kept.append(scalars["teacher_keeps"])
-                if history is not None and isinstance(method, Hard):
-                    history.record(training.step, method.augmenter)
-                    scalars |= history.scalars()
-                for name, value in scalars.items():
-                    curves.add_scalar(name, value, training.step)
-                self.progress.update(bar, completed=training.step, note=f"loss {scalars['loss']:.3f}")
-                if training.step % self.config.checkpoint_every == 0:
+                stop = self.stop.requested
+                if training.step % self.config.log_every == 0 or training.step == training.steps:
+                    scalars = {"loss": float(loss), **method.scalars()}
+                    if "teacher_keeps" in scalars:
+                        kept.append(scalars["teacher_keeps"])
+                    if history is not None and isinstance(method, Hard):
+                        history.record(training.step, method.augmenter)
+                        scalars |= history.scalars()
+                    for name, value in scalars.items():
+                        curves.add_scalar(name, value, training.step)
+                    self.progress.update(bar, completed=training.step, note=f"loss {scalars['loss']:.3f}")
+                if stop or training.step % self.config.checkpoint_every == 0:
                     self.state["current"] = snapshot()
                     checkpoint.save(self.path, self.state)
+                if stop:
+                    raise KeyboardInterrupt
                 started = time.perf_counter()
         finally:
             curves.close()

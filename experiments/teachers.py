@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from experiments.data import Part
 from experiments.shifts import random_shift
+from experiments.stop import Stop
 from experiments.training import Training
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def obtain(
     learning_rate: float,
     train_shift: int,
     seed: int,
+    stop: Stop,
 ) -> tuple[nn.Module, bool]:
     """A teacher trained on labels, from the cache if one of this configuration is there.
 
@@ -48,9 +50,13 @@ def obtain(
         config: all that the result depends on; its hash names the file.
         cache: folder of trained teachers.
         train_shift: shifts by up to so many pixels on each axis, uniform; 0: the teacher never sees one.
+        stop: asked after each step; then what is there is kept beside, and the same call goes on from it.
 
     Returns:
         The teacher in evaluation mode without gradients, and whether it came from the cache.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for.
     """
     path = cache / f"{cache_key(config)}.pt"
     torch.manual_seed(seed)
@@ -75,14 +81,27 @@ def obtain(
             images = random_shift(images, train_shift, offsets)
         return F.cross_entropy(teacher(images), labels)
 
-    bar = progress.add_task("teacher", total=steps, note="")
+    partial = path.with_suffix(".partial")
+    cache.mkdir(parents=True, exist_ok=True)
+    if partial.is_file():
+        state = torch.load(partial, map_location="cpu", weights_only=True)
+        training.load_state_dict(state["training"])
+        offsets.set_state(state["offsets"])
+    bar = progress.add_task("teacher", total=steps, completed=training.step, note="")
     for loss in training.run(loss_of, lambda: None):
         progress.update(bar, completed=training.step)
         if training.step % 100 == 0:
             progress.update(bar, note=f"loss {float(loss):.3f}")
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"config": config, "model": teacher.state_dict()}, unfinished)
-    unfinished.replace(path)
+        if stop.requested:
+            _write(partial, {"training": training.state_dict(), "offsets": offsets.get_state()})
+            raise KeyboardInterrupt
+    _write(path, {"config": config, "model": teacher.state_dict()})
+    partial.unlink(missing_ok=True)
     logger.info("teacher kept as %s", path)
     return teacher.eval().requires_grad_(False), False
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(state, unfinished)
+    unfinished.replace(path)

@@ -135,9 +135,8 @@ def main(config: DictConfig) -> float:
         console.print(f"  {name}: {learned} ({values['unit']}, range {low:.2f} to {high:.2f})", highlight=False)
     if metrics.get("gap_closed") is not None:
         console.print(f"HARD closed {100 * metrics['gap_closed']:.0f} % of the gap between KD and the teacher")
-    console.print(
-        f"{folder}/metrics.json" + (", gallery.png, policy.png" if "policy" in metrics else ""), soft_wrap=True
-    )
+    pictures = ", gallery.png, policy.png" if "policy" in metrics else ""
+    console.print(f"{folder}/metrics.json{pictures}", soft_wrap=True, markup=False)
     return float(list(metrics["students"].values())[-1]["shifted"])
 
 

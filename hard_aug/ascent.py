@@ -118,6 +118,8 @@ class Ascent:
         self.policy.load_state_dict(state["policy"])
         self.invariance.load_state_dict(state["invariance"])
         self.optimizer.load_state_dict(_cloned(state["optimizer"]))
+        for group in self.optimizer.param_groups:  # the state may come from another device
+            group["capturable"] = self.dropped.is_cuda
         self.spread.tension.copy_(state["tension"])
         self.dropped.copy_(state["dropped"])
 

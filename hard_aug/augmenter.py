@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import weakref
 from typing import Any
 
 import torch
@@ -12,10 +11,17 @@ from torch import Tensor, nn
 
 from hard_aug.ascent import Ascent
 from hard_aug.batch import HardBatch
-from hard_aug.checks import check_image_form, check_labels, check_same_classes, images_in_range, raise_for_values
+from hard_aug.checks import (
+    check_image_form,
+    check_kinds,
+    check_labels,
+    check_same_classes,
+    images_in_range,
+    raise_for_values,
+)
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import KL, Disagreement, Invariance, Penalty
-from hard_aug.pending import Accumulated, Pending
+from hard_aug.pending import Accumulated, CallsSinceStep, Pending
 from hard_aug.players import Players, clamp_with_gradient, gradients_of, sum_gradients
 from hard_aug.policies import Gaussian, Policy
 from hard_aug.schedules import Alternating, Joint, Schedule
@@ -49,7 +55,8 @@ class HardAugmenter:
         seed: of the augmenter's own generator, which every draw comes from.
 
     A call leaves nothing behind in the networks: modes, buffers, `requires_grad`, `.grad` and the global generator
-    are as before, also when something raises. Networks are used, never registered or stored in a state.
+    are as before, also when something raises, for networks whose forward in evaluation mode draws no random numbers and
+    writes no buffer. Networks are used, never registered or stored in a state.
     """
 
     def __init__(
@@ -67,11 +74,11 @@ class HardAugmenter:
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
-        _check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
+        check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
         policy = Gaussian(transform.spec) if policy is None else policy
         objective = KL() if objective is None else objective
         invariance = Penalty() if invariance is None else invariance
-        _check_kinds(policy=(policy, Policy), objective=(objective, Disagreement), invariance=(invariance, Invariance))
+        check_kinds(policy=(policy, Policy), objective=(objective, Disagreement), invariance=(invariance, Invariance))
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
             raise ValueError(f"learning_rate={learning_rate}: wanted a positive number")
@@ -92,7 +99,7 @@ class HardAugmenter:
             )
         self._players = Players(teacher=teacher, student=student)
         self._wrapped_student = student
-        self.device = _device_of(student, teacher)
+        self.device = self._players.device
         self.policy = policy.to(self.device)
         self.invariance = invariance.to(self.device)
         self._ascent = Ascent(
@@ -102,11 +109,10 @@ class HardAugmenter:
             learning_rate=learning_rate,
             device=self.device,
         )
+        self._seed = seed
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._calls = 0
-        self._waiting: weakref.WeakSet[Pending] = weakref.WeakSet()  # calls whose backward may still come
-        self._ready: list[Pending] = []  # those that had it
-        self._unanswered = 0  # calls since the last step whose backward has not come
+        self._calls_since_step = CallsSinceStep()
         self._accumulated = Accumulated(self._ascent.parameters)
         self._probed = False
         self._seen_shapes: set[tuple[int, ...]] = set()
@@ -136,7 +142,7 @@ class HardAugmenter:
 
         Args:
             images: `(B, C, H, W)` floating point in [0, 1]; any B, also 0.
-            labels: `(B,)` integers, for transforms and objectives that name them.
+            labels: `(B,)` integers, for transforms that name them.
 
         Raises:
             TypeError, ValueError, RuntimeError: images of wrong type, rank, range or device, NaN, inference mode;
@@ -214,28 +220,16 @@ class HardAugmenter:
             context.first(share),
             logits[:share],
             batch=len(images),
-            arrived=self._arrived,
+            arrived=self._calls_since_step.arrived,
             student=self._student_now if self._keeps_answer else None,
         )
         pending.watch(hard.requires_grad_())
-        self._waiting.add(pending)
-        self._unanswered += 1
+        self._calls_since_step.add(pending)
         return pending
-
-    def _arrived(self, pending: Pending) -> None:
-        self._waiting.discard(pending)
-        self._ready.append(pending)
-        self._unanswered -= 1
 
     @property
     def _keeps_answer(self) -> bool:
         return not isinstance(self.schedule, Joint) or self.schedule.teacher_gradient
-
-    def _forget(self) -> None:
-        """The policy moves on: what still waits for a backward is of no use any more."""
-        for one in (*self._waiting, *self._ready):
-            one.expired = True
-        self._waiting, self._ready, self._unanswered = weakref.WeakSet(), [], 0
 
     def _student_now(self, hard: Tensor) -> Tensor:
         with torch.no_grad(), evaluation_mode(self._players.student):
@@ -262,11 +256,10 @@ class HardAugmenter:
                 "augmenter.step() under torch.inference_mode(), where gradients can't be taken; leave it"
             )
         self._resolve()
-        if self._unanswered:
-            logger.warning(
-                "%d hard batch(es) had no backward before augmenter.step() and are left out", self._unanswered
-            )
-        self._forget()
+        missing = self._calls_since_step.unanswered
+        if missing:
+            logger.warning("%d hard batch(es) had no backward before augmenter.step() and are left out", missing)
+        self._calls_since_step.forget()
         if self._accumulated.count == 0:
             return
         accumulated, self._accumulated = self._accumulated, Accumulated(self._ascent.parameters)
@@ -275,9 +268,7 @@ class HardAugmenter:
 
     def _resolve(self) -> None:
         """Turn each micro-batch that had its backward into sums of gradients of the policy's parameters."""
-        ready, self._ready = self._ready, []
-        for one in ready:
-            one.expired = True
+        for one in self._calls_since_step.take():
             with evaluation_mode(self._players.teacher, self._players.student):
                 self._resolve_one(one)
 
@@ -307,6 +298,15 @@ class HardAugmenter:
                 scaled = gradients_of(hard, variables, student_part.to(hard.dtype))
         self._accumulated.add(exact=exact, scaled=scaled, change=change, count=len(one.images))
 
+    def _take_up_generator(self, state: Tensor, calls: int) -> None:
+        if len(state) == len(self._generator.get_state()):
+            self._generator.set_state(state)
+            return
+        if state.dtype != torch.uint8 or len(state) not in (16, 5056):  # bytes of a CUDA and of a CPU generator
+            raise ValueError(f"the generator's state has {len(state)} values of {state.dtype}")
+        self._generator.manual_seed(self._seed + 1 + calls)
+        logger.warning("the state is of another kind of device: draws go on from a new seed, not bit-equal")
+
     def _bounded(self, images: Tensor) -> Tensor:
         return images if self.transform.bounded else clamp_with_gradient(images)
 
@@ -314,7 +314,8 @@ class HardAugmenter:
         images = check_image_form(images)
         if images.device.type != self.device.type:
             raise ValueError(
-                f"images are on {images.device}, the networks on {self.device}; use images.to('{self.device}')"
+                f"images are on {images.device}, and the networks were on {self.device} when the augmenter was made; "
+                f"use images.to('{self.device}'), or make the augmenter after moving the networks"
             )
         if images.numel() == 0:
             return images
@@ -357,9 +358,14 @@ class HardAugmenter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a `state_dict()`.
 
+        A state from another device is taken up too; its draws go on from a new seed then, with a warning.
+
         Raises:
+            TypeError: no dictionary.
             ValueError: keys missing or unknown, or a policy of another form; nothing is changed then.
         """
+        if not isinstance(state, dict):
+            raise TypeError(f"state dict: wanted that of HardAugmenter.state_dict(), got {type(state).__name__}")
         own = self.state_dict()
         if own.keys() != state.keys():
             missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -367,26 +373,11 @@ class HardAugmenter:
         try:
             self._ascent.load_state_dict(state)
             self._accumulated.load_state_dict(state["pending"])
-            self._generator.set_state(state["generator"].cpu())
+            self._take_up_generator(state["generator"].cpu(), int(state["calls"]))
             self._calls = int(state["calls"])
         except Exception as error:
             self._ascent.load_state_dict(own)
             self._accumulated.load_state_dict(own["pending"])
             self._generator.set_state(own["generator"])
             raise ValueError(f"state dict does not fit this augmenter: {error}") from error
-        self._forget()
-
-
-def _check_kinds(**given: tuple[object, type]) -> None:
-    for name, (value, wanted) in given.items():
-        if not isinstance(value, wanted):
-            found = f"the class {value.__name__}, not one of it" if isinstance(value, type) else type(value).__name__
-            article = "an" if wanted is Invariance else "a"
-            raise TypeError(f"{name}: wanted {article} {wanted.__name__}, got {found}")
-
-
-def _device_of(*models: nn.Module) -> torch.device:
-    for model in models:
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
-    return torch.device("cpu")
+        self._calls_since_step.forget()

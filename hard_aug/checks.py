@@ -8,6 +8,15 @@ from torch import Tensor
 RANGE_TOLERANCE = 1e-3
 
 
+def check_kinds(**given: tuple[object, type]) -> None:
+    """Raise `TypeError` unless each value is one of the class beside it."""
+    for name, (value, wanted) in given.items():
+        if not isinstance(value, wanted):
+            found = f"the class {value.__name__}, not one of it" if isinstance(value, type) else type(value).__name__
+            article = "an" if wanted.__name__[0] in "AEIOU" else "a"
+            raise TypeError(f"{name}: wanted {article} {wanted.__name__}, got {found}")
+
+
 def check_image_form(images: object) -> Tensor:
     """Raise unless `images` is a floating-point tensor `(B, C, H, W)`; no value is read."""
     if not isinstance(images, Tensor):
@@ -32,7 +41,7 @@ def check_labels(labels: object, *, batch: int) -> None:
         return
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: wanted a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor(labels)")
-    if labels.shape != (batch,) or labels.is_floating_point():
+    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}: wanted integers ({batch},), one for each image"
         )

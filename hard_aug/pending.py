@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +136,43 @@ def _sum(total: Tensor | None, gradient: Tensor) -> Tensor:
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+class CallsSinceStep:
+    """The micro-batches since the last step: those whose backward may still come, and those that had it.
+
+    Attributes:
+        unanswered: how many had none so far.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: weakref.WeakSet[Pending] = weakref.WeakSet()
+        self._ready: list[Pending] = []
+        self.unanswered = 0
+
+    def add(self, pending: Pending) -> None:
+        """A call was made."""
+        self._waiting.add(pending)
+        self.unanswered += 1
+
+    def arrived(self, pending: Pending) -> None:
+        """Its backward has reached the hard images."""
+        self._waiting.discard(pending)
+        self._ready.append(pending)
+        self.unanswered -= 1
+
+    def take(self) -> list[Pending]:
+        """Those that had their backward; later ones through the same batch are left out."""
+        ready, self._ready = self._ready, []
+        for pending in ready:
+            pending.expired = True
+        return ready
+
+    def forget(self) -> None:
+        """The policy moves on: what still waits is of no use any more."""
+        for pending in (*self._waiting, *self._ready):
+            pending.expired = True
+        self._waiting, self._ready, self.unanswered = weakref.WeakSet(), [], 0
 
 
 class Accumulated:

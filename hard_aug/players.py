@@ -20,6 +20,14 @@ class Players:
         self.teacher = unwrapped(teacher)
         self.student = unwrapped(student)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are; the CPU if they hold nothing."""
+        for model in (self.student, self.teacher):
+            for tensor in (*model.parameters(), *model.buffers()):
+                return tensor.device
+        return torch.device("cpu")
+
     def teacher_logits(self, images: Tensor) -> Tensor:
         """`(B, K)`; with a graph to `images` if they have one."""
         return self._logits(self.teacher, images, "teacher")

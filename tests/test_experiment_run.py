@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -49,8 +51,37 @@ def test_every_option_builds(tmp_path: Path, override: str) -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "data").glob("*.yaml")])
 def test_every_data_set_composes(tmp_path: Path, name: str) -> None:
-    config = config_of(tmp_path, f"data={name}", "data.root=x" if name == "image_folder" else "seed=0")
-    assert config.data.name == name
+    assert config_of(tmp_path, f"data={name}").data.name == name
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONF.glob("*.yaml")])
+def test_every_named_experiment_builds(tmp_path: Path, name: str) -> None:
+    overrides = ["data=mnist5k", "+data.download=false", "test_shift=3"] if name == "fashion" else []
+    config = config_of(tmp_path, *overrides, "students=[hard]", "teacher.steps=1", "teacher.batch_size=2", name=name)
+    splits = instantiate(config.data)
+    with progress_bar() as progress:
+        experiment = ShiftExperiment(config, splits, tmp_path, progress, Stop())
+    assert experiment.size == (40 if name == "fashion" else 28)
+    assert "hard" in [job.method for job in experiment.jobs]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "test_shift=0",
+        "log_every=0",
+        "checkpoint_every=0",
+        "teacher.train_shift=-1",
+        "tune_random=[0.5,2.0]",
+        "random_scale=0",
+        "data=image_folder",
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(tmp_path: Path, override: str) -> None:
+    name = "data.root" if override.startswith("data") else override.split("=")[0]
+    with pytest.raises((ValueError, InstantiationException), match=name):
+        run(config_of(tmp_path, override), tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +144,9 @@ class StopAt(Stop):
         return self.times < 0
 
 
-def test_a_stopped_run_ends_bit_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stops", [(5, 6), (3, 3), (10 + 7, 11)])
+def test_a_stopped_run_ends_bit_equal(tmp_path: Path, stops: tuple[int, int]) -> None:
+    """Inside the teacher, the first or the second student; between two records, at one, and at the last step."""
     config = config_of(tmp_path, "students=[random,hard]")
     splits = instantiate(config.data)
 
@@ -126,7 +159,8 @@ def test_a_stopped_run_ends_bit_equal(tmp_path: Path) -> None:
         return dict(experiment.state["finished"])
 
     whole = attempt(tmp_path / "whole", Stop())
-    for times in (5, 6):  # in the first student, then in the second
+    shutil.rmtree(tmp_path / "teachers")
+    for times in stops:
         with pytest.raises(KeyboardInterrupt):
             attempt(tmp_path / "parts", StopAt(times))
     resumed = attempt(tmp_path / "parts", Stop())

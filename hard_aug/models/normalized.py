@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,7 @@ class Normalized(nn.Module):
     Teacher and student may each have their own. Gradients: images yes, parameters of the model yes.
 
     Raises:
-        ValueError: unequal lengths, a std that is not positive, or images of other channels.
+        ValueError: unequal lengths, a std that is not positive, values not finite, or images of other channels.
     """
 
     mean: Tensor
@@ -35,10 +36,11 @@ class Normalized(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        mean, std = [float(value) for value in mean], [float(value) for value in std]
         if len(mean) != len(std) or not mean:
             raise ValueError(f"mean has {len(mean)} channels and std {len(std)}: wanted the same number, at least 1")
-        if not all(value > 0 for value in std):
-            raise ValueError(f"std={tuple(std)}: wanted positive numbers")
+        if not all(value > 0 for value in std) or not all(map(math.isfinite, (*mean, *std))):
+            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}: wanted finite numbers, those of std positive")
         if max(map(abs, mean)) > 1 or max(std) > 1:
             raise ValueError(f"mean={tuple(mean)}, std={tuple(std)} look like units of [0, 255]; divide both by 255")
         self.model = model

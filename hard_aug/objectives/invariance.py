@@ -41,7 +41,7 @@ class Penalty(Invariance):
         super().__init__()
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"weight={weight}: wanted a number of at least 0")
-        self.register_buffer("multiplier", torch.tensor(float(weight)))
+        self.register_buffer("multiplier", torch.tensor(float(weight)), persistent=False)  # a setting, not a state
 
     def update(self, mean_change: Tensor) -> None:
         """A fixed multiplier learns nothing."""

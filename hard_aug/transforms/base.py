@@ -103,6 +103,7 @@ class Transform(ABC):
         """Transform `images`, `(B, C, H, W)` in [0, 1], by `u`, `(B, P)`; the output has the shape of `images`.
 
         Raises:
+            TypeError: images that are not floating point.
             ValueError: wrong rank, wrong width of `u`, other batch size, or channels that the transform can't take.
 
         Gradients: images yes, parameters yes, second order no.
@@ -112,6 +113,8 @@ class Transform(ABC):
                 f"{type(self).__name__} wants images of shape (B, C, H, W), got {tuple(images.shape)}; "
                 "add a batch or channel axis with images[None]"
             )
+        if not images.is_floating_point():
+            raise TypeError(f"images are {images.dtype}: wanted floating point in [0, 1]; use images.float() / 255")
         self._check_parameters(u)
         if len(u) != len(images):
             raise ValueError(f"got {len(images)} images and u for {len(u)}: they must be equal in number")

@@ -31,6 +31,7 @@ class Compose(Transform):
         for stage in stages:
             if not isinstance(stage, Transform):
                 raise TypeError(f"Compose wants transforms, got {type(stage).__name__}")
+        stages = _flat(stages)
         self.stages = stages
         self._sizes = [stage.size for stage in stages]
         self._runs = _runs(stages)
@@ -38,7 +39,7 @@ class Compose(Transform):
         for stage in stages:
             for parameter in stage.spec:
                 name, count = parameter.name, 1
-                while name in spec:  # a composition inside this one may have taken a suffix already
+                while name in spec:
                     count += 1
                     name = f"{parameter.name}_{count}"
                 spec[name] = replace(parameter, name=name)
@@ -76,6 +77,14 @@ class Compose(Transform):
             else:
                 return stage.apply(images, part, context)
         return warp_color(images, inverse_map=inverse_map, color_matrix=color, padding_mode=padding_mode)  # type: ignore[arg-type]
+
+
+def _flat(stages: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    """The stages of compositions in place of these, so that runs reach across them."""
+    flat: list[Transform] = []
+    for stage in stages:
+        flat.extend(_flat(stage.stages) if type(stage) is Compose else (stage,))
+    return tuple(flat)
 
 
 def _chain_colors(*, first: Tensor, second: Tensor) -> Tensor:

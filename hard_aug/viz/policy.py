@@ -106,8 +106,9 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
             axis.axhline(_within(parameter, share), color="gray", ls=":", lw=0.8)
         if parameter.logarithmic:
             axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:.2g}")
-            axis.yaxis.set_minor_formatter("{x:.2g}")
+            axis.set_yticks([parameter.low, parameter.identity, parameter.high], minor=False)
+            axis.set_yticks([], minor=True)
+            axis.yaxis.set_major_formatter("{x:.2f}")
         axis.set_ylim(parameter.low, parameter.high)
         axis.set_title(parameter.name.replace("_", " "), size=9)
         axis.set_ylabel(parameter.unit, size=8)
