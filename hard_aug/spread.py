@@ -7,7 +7,7 @@ gradient grows without bound as a policy narrows. And when `H` per parameter fal
 
     x <- clamp(x + rate (floor - H / P), 0, limit),
 
-which multiplies the weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-x` of the
+which multiplies the weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-3x` of the
 draws by uniform ones. So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to
 nothing. A policy with enough room never feels it.
 
@@ -21,6 +21,11 @@ import math
 
 import torch
 from torch import Tensor
+
+
+#: How fast the share of uniform draws rises with the tension. At 1, a student of a teacher that knows no shifts ended
+#: 1 to 2 points below random augmentation; at 3 and at 6, level with it.
+UNIFORM_RATE = 3.0
 
 
 class Spread:
@@ -69,7 +74,7 @@ class Spread:
             return u
         uniform = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
         chance = torch.rand(len(u), 1, generator=generator, device=u.device)
-        return torch.where(chance < 1 - self.tension.neg().exp(), uniform, u)
+        return torch.where(chance < 1 - (-UNIFORM_RATE * self.tension).exp(), uniform, u)
 
     @torch.no_grad()
     def update(self, relative_entropy: Tensor, size: int) -> None:
