@@ -127,8 +127,8 @@ class HardAugmenter:
     def tension(self) -> float:
         """How hard the policy is kept from collapsing, at least 0. Waits for the device.
 
-        It is 0 while the teacher leaves the policy room. Above 1 the teacher's answer is kept less than a third as
-        strictly as was asked: it has no invariance, within the transform's ranges, that could be transferred freely.
+        It is 0 while the teacher leaves the policy room. Where it rises to x, the teacher's answer is kept by `e^-x` as
+        strictly as was asked: it has too little invariance, within the transform's ranges, to pass on freely.
         """
         return float(self._ascent.spread.tension)
 

@@ -22,7 +22,6 @@ import math
 import torch
 from torch import Tensor
 
-
 #: How fast the share of uniform draws rises with the tension. At 1, a student of a teacher that knows no shifts ended
 #: 1 to 2 points below random augmentation; at 3 and at 6, level with it.
 UNIFORM_RATE = 3.0

@@ -28,9 +28,9 @@ def test_import_is_light() -> None:
     assert not heavy & set(loaded)
 
 
-def test_the_readme_runs() -> None:
+def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    loop, defaults = blocks[0], blocks[1]
+    loop, defaults, own_loss, resume = blocks
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
@@ -50,6 +50,10 @@ def test_the_readme_runs() -> None:
     )
     images = torch.rand(4, 3, 8, 8)
     assert torch.equal(spelled_out(images).images, plain(images).images)
+    before = student[1].weight.clone()
+    exec(own_loss, names | {"torch": torch, "images": images})
+    assert not torch.equal(student[1].weight, before)
+    exec(resume, names | {"torch": torch, "path": tmp_path / "all.pt"})
 
 
 def test_no_file_is_longer_than_the_limit() -> None:
