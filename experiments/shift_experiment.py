@@ -98,7 +98,7 @@ class ShiftExperiment:
         self.sets = sets_of(splits.test, self.distance, seed=0)
         self.validation: Part = sets_of(splits.validation, self.distance, seed=0)["shifted"]
         self.jobs = jobs(config)
-        resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
         self.identity = {key: value for key, value in resolved.items() if key not in FREE}
         self.path = folder / "checkpoint.pt"
         if not config.resume:
@@ -115,7 +115,7 @@ class ShiftExperiment:
     def _obtain_teacher(self) -> tuple[nn.Module, dict[str, Any]]:
         node = self.config.teacher
         started = time.perf_counter()
-        settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+        settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
         teacher, cached = teachers.obtain(
             lambda: self._model(node.model),
             self.splits.train,

@@ -375,7 +375,7 @@ class HardAugmenter:
             self._accumulated.load_state_dict(state["pending"])
             self._take_up_generator(state["generator"].cpu(), int(state["calls"]))
             self._calls = int(state["calls"])
-        except Exception as error:
+        except Exception as error:  # whatever a foreign state breaks, the augmenter is to stay as it was
             self._ascent.load_state_dict(own)
             self._accumulated.load_state_dict(own["pending"])
             self._generator.set_state(own["generator"])

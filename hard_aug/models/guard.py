@@ -32,6 +32,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+            model = model._orig_mod  # type: ignore[assignment]  # checked in the line above
         else:
             return model
