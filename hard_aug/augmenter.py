@@ -188,7 +188,7 @@ class HardAugmenter:
             images=hard,
             clean_images=images,
             u=u.detach(),
-            params=self.transform.decode(u.detach()),
+            decode=self.transform.decode,
             teacher_logits=teacher_logits,
             clean_teacher_logits=clean_logits,
             student=self._wrapped_student,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,8 @@ class HardBatch:
         images: `(B, C, H, W)` in [0, 1], device, dtype and memory format of the input.
         clean_images: the input, detached.
         u: `(B, P)` float32, the transform's parameters; `transform(clean_images, u)` replays the batch.
-        params: physical values by name, `(B,)` each.
         teacher_logits: `(B, K)` on the hard images, detached.
         clean_teacher_logits: `(B, K)` on the clean ones, detached.
-        unchanged: `(B,)` bool: the teacher's top class is that of the clean image.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class HardBatch:
         images: Tensor,
         clean_images: Tensor,
         u: Tensor,
-        params: dict[str, Tensor],
+        decode: Callable[[Tensor], dict[str, Tensor]],
         teacher_logits: Tensor,
         clean_teacher_logits: Tensor,
         student: nn.Module,
@@ -48,10 +47,9 @@ class HardBatch:
         self.images = images
         self.clean_images = clean_images
         self.u = u
-        self.params = params
         self.teacher_logits = teacher_logits
         self.clean_teacher_logits = clean_teacher_logits
-        self.unchanged = teacher_logits.argmax(1) == clean_teacher_logits.argmax(1)
+        self._decode = decode
         self._student = student
         self._objective = objective
         self._default_temperature = default_temperature
@@ -60,6 +58,16 @@ class HardBatch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def params(self) -> dict[str, Tensor]:
+        """Physical values by name, `(B,)` each."""
+        return self._decode(self.u)
+
+    @cached_property
+    def unchanged(self) -> Tensor:
+        """`(B,)` bool: the teacher's top class is that of the clean image."""
+        return self.teacher_logits.argmax(1) == self.clean_teacher_logits.argmax(1)
 
     @property
     def disagreement(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class Players:
     @staticmethod
     def _logits(model: nn.Module, images: Tensor, player: str) -> Tensor:
         logits = check_logits(model(images), batch=len(images), player=player)
-        if not logits.is_cuda and not bool(logits.detach().isfinite().all()):
+        if not logits.is_cuda and not math.isfinite(float(logits.detach().sum(dtype=torch.float64))):
             raise ValueError(
                 f"the {player} returned NaN or infinite logits; its weights or its own normalisation are off "
                 f"(try a lower learning rate, or check {player}(images) on its own)"

@@ -18,11 +18,16 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """
     training = {module: module.training for model in models for module in model.modules()}
     try:
-        for module in training:
-            module.training = False
+        _put(dict.fromkeys(training, False))
         yield
     finally:
-        for module, flag in training.items():
+        _put(training)
+
+
+def _put(training: dict[nn.Module, bool]) -> None:
+    """Set the flags that differ: setting an attribute of a module is slow, and most are as wanted."""
+    for module, flag in training.items():
+        if module.training != flag:
             module.training = flag
 
 
