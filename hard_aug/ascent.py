@@ -37,7 +37,11 @@ class Ascent:
         self.spread = spread
         self.parameters: list[Tensor] = list(policy.parameters())
         self.optimizer = torch.optim.Adam(
-            self.parameters, lr=learning_rate, betas=(0.9, 0.99), capturable=device.type == "cuda"
+            self.parameters,
+            lr=learning_rate,
+            betas=(0.9, 0.99),
+            capturable=device.type == "cuda",
+            fused=device.type == "cpu" or None,
         )
         self.dropped = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -59,11 +63,11 @@ class Ascent:
         gradients = [g if b is None else g + weight * b for g, b in zip(gradients, bonus, strict=True)]
         finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_change.isfinite().all()]).all()
         if self.dropped.is_cuda:
-            self._apply_without_waiting(gradients, mean_change, entropy.detach(), finite)
+            self._apply_without_waiting(gradients, mean_change, finite)
         elif bool(finite):
             self._adam(gradients)
             self.invariance.update(mean_change)
-            self.spread.update(entropy.detach(), self.policy.size)
+            self.spread.update(self.policy.variance_share())
         else:
             self.dropped += 1
 
@@ -76,15 +80,13 @@ class Ascent:
             for parameter in self.parameters:
                 parameter.grad = None
 
-    def _apply_without_waiting(
-        self, gradients: Sequence[Tensor], mean_change: Tensor, entropy: Tensor, finite: Tensor
-    ) -> None:
+    def _apply_without_waiting(self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor) -> None:
         """Step, then put everything back where the step was not finite; the host never learns which it was."""
         before = [tensor.clone() for tensor in self._state()]
         fresh = not self.optimizer.state
         self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
         self.invariance.update(mean_change.nan_to_num(0.0, 0.0, 0.0))
-        self.spread.update(entropy, self.policy.size)
+        self.spread.update(self.policy.variance_share())
         with torch.no_grad():
             after = self._state()
             if fresh:  # Adam has only now made its moments, which start at zero

@@ -70,7 +70,7 @@ class HardAugmenter:
         invariance: Invariance | None = None,
         schedule: Schedule | None = None,
         spread_weight: float = 0.08,
-        spread_floor: float | None = -1.1,
+        spread_floor: float | None = 0.15,
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -155,7 +155,7 @@ class HardAugmenter:
         before = self._ascent.state_dict() if ascends else None
         generator_state = self._generator.get_state()
         try:
-            with evaluation_mode(self._players.teacher, self._players.student):
+            with evaluation_mode(*self._players.running(student=ascends or not self._probed)):
                 batch = self._make(images, Context(labels=labels), due)
         except BaseException:
             self._generator.set_state(generator_state)

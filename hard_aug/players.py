@@ -30,6 +30,10 @@ class Players:
                 return tensor.device
         return torch.device("cpu")
 
+    def running(self, *, student: bool) -> tuple[nn.Module, ...]:
+        """The networks that a call runs: the teacher, and perhaps the student."""
+        return (self.teacher, self.student) if student else (self.teacher,)
+
     def teacher_logits(self, images: Tensor) -> Tensor:
         """`(B, K)`; with a graph to `images` if they have one."""
         return self._logits(self.teacher, images, "teacher")

@@ -3,11 +3,15 @@
 Where a teacher is sensitive to everything, the policy that disagrees most *and* keeps its answer is a point near the
 identity, which shows the student nothing. Two things stand against that. The policy ascends `weight` times its relative
 entropy `H = -KL(q(u) || N(0, I))`, the entropy of the decoded parameters relative to the uniform distribution; its
-gradient grows without bound as a policy narrows. And when `H` per parameter falls below `floor`, a tension `x` rises,
+gradient grows without bound as a policy narrows. And when the room that the policy uses falls below `floor`, a tension
+`x` rises,
 
-    x <- clamp(x + rate (floor - H / P), 0, limit),
+    x <- clamp(x + rate log(floor / room) / 2, 0, limit),      room = sqrt(mean_p share_p^2),
 
-which multiplies the weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-3x` of the
+where `share_p` is the variance of the decoded parameter in the unit of its uniform distribution's. Room is the root
+mean square of them, since one parameter that is wide outweighs several that are not: to drop what the teacher can't
+bear is what a policy is for, and no collapse. (The mean of entropies, tried first, takes one for the other.) The
+tension multiplies the weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-12x` of the
 draws by uniform ones. So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to
 nothing. A policy with enough room never feels it.
 
@@ -22,9 +26,8 @@ import math
 import torch
 from torch import Tensor
 
-#: How fast the share of uniform draws rises with the tension. At 1, a student of a teacher that knows no shifts ended
-#: 1 to 2 points below random augmentation; at 3 and at 6, level with it.
-UNIFORM_RATE = 3.0
+#: How fast the share of uniform draws rises with the tension.
+UNIFORM_RATE = 12.0
 
 
 class Spread:
@@ -32,9 +35,9 @@ class Spread:
 
     Args:
         weight: of the relative entropy, in units of the objective per nat, at least 0.
-        floor: of the relative entropy, nats per parameter, below 0; None: no tension. -1.1 is that of a normal
-            distribution of `u` with standard deviation 0.2, against 1 for random augmentation.
-        rate: of the tension, per ascent and nat.
+        floor: of the room in use, between 0 and 1; None: no tension. 1 is random augmentation, and 0.15 what a normal
+            distribution of each `u` with standard deviation 0.3 uses, or one of six parameters with 0.5.
+        rate: of the tension, per ascent and nat of standard deviation.
         limit: of the tension.
         device: of the tension.
     """
@@ -50,10 +53,9 @@ class Spread:
     ) -> None:
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"spread_weight={weight}: wanted a number of at least 0")
-        if floor is not None and not (floor < 0 and math.isfinite(floor)):
+        if floor is not None and not 0 < floor < 1:
             raise ValueError(
-                f"spread_floor={floor}: wanted a negative number of nats per parameter, or None (0 is random "
-                "augmentation)"
+                f"spread_floor={floor}: wanted a number between 0 (a point) and 1 (random augmentation), or None"
             )
         self.weight, self.floor, self.rate, self.limit = weight, floor, rate, limit
         self.tension = torch.zeros((), device=device)
@@ -69,15 +71,16 @@ class Spread:
 
     def mixed(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """`u`, `(B, P)`, with the share of uniform draws in it. Gradients: those of the rows that stay."""
-        if self.floor is None:
+        if self.floor is None or (not self.tension.is_cuda and not self.tension):  # a GPU would be waited for
             return u
         uniform = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
         chance = torch.rand(len(u), 1, generator=generator, device=u.device)
         return torch.where(chance < 1 - (-UNIFORM_RATE * self.tension).exp(), uniform, u)
 
     @torch.no_grad()
-    def update(self, relative_entropy: Tensor, size: int) -> None:
-        """Take note of the relative entropy, in nats, of a policy of `size` parameters, on its device."""
+    def update(self, variance_share: Tensor) -> None:
+        """Take note of a policy's `variance_share()`, `(P,)`, on its device."""
         if self.floor is not None:
-            step = self.rate * (self.floor - relative_entropy / size)
+            room = variance_share.square().mean().sqrt()
+            step = self.rate * 0.5 * (self.floor / room).log()
             self.tension.add_(step.nan_to_num(0.0, self.limit, -self.limit)).clamp_(0, self.limit)

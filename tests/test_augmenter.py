@@ -175,7 +175,7 @@ def test_spread_defends_against_collapse(images: Tensor, policy: Any) -> None:
         ("off", {"spread_weight": 0.0, "spread_floor": None}),
         ("on", {}),
     ):
-        transform = Affine()
+        transform = Affine(rotation=90, scale=2.0, shear=0.8)  # far beyond what the teacher bears
         augmenter = HardAugmenter(
             teacher=teacher,
             student=copy.deepcopy(teacher),  # nothing to disagree on
@@ -189,7 +189,7 @@ def test_spread_defends_against_collapse(images: Tensor, policy: Any) -> None:
         with torch.no_grad():
             u = augmenter.propose(torch.zeros(4000, 1, 1, 1), torch.Generator().manual_seed(0))
         spreads[name] = u.std(0)
-        assert (augmenter.tension > 0.1) == (name == "on")
+        assert (augmenter.tension > 0) == (name == "on")
     assert float(spreads["off"].mean()) < 0.75 * float(spreads["on"].mean())
     assert float(spreads["on"].min()) > 0.3
 

@@ -120,7 +120,7 @@ def test_a_colour_transform_on_grey_images(teacher: nn.Module, student: nn.Modul
         ({"schedule": "joint"}, TypeError, "Alternating or Joint"),
         ({"spread_weight": -1.0}, ValueError, "spread_weight=-1"),
         ({"spread_weight": float("nan")}, ValueError, "spread_weight=nan"),
-        ({"spread_floor": 1.0}, ValueError, "spread_floor=1"),
+        ({"spread_floor": 1.5}, ValueError, "spread_floor=1"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate=0"),
     ],
 )

@@ -54,7 +54,7 @@ def test_parts_of_the_wrong_kind(teacher: nn.Module, student: nn.Module, kwargs:
         *((lambda v=v: Generator(SPEC, std=v), f"std={v}") for v in (-1.0, math.nan, math.inf)),
         (lambda: Generator(SPEC, width=0), "width=0"),
         *((lambda v=v: Spread(weight=v, floor=None), f"spread_weight={v}") for v in (-1.0, math.nan, math.inf)),
-        *((lambda v=v: Spread(weight=0.0, floor=v), f"spread_floor={v}") for v in (0.0, math.nan, -math.inf)),
+        *((lambda v=v: Spread(weight=0.0, floor=v), f"spread_floor={v}") for v in (0.0, 1.0, -1.1, math.nan, math.inf)),
     ],
 )
 def test_numbers_out_of_range(make: Any, words: str) -> None:

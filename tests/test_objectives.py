@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from hard_aug import HardAugmenter
 from hard_aug.distillation import distillation_loss
 from hard_aug.objectives import KL, Constraint, Disagreement, Penalty, kl_divergence, teacher_change
 from hard_aug.schedules import Alternating, Joint
-from hard_aug.spread import Spread
+from hard_aug.spread import UNIFORM_RATE, Spread
 from hard_aug.transforms import Affine
 
 
@@ -70,25 +72,36 @@ def test_constraint_follows_the_mean_change() -> None:
 
 
 def test_tension_rises_below_the_floor_and_falls_back() -> None:
-    spread = Spread(weight=0.1, floor=-0.5, rate=0.1, limit=1.0)
+    spread = Spread(weight=0.1, floor=0.5, rate=0.2, limit=1.0)
     multiplier = torch.tensor(4.0)
     u = torch.full((4000, 2), 9.0)
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(spread.mixed(u, generator), u)
-    spread.update(torch.tensor(-3.0), 2)  # -1.5 a parameter: one nat below
+    narrow = torch.full((2,), 0.5 * math.exp(-1))  # half a nat of standard deviation below
+    spread.update(narrow)
     assert float(spread.tension) == pytest.approx(0.1)
     for _ in range(20):
-        spread.update(torch.tensor(-3.0), 2)
+        spread.update(narrow)
     assert float(spread.tension) == 1.0
     assert float(spread.relaxed(multiplier)) == pytest.approx(4 / 2.71828, rel=1e-4)
     assert float(spread.current_weight) == pytest.approx(0.271828, rel=1e-4)
     mixed = spread.mixed(u, generator)
     replaced = (mixed != 9).any(1)
-    assert float(replaced.float().mean()) == pytest.approx(1 - 2.71828**-3, abs=0.01)
+    assert float(replaced.float().mean()) == pytest.approx(1 - math.exp(-UNIFORM_RATE), abs=0.01)
     assert float(mixed[replaced].std()) == pytest.approx(1, abs=0.05)
     for _ in range(40):
-        spread.update(torch.tensor(0.0), 2)
+        spread.update(torch.ones(2))
     assert float(spread.tension) == 0
+
+
+def test_one_wide_parameter_among_dropped_ones_is_no_collapse() -> None:
+    spread = Spread(weight=0.1, floor=0.15)
+    spread.update(torch.tensor([0.6] + [1e-4] * 11))
+    assert float(spread.tension) == 0
+    spread.update(torch.full((12,), 0.1))
+    assert float(spread.tension) > 0
+    spread.update(torch.zeros(12))  # a point, infinitely narrow
+    assert float(spread.tension) == spread.limit
 
 
 @pytest.mark.parametrize(
@@ -99,7 +112,7 @@ def test_tension_rises_below_the_floor_and_falls_back() -> None:
         (lambda: Constraint(0.0), "epsilon=0"),
         (lambda: Constraint(0.1, decay=1.0), "decay"),
         (lambda: Spread(weight=-1.0, floor=None), "spread_weight=-1"),
-        (lambda: Spread(weight=1.0, floor=0.5), "spread_floor=0.5"),
+        (lambda: Spread(weight=1.0, floor=1.0), "spread_floor=1.0"),
         (lambda: Alternating(steps=0), "steps=0"),
         (lambda: Joint(every=0), "every=0"),
         (lambda: Joint(fraction=0.0), "fraction=0"),

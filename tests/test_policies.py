@@ -48,6 +48,30 @@ def test_gradients_reach_all_that_is_learned(kind: type[Policy]) -> None:
     assert torch.equal(torch.tensor(len(policy.variables(u))), torch.tensor(len(list(policy.parameters()))))
 
 
+@pytest.mark.parametrize("kind", [Gaussian, Generator])
+def test_variance_share_is_that_of_the_decoded_parameters(kind: type[Policy]) -> None:
+    policy = kind(SPEC, std=1.0)  # type: ignore[call-arg]  # both take it
+    assert torch.allclose(policy.variance_share(), torch.ones(len(SPEC)), atol=0.12)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if name != "log_std":
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        policy.log_std.copy_(torch.linspace(-4, 0.5, len(SPEC)))
+    transform = Compose(Affine(), Color())
+    values = transform.decode(draw(policy).detach())
+    for share, parameter in zip(policy.variance_share(), SPEC, strict=True):
+        decoded = values[parameter.name].log() if parameter.logarithmic else values[parameter.name]
+        low, high = (
+            (math.log(parameter.low), math.log(parameter.high))
+            if parameter.logarithmic
+            else (parameter.low, parameter.high)
+        )
+        expected = float(decoded.var()) / ((high - low) ** 2 / 12)
+        assert float(share) == pytest.approx(expected, rel=0.15, abs=1e-3), parameter.name
+        assert not share.requires_grad
+
+
 def test_relative_entropy_of_a_gaussian_is_exact() -> None:
     policy = Gaussian(Affine().spec)
     with torch.no_grad():

@@ -26,7 +26,7 @@ def build(teacher: nn.Module, student: nn.Module, schedule: Any, policy: Any, se
         policy=policy(transform.spec),
         schedule=schedule,
         invariance=Constraint(0.05),
-        spread_floor=-0.3,
+        spread_floor=0.6,
         seed=seed,
     )
 

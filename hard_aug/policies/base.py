@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from hard_aug.transforms.base import Parameter
+from hard_aug.transforms.base import Parameter, unit_interval
 
 
 class Policy(nn.Module, ABC):
@@ -36,9 +36,21 @@ class Policy(nn.Module, ABC):
     def relative_entropy(self) -> Tensor:
         """`-KL(q(u) || N(0, I))` in nats, at most 0, as a differentiable scalar."""
 
+    @abstractmethod
+    def variance_share(self) -> Tensor:
+        """`(P,)`, the variance of each decoded parameter in units of its uniform distribution's, without a graph.
+
+        1 for random augmentation, 0 for a point; up to 3 for one that jumps between its ends.
+        """
+
     def variables(self, u: Tensor) -> list[Tensor]:
         """What the augmenter ascends, given its draw `u`: here the policy's own parameters."""
         return list(self.parameters())
+
+
+def variance_share_of(u: Tensor) -> Tensor:
+    """`(P,)`, `3 Var[2 Phi(u_p) - 1]` over a sample `(N, P)`; a uniform fraction in (-1, 1) has the variance 1 / 3."""
+    return 3 * unit_interval(u).var(0, correction=0)
 
 
 def gaussian_relative_entropy(mean: Tensor, covariance: Tensor) -> Tensor:

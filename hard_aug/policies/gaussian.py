@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy
+from hard_aug.policies.base import Policy, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 LARGEST_FULL_BLOCK = 64
+QUANTILES = 64
 
 
 class Gaussian(Policy):
@@ -24,6 +25,7 @@ class Gaussian(Policy):
     """
 
     mask: Tensor
+    quantiles: Tensor
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3) -> None:
         super().__init__(spec)
@@ -33,6 +35,8 @@ class Gaussian(Policy):
         self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
         self.lower = nn.Parameter(torch.zeros(self.size, self.size))
         self.register_buffer("mask", _same_block(spec).tril(-1), persistent=False)
+        probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
+        self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
 
     def scale(self) -> Tensor:
         """`L`, `(P, P)`. Rows are in units of their own standard deviation, so that one learning rate serves all."""
@@ -46,6 +50,10 @@ class Gaussian(Policy):
     def relative_entropy(self) -> Tensor:
         scale = self.scale()
         return 0.5 * (self.size + 2 * self.log_std.sum() - scale.square().sum() - self.mean.square().sum())
+
+    @torch.no_grad()
+    def variance_share(self) -> Tensor:
+        return variance_share_of(self.mean + self.scale().norm(dim=1) * self.quantiles[:, None])
 
 
 def _same_block(spec: tuple[Parameter, ...]) -> Tensor:

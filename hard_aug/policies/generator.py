@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy, gaussian_relative_entropy
+from hard_aug.policies.base import Policy, gaussian_relative_entropy, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 PROBES = 512
@@ -66,3 +66,7 @@ class Generator(Policy):
         centred = u - mean
         covariance = centred.T @ centred / PROBES + 1e-8 * torch.eye(self.size, device=u.device)
         return gaussian_relative_entropy(mean, covariance)
+
+    @torch.no_grad()
+    def variance_share(self) -> Tensor:
+        return variance_share_of(self.transport(self.probes))
