@@ -70,7 +70,7 @@ class HardAugmenter:
         invariance: Invariance | None = None,
         schedule: Schedule | None = None,
         spread_weight: float = 0.08,
-        spread_floor: float | None = 0.15,
+        spread_floor: float | None = 0.13,
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:

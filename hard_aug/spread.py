@@ -6,14 +6,14 @@ entropy `H = -KL(q(u) || N(0, I))`, the entropy of the decoded parameters relati
 gradient grows without bound as a policy narrows. And when the room that the policy uses falls below `floor`, a tension
 `x` rises,
 
-    x <- clamp(x + rate log(floor / room) / 2, 0, limit),      room = sqrt(mean_p share_p^2),
+    x <- clamp(x + rate log(floor / room) / 2, 0, limit).
 
-where `share_p` is the variance of the decoded parameter in the unit of its uniform distribution's. Room is the root
-mean square of them, since one parameter that is wide outweighs several that are not: to drop what the teacher can't
-bear is what a policy is for, and no collapse. (The mean of entropies, tried first, takes one for the other.) The
-tension multiplies the weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-12x` of the
-draws by uniform ones. So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to
-nothing. A policy with enough room never feels it.
+Room is the mean variance share, `Policy.variance_share()`, of the six widest parameters: the variance of a decoded one
+in units of its uniform distribution's. To drop what the teacher can't bear is what a policy is for, and no collapse
+while others stay wide; the mean of the entropies, tried first, took one for the other. The tension multiplies the
+weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-12x` of the draws by uniform ones.
+So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to nothing. A policy with
+enough room never feels it.
 
 Adapting an entropy's weight to a target is done so in soft actor-critic (Haarnoja et al., arXiv:1812.05905); the rest
 of what the tension does is ours.
@@ -28,6 +28,8 @@ from torch import Tensor
 
 #: How fast the share of uniform draws rises with the tension.
 UNIFORM_RATE = 12.0
+#: How many of the parameters count as room, the widest: as many as an affine map has.
+COUNTED = 6
 
 
 class Spread:
@@ -35,8 +37,8 @@ class Spread:
 
     Args:
         weight: of the relative entropy, in units of the objective per nat, at least 0.
-        floor: of the room in use, between 0 and 1; None: no tension. 1 is random augmentation, and 0.15 what a normal
-            distribution of each `u` with standard deviation 0.3 uses, or one of six parameters with 0.5.
+        floor: of the room in use, between 0 and 1; None: no tension. 1 is random augmentation, and 0.13 what a normal
+            distribution of each `u` with standard deviation 0.27 uses, or one of six parameters with 0.8.
         rate: of the tension, per ascent and nat of standard deviation.
         limit: of the tension.
         device: of the tension.
@@ -81,6 +83,6 @@ class Spread:
     def update(self, variance_share: Tensor) -> None:
         """Take note of a policy's `variance_share()`, `(P,)`, on its device."""
         if self.floor is not None:
-            room = variance_share.square().mean().sqrt()
+            room = variance_share.sort(descending=True).values[:COUNTED].mean()
             step = self.rate * 0.5 * (self.floor / room).log()
             self.tension.add_(step.nan_to_num(0.0, self.limit, -self.limit)).clamp_(0, self.limit)
