@@ -94,9 +94,9 @@ def test_tension_rises_below_the_floor_and_falls_back() -> None:
     assert float(spread.tension) == 0
 
 
-def test_one_wide_parameter_among_dropped_ones_is_no_collapse() -> None:
-    spread = Spread(weight=0.1, floor=0.15)
-    spread.update(torch.tensor([0.6] + [1e-4] * 11))
+def test_two_wide_parameters_among_dropped_ones_are_no_collapse() -> None:
+    spread = Spread(weight=0.1, floor=0.13)
+    spread.update(torch.tensor([0.6, 0.4] + [1e-4] * 10))
     assert float(spread.tension) == 0
     spread.update(torch.full((12,), 0.1))
     assert float(spread.tension) > 0
