@@ -48,11 +48,11 @@ def schedules() -> dict[str, Schedule]:
     rows: list[Schedule] = [
         Joint(),
         Joint(fraction=0.25),
-        Joint(fraction=0.25, every=7),
+        Joint(fraction=0.25, every=6),
         Joint(teacher_gradient=False),
         Alternating(),
         Alternating(fraction=0.25),
-        Alternating(fraction=0.25, every=7),
+        Alternating(fraction=0.25, every=6),
         Alternating(steps=3),
     ]
     own = experiment_schedule()

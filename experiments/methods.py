@@ -145,7 +145,7 @@ class Hard(Method):
             "teacher_keeps": float(self._last.unchanged.float().mean()),
             "disagreement": float(self._last.disagreement.mean()),
             "multiplier": float(self.augmenter.invariance.multiplier),
-            "tension": self.augmenter.tension,
+            "uniform_share": self.augmenter.uniform_share,
             "dropped_steps": float(self.augmenter.dropped_steps),
         }
 

@@ -19,7 +19,7 @@ class Ascent:
     Args:
         policy: what is learned.
         invariance: its multiplier is updated once per ascent.
-        spread: its tension is updated once per ascent.
+        spread: its uniform share is updated once per ascent.
         learning_rate: of Adam, above 0.
     """
 
@@ -47,8 +47,8 @@ class Ascent:
 
     @property
     def multiplier(self) -> Tensor:
-        """Of the teacher's change, as the policy feels it, a scalar."""
-        return self.spread.relaxed(self.invariance.multiplier)
+        """Of the teacher's change, a scalar."""
+        return self.invariance.multiplier
 
     def apply(self, gradients: Sequence[Tensor], mean_change: Tensor) -> None:
         """Ascend along `gradients` (of the batch mean of `D - multiplier I`, one per parameter of the policy).
@@ -59,8 +59,7 @@ class Ascent:
         with torch.enable_grad(), torch.autocast(self.dropped.device.type, enabled=False):
             entropy = self.policy.relative_entropy()
             bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
-        weight = self.spread.current_weight
-        gradients = [g if b is None else g + weight * b for g, b in zip(gradients, bonus, strict=True)]
+        gradients = [g if b is None else g + self.spread.weight * b for g, b in zip(gradients, bonus, strict=True)]
         finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_change.isfinite().all()]).all()
         if self.dropped.is_cuda:
             self._apply_without_waiting(gradients, mean_change, finite)
@@ -103,15 +102,15 @@ class Ascent:
             for value in self.optimizer.state.get(parameter, {}).values()
             if isinstance(value, Tensor)
         ]
-        return [*[p.data for p in self.parameters], *self.invariance.buffers(), self.spread.tension, *moments]
+        return [*[p.data for p in self.parameters], *self.invariance.buffers(), self.spread.uniform_share, *moments]
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the policy, its optimiser, the multiplier, the tension and the count of dropped steps."""
+        """Copies of the policy, its optimiser, the multiplier, the uniform share and the count of dropped steps."""
         return {
             "policy": {name: value.detach().clone() for name, value in self.policy.state_dict().items()},
             "optimizer": _cloned(self.optimizer.state_dict()),
             "invariance": {name: value.clone() for name, value in self.invariance.state_dict().items()},
-            "tension": self.spread.tension.clone(),
+            "uniform_share": self.spread.uniform_share.clone(),
             "dropped": self.dropped.clone(),
         }
 
@@ -122,7 +121,7 @@ class Ascent:
         self.optimizer.load_state_dict(_cloned(state["optimizer"]))
         for group in self.optimizer.param_groups:  # the state may come from another device
             group["capturable"] = self.dropped.is_cuda
-        self.spread.tension.copy_(state["tension"])
+        self.spread.uniform_share.copy_(state["uniform_share"])
         self.dropped.copy_(state["dropped"])
 
 

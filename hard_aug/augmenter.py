@@ -25,7 +25,7 @@ from hard_aug.pending import Accumulated, CallsSinceStep, Pending
 from hard_aug.players import Players, clamp_with_gradient, gradients_of, sum_gradients
 from hard_aug.policies import Gaussian, Policy
 from hard_aug.schedules import Alternating, Joint, Schedule
-from hard_aug.spread import Spread
+from hard_aug.spread import Spread, mean_of_own
 from hard_aug.transforms import Context, Transform
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class HardAugmenter:
         invariance: Invariance | None = None,
         schedule: Schedule | None = None,
         spread_weight: float = 0.08,
-        spread_floor: float | None = 0.13,
+        spread_floor: float | None = 0.15,
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -124,16 +124,20 @@ class HardAugmenter:
         return int(self._ascent.dropped)
 
     @property
-    def tension(self) -> float:
-        """How hard the policy is kept from collapsing, at least 0. Waits for the device.
+    def uniform_share(self) -> float:
+        """The share of draws that are uniform instead of the policy's, in [0, 0.95]. Waits for the device.
 
-        It is 0 while the teacher leaves the policy room. Where it rises to x, the teacher's answer is kept by `e^-x` as
-        strictly as was asked: it has too little invariance, within the transform's ranges, to pass on freely.
+        It is 0 while the teacher leaves the policy room. Where it rises, the teacher has too little invariance, within
+        the transform's ranges, to pass on freely; see `hard_aug.spread`.
         """
-        return float(self._ascent.spread.tension)
+        return float(self._ascent.spread.uniform_share)
 
     def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What a call draws: `u`, `(B, P)`, of the policy, with the uniform share that the tension asks for."""
+        """What a call draws: `u`, `(B, P)`, of the policy, with the share of uniform draws in it."""
+        return self._draw(images, generator)[0]
+
+    def _draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """`u`, and which rows are the policy's own; None: all."""
         with torch.autocast(self.device.type, enabled=False):
             return self._ascent.spread.mixed(self.policy.propose(images, generator), generator)
 
@@ -178,11 +182,11 @@ class HardAugmenter:
             for _ in range(self.schedule.steps):
                 self._ascend(images[:share], clean_logits[:share], context.first(share))
         with torch.set_grad_enabled(due and joint):
-            u = self.propose(images, self._generator)
+            u, own = self._draw(images, self._generator)
         with torch.no_grad():
             hard = self._bounded(self.transform(images, u.detach(), context))
             teacher_logits = self._players.teacher_logits(hard)
-        pending = self._prepare(images, u, context, clean_logits, hard) if due and joint else None
+        pending = self._prepare(images, u, own, context, clean_logits, hard) if due and joint else None
         objective = self.objective
         return HardBatch(
             images=hard,
@@ -200,7 +204,7 @@ class HardAugmenter:
     def _ascend(self, images: Tensor, reference_logits: Tensor, context: Context) -> None:
         """One ascent step on a fresh draw, with forward and backward passes of its own."""
         with torch.enable_grad():
-            u = self.propose(images, self._generator)
+            u, own = self._draw(images, self._generator)
             hard = self._bounded(self.transform(images, u, context))
             scores, change = self._players.scores(
                 hard,
@@ -210,13 +214,16 @@ class HardAugmenter:
                 multiplier=self._ascent.multiplier,
             )
             gradients = sum_gradients(scores, self.policy.variables(u))
-        self._ascent.apply([g / len(images) for g in gradients], change.detach().mean())
+        self._ascent.apply([g / len(images) for g in gradients], mean_of_own(change.detach(), own))
 
-    def _prepare(self, images: Tensor, u: Tensor, context: Context, logits: Tensor, hard: Tensor) -> Pending:
+    def _prepare(
+        self, images: Tensor, u: Tensor, own: Tensor | None, context: Context, logits: Tensor, hard: Tensor
+    ) -> Pending:
         share = self.schedule.share(len(images))
         pending = Pending(
             images[:share],
             u[:share],
+            None if own is None else own[:share],
             context.first(share),
             logits[:share],
             batch=len(images),
@@ -289,7 +296,7 @@ class HardAugmenter:
                     multiplier=self._ascent.multiplier,
                 )
                 teacher_part = sum_gradients(scores, [leaf])[0].to(student_part.dtype)
-                change = changes.detach().sum()
+                change = mean_of_own(changes.detach(), one.own) * len(one.images)
             scaled = None
             if one.exact:
                 exact = gradients_of(hard, variables, (student_part + teacher_part).to(hard.dtype))
@@ -344,8 +351,8 @@ class HardAugmenter:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs for a bit-equal next batch; the networks are not in it.
 
-        That is the policy, its optimiser, the multiplier, the tension, the schedule's count, gradients still pending
-        and the generator.
+        That is the policy, its optimiser, the multiplier, the uniform share, the schedule's count, gradients still
+        pending and the generator.
         """
         self._resolve()
         return {

@@ -42,6 +42,7 @@ class Pending:
     Attributes:
         images: `(n, C, H, W)`, the share of the clean batch that the policy learns from.
         u: `(n, P)` with a graph to the policy.
+        own: `(n,)` bool, which rows the policy drew itself; None: all.
         context: of the transform.
         reference_logits: `(n, K)`, the teacher's on the clean share.
         batch: B, the size of the whole micro-batch.
@@ -56,6 +57,7 @@ class Pending:
 
     images: Tensor
     u: Tensor
+    own: Tensor | None
     context: Context
     reference_logits: Tensor
     batch: int

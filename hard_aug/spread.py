@@ -1,22 +1,21 @@
 """Spread: the defence against collapse, the known failure of an adversary that must keep the teacher's answer.
 
 Where a teacher is sensitive to everything, the policy that disagrees most *and* keeps its answer is a point near the
-identity, which shows the student nothing. Two things stand against that. The policy ascends `weight` times its relative
-entropy `H = -KL(q(u) || N(0, I))`, the entropy of the decoded parameters relative to the uniform distribution; its
-gradient grows without bound as a policy narrows. And when the room that the policy uses falls below `floor`, a tension
-`x` rises,
+identity, which shows the student nothing. Two things stand against that.
 
-    x <- clamp(x + rate log(floor / room) / 2, 0, limit).
+1. The policy ascends `weight` times its relative entropy `-KL(q(u) || N(0, I))`, the entropy of the decoded parameters
+   relative to the uniform distribution. Its gradient grows without bound as a policy narrows.
+2. Where the room that the policy uses is below `floor`, a share of the draws is uniform instead of the policy's:
 
-Room is the mean variance share, `Policy.variance_share()`, of the six widest parameters: the variance of a decoded one
-in units of its uniform distribution's. To drop what the teacher can't bear is what a policy is for, and no collapse
-while others stay wide; the mean of the entropies, tried first, took one for the other. The tension multiplies the
-weight by `e^x` and the teacher's multiplier by `e^-x`, and replaces a share `1 - e^-12x` of the draws by uniform ones.
-So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to nothing. A policy with
-enough room never feels it.
+       share = min(1 - (room / floor)^4, 0.95).
 
-Adapting an entropy's weight to a target is done so in soft actor-critic (Haarnoja et al., arXiv:1812.05905); the rest
-of what the tension does is ours.
+   Room is the mean variance share, `Policy.variance_share()`, of the six widest parameters: the variance of a decoded
+   one in units of its uniform distribution's. To drop what the teacher can't bear is what a policy is for, and no
+   collapse while others stay wide.
+
+So where a teacher leaves no room, the augmenter falls back to random augmentation instead of to nothing, and a policy
+with enough room never feels it. The gradient of the policy's own draws is divided by their share, so what it learns
+does not depend on how many they are: a share that fed back into the room would swing.
 """
 
 from __future__ import annotations
@@ -26,10 +25,11 @@ import math
 import torch
 from torch import Tensor
 
-#: How fast the share of uniform draws rises with the tension.
-UNIFORM_RATE = 12.0
 #: How many of the parameters count as room, the widest: as many as an affine map has.
 COUNTED = 6
+STEEPNESS = 4
+#: A policy that is never drawn from would never learn its way out.
+LARGEST_SHARE = 0.95
 
 
 class Spread:
@@ -37,52 +37,45 @@ class Spread:
 
     Args:
         weight: of the relative entropy, in units of the objective per nat, at least 0.
-        floor: of the room in use, between 0 and 1; None: no tension. 1 is random augmentation, and 0.13 what a normal
-            distribution of each `u` with standard deviation 0.27 uses, or one of six parameters with 0.8.
-        rate: of the tension, per ascent and nat of standard deviation.
-        limit: of the tension.
-        device: of the tension.
+        floor: of the room in use, between 0 and 1; None: no uniform draws. 1 is random augmentation, and 0.15 what a
+            normal distribution of each `u` with standard deviation 0.29 uses, or one of six parameters with 0.9.
+        device: of the share.
+
+    Attributes:
+        uniform_share: of the draws, a scalar tensor.
     """
 
-    def __init__(
-        self,
-        *,
-        weight: float,
-        floor: float | None,
-        rate: float = 0.05,
-        limit: float = 5.0,
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, *, weight: float, floor: float | None, device: torch.device | None = None) -> None:
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"spread_weight={weight}: wanted a number of at least 0")
         if floor is not None and not 0 < floor < 1:
             raise ValueError(
                 f"spread_floor={floor}: wanted a number between 0 (a point) and 1 (random augmentation), or None"
             )
-        self.weight, self.floor, self.rate, self.limit = weight, floor, rate, limit
-        self.tension = torch.zeros((), device=device)
+        self.weight, self.floor = weight, floor
+        self.uniform_share = torch.zeros((), device=device)
 
-    @property
-    def current_weight(self) -> Tensor:
-        """Of the relative entropy, a scalar."""
-        return self.weight * self.tension.exp()
+    def mixed(self, u: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """`u`, `(B, P)`, with the share of uniform draws in it, and which rows are the policy's own, `(B,)` bool.
 
-    def relaxed(self, multiplier: Tensor) -> Tensor:
-        """The teacher's multiplier under the tension."""
-        return multiplier * self.tension.neg().exp()
-
-    def mixed(self, u: Tensor, generator: torch.Generator) -> Tensor:
-        """`u`, `(B, P)`, with the share of uniform draws in it. Gradients: those of the rows that stay."""
-        if self.floor is None or (not self.tension.is_cuda and not self.tension):  # a GPU would be waited for
-            return u
+        None instead of the latter: all are. Gradients: those of the own rows, over their share.
+        """
+        share = self.uniform_share
+        if self.floor is None or (not share.is_cuda and not share):  # on a GPU, to ask would be to wait
+            return u, None
         uniform = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
-        chance = torch.rand(len(u), 1, generator=generator, device=u.device)
-        return torch.where(chance < 1 - (-UNIFORM_RATE * self.tension).exp(), uniform, u)
+        own = torch.rand(len(u), generator=generator, device=u.device) >= share
+        weighted = u.detach() + (u - u.detach()) / (1 - share)
+        return torch.where(own[:, None], weighted, uniform), own
 
     @torch.no_grad()
     def update(self, variance_share: Tensor) -> None:
         """Take note of a policy's `variance_share()`, `(P,)`, on its device."""
         if self.floor is not None:
             room = variance_share.sort(descending=True).values[:COUNTED].mean()
-            step = self.rate * 0.5 * (self.floor / room).log()
-            self.tension.add_(step.nan_to_num(0.0, self.limit, -self.limit)).clamp_(0, self.limit)
+            self.uniform_share.copy_((1 - (room / self.floor) ** STEEPNESS).nan_to_num(0.0).clamp(0, LARGEST_SHARE))
+
+
+def mean_of_own(values: Tensor, own: Tensor | None) -> Tensor:
+    """Mean of `values`, `(B,)`, over the policy's own rows; 0 where there is none."""
+    return values.mean() if own is None else (values * own).sum() / own.sum().clamp(min=1)

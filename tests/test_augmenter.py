@@ -189,7 +189,7 @@ def test_spread_defends_against_collapse(images: Tensor, policy: Any) -> None:
         with torch.no_grad():
             u = augmenter.propose(torch.zeros(4000, 1, 1, 1), torch.Generator().manual_seed(0))
         spreads[name] = u.std(0)
-        assert (augmenter.tension > 0) == (name == "on")
+        assert (augmenter.uniform_share > 0) == (name == "on")
     assert float(spreads["off"].mean()) < 0.75 * float(spreads["on"].mean())
     assert float(spreads["on"].min()) > 0.3
 

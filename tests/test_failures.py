@@ -84,7 +84,7 @@ def test_a_gradient_that_is_not_finite_is_dropped(
     train(augmenter, images, 1)
     assert augmenter.dropped_steps == getattr(schedule, "steps", 1)
     after = kept(augmenter)
-    for key in ("policy", "optimizer", "invariance", "tension", "pending"):
+    for key in ("policy", "optimizer", "invariance", "uniform_share", "pending"):
         assert_equal(after[key], before[key])
     switch.spoil = None
     train(augmenter, images, 1)
@@ -210,7 +210,7 @@ def test_a_state_that_fails_half_way_changes_nothing(
     train(augmenter, images, 3)
     before = kept(augmenter)
     state = copy.deepcopy(before)
-    state["calls"], state["tension"] = 12, torch.tensor(3.0)
+    state["calls"], state["uniform_share"] = 12, torch.tensor(0.5)
     state["policy"]["mean"] += 1
     state[part] = {"generator": torch.zeros(3), "pending": {}, "optimizer": {}, "calls": "many"}[part]
     with pytest.raises(ValueError, match="state dict does not fit"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from hard_aug import HardAugmenter
 from hard_aug.distillation import distillation_loss
 from hard_aug.objectives import KL, Constraint, Disagreement, Penalty, kl_divergence, teacher_change
 from hard_aug.schedules import Alternating, Joint
-from hard_aug.spread import UNIFORM_RATE, Spread
+from hard_aug.spread import LARGEST_SHARE, Spread, mean_of_own
 from hard_aug.transforms import Affine
 
 
@@ -71,37 +69,43 @@ def test_constraint_follows_the_mean_change() -> None:
     assert float(penalty.multiplier) == 2.0
 
 
-def test_tension_rises_below_the_floor_and_falls_back() -> None:
-    spread = Spread(weight=0.1, floor=0.5, rate=0.2, limit=1.0)
-    multiplier = torch.tensor(4.0)
-    u = torch.full((4000, 2), 9.0)
+def test_uniform_draws_below_the_floor() -> None:
+    spread = Spread(weight=0.1, floor=0.5)
+    u = torch.full((40_000, 2), 9.0, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(spread.mixed(u, generator), u)
-    narrow = torch.full((2,), 0.5 * math.exp(-1))  # half a nat of standard deviation below
-    spread.update(narrow)
-    assert float(spread.tension) == pytest.approx(0.1)
-    for _ in range(20):
-        spread.update(narrow)
-    assert float(spread.tension) == 1.0
-    assert float(spread.relaxed(multiplier)) == pytest.approx(4 / 2.71828, rel=1e-4)
-    assert float(spread.current_weight) == pytest.approx(0.271828, rel=1e-4)
-    mixed = spread.mixed(u, generator)
-    replaced = (mixed != 9).any(1)
-    assert float(replaced.float().mean()) == pytest.approx(1 - math.exp(-UNIFORM_RATE), abs=0.01)
-    assert float(mixed[replaced].std()) == pytest.approx(1, abs=0.05)
-    for _ in range(40):
-        spread.update(torch.ones(2))
-    assert float(spread.tension) == 0
+    for room in (0.5, 0.8):
+        spread.update(torch.full((2,), room))
+        assert spread.mixed(u, generator) == (u, None)
+    spread.update(torch.full((2,), 0.4))
+    assert float(spread.uniform_share) == pytest.approx(1 - 0.8**4)
+    mixed, own = spread.mixed(u, generator)
+    assert own is not None
+    assert torch.equal((mixed == 9).all(1), own)
+    assert float(own.float().mean()) == pytest.approx(0.8**4, abs=0.01)
+    assert float(mixed[~own].detach().std()) == pytest.approx(1, abs=0.05)
+    (gradient,) = torch.autograd.grad(mixed.sum(), u)
+    assert torch.allclose(gradient[own], torch.tensor(0.8**-4))
+    assert float(gradient[~own].abs().max()) == 0
+    assert float(gradient.mean()) == pytest.approx(1, abs=0.01)  # as if all rows were the policy's own
+    spread.update(torch.zeros(2))  # a point
+    assert float(spread.uniform_share) == pytest.approx(LARGEST_SHARE)
+    spread.update(torch.full((2,), torch.nan))
+    assert float(spread.uniform_share) == 0
 
 
-def test_two_wide_parameters_among_dropped_ones_are_no_collapse() -> None:
-    spread = Spread(weight=0.1, floor=0.13)
+def test_wide_parameters_among_dropped_ones_are_no_collapse() -> None:
+    spread = Spread(weight=0.1, floor=0.15)
     spread.update(torch.tensor([0.6, 0.4] + [1e-4] * 10))
-    assert float(spread.tension) == 0
+    assert float(spread.uniform_share) == 0
     spread.update(torch.full((12,), 0.1))
-    assert float(spread.tension) > 0
-    spread.update(torch.zeros(12))  # a point, infinitely narrow
-    assert float(spread.tension) == spread.limit
+    assert float(spread.uniform_share) == pytest.approx(1 - (2 / 3) ** 4)
+
+
+def test_the_mean_over_own_rows() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0])
+    assert float(mean_of_own(values, None)) == 3
+    assert float(mean_of_own(values, torch.tensor([True, False, True]))) == 3.5
+    assert float(mean_of_own(values, torch.zeros(3, dtype=torch.bool))) == 0
 
 
 @pytest.mark.parametrize(

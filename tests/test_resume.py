@@ -60,7 +60,7 @@ def test_resume_is_bit_equal(
         assert torch.equal(one.u, two.u)
         one.loss().backward()
         two.loss().backward()
-    assert first.tension == second.tension > 0
+    assert first.uniform_share == second.uniform_share > 0
     assert float(first.invariance.multiplier) == float(second.invariance.multiplier)
 
 
@@ -73,7 +73,7 @@ def test_a_state_is_a_copy(teacher: nn.Module, plain_student: nn.Module, images:
         augmenter(images)
     assert all(torch.equal(state["policy"][key], value) for key, value in kept["policy"].items())
     assert torch.equal(state["generator"], kept["generator"])
-    assert torch.equal(state["tension"], kept["tension"])
+    assert torch.equal(state["uniform_share"], kept["uniform_share"])
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "policy", "form"])
@@ -87,7 +87,7 @@ def test_a_state_that_does_not_fit_changes_nothing(
         one.step()
     state = build(teacher, plain_student, Joint(), Gaussian, seed=5).state_dict()
     if damage == "missing":
-        del state["tension"]
+        del state["uniform_share"]
     elif damage == "unknown":
         state["surprise"] = 1
     elif damage == "policy":
