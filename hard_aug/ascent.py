@@ -65,8 +65,7 @@ class Ascent:
             self._apply_without_waiting(gradients, mean_change, finite)
         elif bool(finite):
             self._adam(gradients)
-            self.invariance.update(mean_change)
-            self.spread.update(self.policy.variance_share())
+            self._take_note(mean_change)
         else:
             self.dropped += 1
 
@@ -79,13 +78,17 @@ class Ascent:
             for parameter in self.parameters:
                 parameter.grad = None
 
+    def _take_note(self, mean_change: Tensor) -> None:
+        self.invariance.update(mean_change)
+        with torch.autocast(self.dropped.device.type, enabled=False):
+            self.spread.update(self.policy.variance_share())
+
     def _apply_without_waiting(self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor) -> None:
         """Step, then put everything back where the step was not finite; the host never learns which it was."""
         before = [tensor.clone() for tensor in self._state()]
         fresh = not self.optimizer.state
         self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
-        self.invariance.update(mean_change.nan_to_num(0.0, 0.0, 0.0))
-        self.spread.update(self.policy.variance_share())
+        self._take_note(mean_change.nan_to_num(0.0, 0.0, 0.0))
         with torch.no_grad():
             after = self._state()
             if fresh:  # Adam has only now made its moments, which start at zero
