@@ -2,7 +2,9 @@
 
 `u` is unbounded. The squash `value = centre + range * (2 Phi(u) - 1)`, with Phi the normal distribution function and
 in log space for factors, keeps every physical value in its range, and makes `u ~ N(0, 1)` exactly the uniform
-distribution over that range: random augmentation is one setting of the same transform.
+distribution over that range: random augmentation is one setting of the same transform. Strengths, which have their
+identity at an end, are folded: `value = low + (high - low) |2 Phi(u) - 1|`. Then too `u = 0` is the identity and
+`u ~ N(0, 1)` uniform.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Parameter:
         unit: "degrees", "fraction of width", "factor", ...
         logarithmic: whether the range is spanned in log space (factors).
         block: parameters of one block may be correlated by a policy.
+        one_sided: whether the identity is `low`, and values are folded there.
     """
 
     name: str
@@ -37,17 +40,31 @@ class Parameter:
     unit: str
     logarithmic: bool = False
     block: str = "default"
+    one_sided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What some transforms need beyond images and `u`: `labels`, `(B,)` integers, where the caller has them."""
+    """What some transforms need beyond images and `u`; with it a batch can be replayed.
+
+    Attributes:
+        labels: `(B,)` integers, where the caller has them.
+        partner_images: `(B, C, H, W)`, what `PatchMix` mixes in: the batch in another order.
+        partner_logits: `(B, K)`, the teacher's on these.
+        noise: `(B, C, H, W)`, standard normal, what `Filter(noise=...)` adds.
+    """
 
     labels: Tensor | None = None
+    partner_images: Tensor | None = None
+    partner_logits: Tensor | None = None
+    noise: Tensor | None = None
 
     def first(self, count: int) -> Context:
         """That of the first `count` images."""
-        return Context(labels=None if self.labels is None else self.labels[:count])
+        return Context(*(None if value is None else value[:count] for value in self._values()))
+
+    def _values(self) -> tuple[Tensor | None, ...]:
+        return self.labels, self.partner_images, self.partner_logits, self.noise
 
 
 def unit_interval(u: Tensor) -> Tensor:
@@ -61,6 +78,9 @@ def squash(u: Tensor, spec: tuple[Parameter, ...]) -> dict[str, Tensor]:
     values = {}
     for column, parameter in zip(fraction.unbind(1), spec, strict=True):
         low, high = parameter.low, parameter.high
+        if parameter.one_sided:
+            values[parameter.name] = low + (high - low) * column.abs()
+            continue
         if parameter.logarithmic:
             low, high = math.log(low), math.log(high)
         value = (low + high) / 2 + (high - low) / 2 * column
@@ -86,6 +106,26 @@ class Transform(ABC):
     def bounded(self) -> bool:
         """Whether images in [0, 1] stay in [0, 1] by construction."""
         return False
+
+    @property
+    def wants_partner(self) -> bool:
+        """Whether it mixes in other images of the batch, `Context.partner_images`."""
+        return False
+
+    @property
+    def wants_noise(self) -> bool:
+        """Whether it adds noise, `Context.noise`."""
+        return False
+
+    def reference(self, logits: Tensor, u: Tensor, context: Context) -> Tensor:
+        """What the teacher's answer to the transformed image is compared with, as logits `(B, K)`.
+
+        Args:
+            logits: `(B, K)`, the teacher's on the clean images: the answer for all transforms that do not mix.
+            u: `(B, P)`.
+            context: with `partner_logits` for those that do.
+        """
+        return logits
 
     def decode(self, u: Tensor) -> dict[str, Tensor]:
         """Physical values, `(B,)` each, by parameter name, from `u`, `(B, P)`."""
@@ -133,9 +173,20 @@ class Transform(ABC):
 class SpatialTransform(Transform):
     """A transform that moves pixels by a 3x3 map per sample."""
 
+    #: Whether the last row of the map counts; otherwise it is (0, 0, 1).
+    projective: bool = False
+
     @abstractmethod
     def inverse_map(self, u: Tensor, height: int, width: int) -> Tensor:
-        """`(B, 3, 3)` affine maps from output to input positions, in pixels from the image's centre."""
+        """`(B, 3, 3)` projective maps from output to input positions, in pixels from the image's centre."""
+
+
+class DisplacementTransform(Transform):
+    """A transform that moves pixels by a smooth field, given at the points of a coarse grid."""
+
+    @abstractmethod
+    def displacement(self, u: Tensor, height: int, width: int) -> Tensor:
+        """`(B, 2, h, w)`: by how many pixels the positions that are read move, x before y; see `ops.warp_color`."""
 
 
 class ColorTransform(Transform):
