@@ -10,17 +10,19 @@ from torch import Tensor
 
 from hard_aug.objectives import Invariance
 from hard_aug.policies import Policy
+from hard_aug.processes import Processes
 from hard_aug.spread import Spread
 
 
 class Ascent:
-    """Ascends `E[D - multiplier I] + weight * relative_entropy(policy)` with Adam; see `hard_aug.spread`.
+    """Ascends `E[D - cost(I)] + weight * relative_entropy(policy)` with Adam; see `hard_aug.spread`.
 
     Args:
-        policy: what is learned.
+        policy: what is learned; perhaps nothing.
         invariance: its multiplier is updated once per ascent.
         spread: its uniform share is updated once per ascent.
         learning_rate: of Adam, above 0.
+        processes: those whose gradients are averaged before they are used.
     """
 
     def __init__(
@@ -30,14 +32,16 @@ class Ascent:
         invariance: Invariance,
         spread: Spread,
         learning_rate: float,
+        processes: Processes,
         device: torch.device,
     ) -> None:
         self.policy = policy
+        self.processes = processes
         self.invariance = invariance
         self.spread = spread
         self.parameters: list[Tensor] = list(policy.parameters())
         self.optimizer = torch.optim.Adam(
-            self.parameters,
+            self.parameters or [torch.zeros((), device=device)],
             lr=learning_rate,
             betas=(0.9, 0.99),
             capturable=device.type == "cuda",
@@ -45,27 +49,33 @@ class Ascent:
         )
         self.dropped = torch.zeros((), dtype=torch.int64, device=device)
 
-    @property
-    def multiplier(self) -> Tensor:
-        """Of the teacher's change, a scalar."""
-        return self.invariance.multiplier
+    def apply(self, gradients: Sequence[Tensor], change: tuple[Tensor, Tensor], rows: int, images: Tensor) -> None:
+        """Ascend along `gradients`, one per parameter of the policy, of the mean of `D - cost(I)` over `rows` rows.
 
-    def apply(self, gradients: Sequence[Tensor], mean_change: Tensor) -> None:
-        """Ascend along `gradients` (of the batch mean of `D - multiplier I`, one per parameter of the policy).
+        A step with a gradient or a mean that is not finite leaves everything as it was and is counted in `dropped`, in
+        all processes alike. On a GPU that is decided there, without waiting for it.
 
-        A step with a gradient or a mean that is not finite leaves everything as it was and is counted in `dropped`.
-        On a GPU that is decided there, without waiting for it.
+        Args:
+            gradients: of this process's mean.
+            change: the sum of `I` over the policy's own draws, and how many these are.
+            rows: how many images the mean is over; 0: this process has nothing to say, and only follows the others.
+            images: `(n, C, H, W)`, for a policy that looks at them.
         """
-        with torch.enable_grad(), torch.autocast(self.dropped.device.type, enabled=False):
-            entropy = self.policy.relative_entropy()
-            bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
-        gradients = [g if b is None else g + self.spread.weight * b for g, b in zip(gradients, bonus, strict=True)]
+        if not self.parameters:
+            return
+        if rows:
+            with torch.enable_grad(), torch.autocast(self.dropped.device.type, enabled=False):
+                entropy = self.policy.relative_entropy(images)
+                bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
+            gradients = [g if b is None else g + self.spread.weight * b for g, b in zip(gradients, bonus, strict=True)]
+        *gradients, total, own = self.processes.mean([*gradients, *(part / max(rows, 1) for part in change)], rows)
+        mean_change = torch.where(own > 0, total / own.clamp(min=1e-9), 0.0)
         finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_change.isfinite().all()]).all()
         if self.dropped.is_cuda:
-            self._apply_without_waiting(gradients, mean_change, finite)
+            self._apply_without_waiting(gradients, mean_change, finite, images)
         elif bool(finite):
             self._adam(gradients)
-            self._take_note(mean_change)
+            self._take_note(mean_change, images)
         else:
             self.dropped += 1
 
@@ -78,17 +88,22 @@ class Ascent:
             for parameter in self.parameters:
                 parameter.grad = None
 
-    def _take_note(self, mean_change: Tensor) -> None:
+    def _take_note(self, mean_change: Tensor, images: Tensor) -> None:
         self.invariance.update(mean_change)
         with torch.autocast(self.dropped.device.type, enabled=False):
-            self.spread.update(self.policy.variance_share())
+            share = self.policy.variance_share(images)
+        if self.policy.looks_at_images:
+            (share,) = self.processes.mean([share], len(images))
+        self.spread.update(share)
 
-    def _apply_without_waiting(self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor) -> None:
+    def _apply_without_waiting(
+        self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor, images: Tensor
+    ) -> None:
         """Step, then put everything back where the step was not finite; the host never learns which it was."""
         before = [tensor.clone() for tensor in self._state()]
         fresh = not self.optimizer.state
         self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
-        self._take_note(mean_change.nan_to_num(0.0, 0.0, 0.0))
+        self._take_note(mean_change.nan_to_num(0.0, 0.0, 0.0), images)
         with torch.no_grad():
             after = self._state()
             if fresh:  # Adam has only now made its moments, which start at zero

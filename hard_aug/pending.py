@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hard_aug.objectives import Reference
 from hard_aug.transforms import Context
 
 
@@ -22,12 +23,14 @@ class Look:
 
     Attributes:
         student_logits: `(n, K)`, detached.
+        rows: how many hard views its mean is over.
         hard_weight: of the hard view in the loss.
         outer_gradient: scalar, of the loss.
         image_gradient: `(n, C, H, W)`, of the hard view that went through this forward.
     """
 
     student_logits: Tensor
+    rows: int
     hard_weight: float
     outer_gradient: Tensor | None = None
     image_gradient: Tensor | None = None
@@ -44,8 +47,8 @@ class Pending:
         u: `(n, P)` with a graph to the policy.
         own: `(n,)` bool, which rows the policy drew itself; None: all.
         context: of the transform.
-        reference_logits: `(n, K)`, the teacher's on the clean share.
-        batch: B, the size of the whole micro-batch.
+        answers: those to the clean share, `(n, K)`.
+        batch: B, the size of the whole micro-batch, which a loss of the user's own takes its mean over.
         arrived: called with this once, when the first backward has reached the hard images.
         student: the student's logits for hard images, called in that backward where the loss is the user's own: then
             the weights are still those that the gradient belongs to. None: they are not wanted.
@@ -59,7 +62,7 @@ class Pending:
     u: Tensor
     own: Tensor | None
     context: Context
-    reference_logits: Tensor
+    answers: Reference
     batch: int
     arrived: Callable[[Pending], None]
     student: Callable[[Tensor], Tensor] | None
@@ -88,7 +91,7 @@ class Pending:
         """Capture the gradients of one `HardBatch.loss`, whose forward had the leaf `hard_view` as its hard images."""
         if not loss.requires_grad or hard_weight == 0:
             return
-        look = Look(student_logits[: len(self.images)].detach(), hard_weight)
+        look = Look(student_logits[: len(self.images)].detach(), len(hard_view), hard_weight)
 
         def capture_outer(gradient: Tensor) -> None:
             look.outer_gradient = _sum(look.outer_gradient, gradient)
@@ -128,7 +131,7 @@ class Pending:
             if look.image_gradient is None or look.outer_gradient is None:
                 raise RuntimeError("a backward reached the hard images without passing HardBatch.loss")
             gradient = look.image_gradient.to(_wide(look.image_gradient))
-            parts.append(gradient / look.outer_gradient.to(gradient.dtype) * (self.batch / look.hard_weight))
+            parts.append(gradient / look.outer_gradient.to(gradient.dtype) * (look.rows / look.hard_weight))
         return torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
 
 
@@ -183,28 +186,39 @@ class Accumulated:
     Attributes:
         exact: gradients of the policy's parameters, free of any outer factor.
         scaled: those of losses of the user's own, still carrying the user's gradient scale.
-        change: of the teacher's answer, `I`.
+        change: of the teacher's answer, `I`, over the policy's own draws.
+        own: how many these are.
         count: how many samples.
+        images: `(n, C, H, W)`, those of the last micro-batch.
     """
 
-    def __init__(self, parameters: list[Tensor]) -> None:
+    def __init__(self, parameters: list[Tensor], device: torch.device) -> None:
         self.exact = [torch.zeros_like(p) for p in parameters]
         self.scaled = [torch.zeros_like(p) for p in parameters]
-        self.change = torch.zeros((), device=parameters[0].device) if parameters else torch.zeros(())
+        self.change = torch.zeros((), device=device)
+        self.own = torch.zeros((), device=device)
         self.count = 0
+        self.images = torch.zeros(0, 1, 1, 1, device=device)
 
-    def add(self, *, exact: list[Tensor], scaled: list[Tensor] | None, change: Tensor, count: int) -> None:
+    def add(
+        self,
+        *,
+        exact: list[Tensor],
+        scaled: list[Tensor] | None,
+        change: tuple[Tensor, Tensor],
+        images: Tensor,
+    ) -> None:
         """Add one micro-batch's sums."""
         self.exact = [a + b for a, b in zip(self.exact, exact, strict=True)]
         if scaled is not None:
             self.scaled = [a + b for a, b in zip(self.scaled, scaled, strict=True)]
-        self.change = self.change + change
-        self.count += count
+        self.change, self.own = self.change + change[0], self.own + change[1]
+        self.count += len(images)
+        self.images = images
 
-    def means(self, scale: float) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the batch mean, with the user's scale taken out, and the mean change."""
-        gradients = [(e + s / scale) / self.count for e, s in zip(self.exact, self.scaled, strict=True)]
-        return gradients, self.change / self.count
+    def mean_gradients(self, scale: float) -> list[Tensor]:
+        """Of the mean over the samples, with the user's scale taken out; zeros where there is none."""
+        return [(e + s / scale) / max(self.count, 1) for e, s in zip(self.exact, self.scaled, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the sums."""
@@ -212,11 +226,14 @@ class Accumulated:
             "exact": [g.clone() for g in self.exact],
             "scaled": [g.clone() for g in self.scaled],
             "change": self.change.clone(),
+            "own": self.own.clone(),
             "count": self.count,
+            "images": self.images.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state_dict()`."""
         for own, given in zip((*self.exact, *self.scaled), (*state["exact"], *state["scaled"]), strict=True):
             own.copy_(given)
-        self.change, self.count = self.change.new_tensor(float(state["change"])), int(state["count"])
+        self.change, self.own = (self.change.new_tensor(float(state[name])) for name in ("change", "own"))
+        self.images, self.count = state["images"].to(self.change.device), int(state["count"])

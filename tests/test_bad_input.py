@@ -117,7 +117,7 @@ def test_a_colour_transform_on_grey_images(teacher: nn.Module, student: nn.Modul
         ({"student": None}, TypeError, "student"),
         ({"transform": nn.Identity()}, TypeError, "transform: wanted a Transform"),
         ({"policy": Gaussian(Color().spec)}, ValueError, r"Gaussian\(transform\.spec\)"),
-        ({"schedule": "joint"}, TypeError, "Alternating or Joint"),
+        ({"schedule": "joint"}, TypeError, "Alternating, Threshold or Joint"),
         ({"spread_weight": -1.0}, ValueError, "spread_weight=-1"),
         ({"spread_weight": float("nan")}, ValueError, "spread_weight=nan"),
         ({"spread_floor": 1.5}, ValueError, "spread_floor=1"),

@@ -32,7 +32,7 @@ SPEC = Affine().spec
         ({"teacher": None}, "teacher: wanted a Module, got NoneType"),
         ({"student": nn.Linear}, "student: wanted a Module, got the class Linear"),
         ({"transform": Affine}, "transform: wanted a Transform, got the class Affine"),
-        ({"schedule": Joint}, "schedule: wanted Alternating or Joint"),
+        ({"schedule": Joint}, "schedule: wanted Alternating, Threshold or Joint"),
         ({"temperature": 2.0}, "unexpected keyword"),
     ],
 )

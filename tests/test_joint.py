@@ -37,9 +37,9 @@ def spy(augmenter: HardAugmenter) -> list[list[Tensor]]:
     noted: list[list[Tensor]] = []
     original = augmenter._ascent.apply
 
-    def apply(gradients: list[Tensor], mean_change: Tensor) -> None:
+    def apply(gradients: list[Tensor], *others: Any) -> None:
         noted.append([g.clone() for g in gradients])
-        original(gradients, mean_change)
+        original(gradients, *others)
 
     augmenter._ascent.apply = apply  # type: ignore[method-assign]  # watches, changes nothing
     return noted

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hard_aug.objectives import KL, kl_divergence
+from hard_aug.objectives import KL, Hinge, Penalty, Reference, kl_divergence
 from hard_aug.players import Players, clamp_with_gradient, gradients_of
 
 
@@ -14,37 +14,41 @@ def test_scores_are_disagreement_less_the_weighted_change(
     teacher: nn.Module, plain_student: nn.Module, images: Tensor
 ) -> None:
     players = Players(teacher=teacher, student=plain_student)
-    reference = players.teacher_logits(images).detach()
+    answer = players.teacher_logits(images).detach()
     hard = (images * 0.8 + 0.1).requires_grad_()
-    scores, change = players.scores(
-        hard,
-        reference_logits=reference,
-        student_logits=None,
-        objective=KL(3.0),
-        multiplier=torch.tensor(2.5),
-    )
-    answer = teacher(hard)
-    expected_change = kl_divergence(teacher_logits=reference, student_logits=answer)
-    disagreement = kl_divergence(teacher_logits=answer, student_logits=plain_student(hard), temperature=3.0)
-    assert scores.shape == change.shape == (8,)
-    assert torch.allclose(change, expected_change)
-    assert torch.allclose(scores, disagreement - 2.5 * expected_change)
-    found, expected = (torch.autograd.grad(s.sum(), hard)[0] for s in (scores, disagreement - 2.5 * expected_change))
-    assert torch.allclose(found, expected, atol=1e-6)
+    found = players.judge(hard, reference=Reference(answer), objective=KL(3.0), invariance=Penalty(2.5))
+    logits = teacher(hard)
+    change = kl_divergence(teacher_logits=answer, student_logits=logits)
+    disagreement = kl_divergence(teacher_logits=logits, student_logits=plain_student(hard), temperature=3.0)
+    scores = disagreement - 2.5 * change
+    assert torch.allclose(found.change, change)
+    assert torch.allclose(found.disagreement, disagreement)
+    assert torch.allclose(found.scores, scores)
+    assert found.image_gradient is not None
+    assert found.reference_gradient is None
+    assert torch.allclose(found.image_gradient, torch.autograd.grad(scores.sum(), hard)[0], atol=1e-6)
+    assert not found.scores.requires_grad
+    assert not found.image_gradient.requires_grad
 
 
 def test_given_student_logits_are_constants(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
     players = Players(teacher=teacher, student=plain_student)
-    reference = players.teacher_logits(images).detach()
+    answer = Reference(players.teacher_logits(images).detach())
     given = plain_student(images).detach()
     hard = images.clone().requires_grad_()
-    scores, _ = players.scores(
-        hard, reference_logits=reference, student_logits=given, objective=KL(), multiplier=torch.tensor(0.0)
-    )
+    found = players.judge(hard, reference=answer, objective=KL(), invariance=Penalty(0.0), student_logits=given)
     expected = kl_divergence(teacher_logits=teacher(hard), student_logits=given, temperature=2.0)
-    assert torch.allclose(
-        torch.autograd.grad(scores.sum(), hard)[0], torch.autograd.grad(expected.sum(), hard)[0], atol=1e-6
-    )
+    assert found.image_gradient is not None
+    assert torch.allclose(found.image_gradient, torch.autograd.grad(expected.sum(), hard)[0], atol=1e-6)
+
+
+def test_without_a_gradient_nothing_keeps_a_graph(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    players = Players(teacher=teacher, student=plain_student)
+    answer = Reference(players.teacher_logits(images).detach())
+    found = players.judge(images, reference=answer, objective=KL(), invariance=Hinge(), gradient=False)
+    assert found.image_gradient is None
+    with_gradient = players.judge(images, reference=answer, objective=KL(), invariance=Hinge())
+    assert torch.allclose(found.scores, with_gradient.scores)
 
 
 def test_the_clamp_keeps_the_range_and_the_gradient() -> None:

@@ -70,7 +70,7 @@ def test_what_is_no_number_of_calls_or_steps_is_refused(make: Any, words: str) -
 
 
 def test_a_schedule_of_no_kind_is_refused(teacher: nn.Module, student: nn.Module) -> None:
-    with pytest.raises(TypeError, match="wanted Alternating or Joint, got Schedule"):
+    with pytest.raises(TypeError, match="wanted Alternating, Threshold or Joint, got Schedule"):
         HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=Schedule())
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hard_aug.checks import checked_normalization
 
 
 class Normalized(nn.Module):
@@ -36,17 +37,11 @@ class Normalized(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        mean, std = [float(value) for value in mean], [float(value) for value in std]
-        if len(mean) != len(std) or not mean:
-            raise ValueError(f"mean has {len(mean)} channels and std {len(std)}: wanted the same number, at least 1")
-        if not all(value > 0 for value in std) or not all(map(math.isfinite, (*mean, *std))):
-            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}: wanted finite numbers, those of std positive")
-        if max(map(abs, mean)) > 1 or max(std) > 1:
-            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)} look like units of [0, 255]; divide both by 255")
+        mean, std = checked_normalization(mean, std, name="Normalized")
         self.model = model
         self.size = size
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32)[:, None, None])
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32)[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(B, K)` for images `(B, C, H, W)` in [0, 1]."""

@@ -1,6 +1,35 @@
 """What the augmenter maximises (disagreement) and what it must keep (the teacher's answer)."""
 
-from hard_aug.objectives.disagreement import KL, Disagreement, kl_divergence
-from hard_aug.objectives.invariance import Constraint, Invariance, Penalty, teacher_change
+from hard_aug.objectives.confidence import ConfidenceGap, ConfidenceMargin, ConfidenceRatio
+from hard_aug.objectives.disagreement import (
+    KL,
+    DecisionMaskedKL,
+    Disagreement,
+    JensenShannon,
+    LogitMSE,
+    Reference,
+    ReverseKL,
+    kl_divergence,
+)
+from hard_aug.objectives.invariance import Constraint, Hinge, Invariance, Penalty, teacher_change
+from hard_aug.objectives.response import ResponseChange
 
-__all__ = ["KL", "Constraint", "Disagreement", "Invariance", "Penalty", "kl_divergence", "teacher_change"]
+__all__ = [
+    "KL",
+    "ConfidenceGap",
+    "ConfidenceMargin",
+    "ConfidenceRatio",
+    "Constraint",
+    "DecisionMaskedKL",
+    "Disagreement",
+    "Hinge",
+    "Invariance",
+    "JensenShannon",
+    "LogitMSE",
+    "Penalty",
+    "Reference",
+    "ResponseChange",
+    "ReverseKL",
+    "kl_divergence",
+    "teacher_change",
+]

@@ -1,7 +1,12 @@
 """Invariance: keep the teacher's answer. `I = KL(teacher(reference) || teacher(hard))`, in nats.
 
-The augmenter ascends `D - multiplier * I`. As a `Penalty` the multiplier is fixed; as a `Constraint` it is the dual
-variable of `E[I] <= epsilon`.
+The augmenter ascends `D - cost(I)`:
+
+| class | cost(I) |
+|---|---|
+| `Penalty` | `weight * I` |
+| `Constraint` | `multiplier * I`, the multiplier being the dual variable of `E[I] <= epsilon` |
+| `Hinge` | `weight * max(0, I - epsilon)` for each sample by itself |
 """
 
 from __future__ import annotations
@@ -25,6 +30,10 @@ class Invariance(nn.Module, ABC):
 
     multiplier: Tensor
 
+    def cost(self, change: Tensor) -> Tensor:
+        """`(B,)` from `I`, `(B,)`, with a graph to it."""
+        return self.multiplier * change
+
     @abstractmethod
     def update(self, mean_change: Tensor) -> None:
         """Take note of the mean of `I` over the batch of one ascent, a scalar."""
@@ -45,6 +54,26 @@ class Penalty(Invariance):
 
     def update(self, mean_change: Tensor) -> None:
         """A fixed multiplier learns nothing."""
+
+
+class Hinge(Penalty):
+    """Nothing for changes of up to `epsilon`, a fixed price beyond, for each sample by itself.
+
+    A mean can hide a few destroyed images; this can not. It is what `Search` works under.
+
+    Args:
+        epsilon: the change of the teacher's answer that is free, nats, at least 0.
+        weight: the price of a nat beyond, at least 0.
+    """
+
+    def __init__(self, epsilon: float = 0.1, *, weight: float = 8.0) -> None:
+        super().__init__(weight)
+        if not (epsilon >= 0 and math.isfinite(epsilon)):
+            raise ValueError(f"epsilon={epsilon}: wanted a number of nats of at least 0")
+        self.epsilon = float(epsilon)
+
+    def cost(self, change: Tensor) -> Tensor:
+        return self.multiplier * (change - self.epsilon).clamp(min=0)
 
 
 class Constraint(Invariance):

@@ -7,6 +7,7 @@ the uniform distribution, so the entropy of the decoded parameters relative to t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -20,6 +21,8 @@ class Policy(nn.Module, ABC):
 
     #: Of Adam, where the caller names none.
     learning_rate: float = 0.02
+    #: Whether `propose` and the spread depend on the images.
+    looks_at_images: bool = False
 
     def __init__(self, spec: tuple[Parameter, ...]) -> None:
         super().__init__()
@@ -30,14 +33,21 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw `u`, `(B, P)`, float32, for `images`, `(B, C, H, W)`, with a graph to what is learned."""
+        """Draw `u`, `(B, P)`, float32, for `images`, `(B, C, H, W)`, with a graph to what is learned.
+
+        Noise comes from `hard_aug.draws`, which shares the generator's numbers out among several processes.
+        """
 
     @abstractmethod
-    def relative_entropy(self) -> Tensor:
-        """`-KL(q(u) || N(0, I))` in nats, at most 0, as a differentiable scalar."""
+    def relative_entropy(self, images: Tensor | None = None) -> Tensor:
+        """`-KL(q(u) || N(0, I))` in nats, at most 0, as a differentiable scalar.
+
+        Args:
+            images: `(B, C, H, W)`, for a policy that looks at them: then it is the mean over these.
+        """
 
     @abstractmethod
-    def variance_share(self) -> Tensor:
+    def variance_share(self, images: Tensor | None = None) -> Tensor:
         """`(P,)`, the variance of each decoded parameter in units of its uniform distribution's, without a graph.
 
         1 for random augmentation, 0 for a point; up to 3 for one that jumps between its ends.
@@ -46,6 +56,12 @@ class Policy(nn.Module, ABC):
     def variables(self, u: Tensor) -> list[Tensor]:
         """What the augmenter ascends, given its draw `u`: here the policy's own parameters."""
         return list(self.parameters())
+
+
+def check_std(std: float) -> None:
+    """Raise `ValueError` unless a policy starts with spread."""
+    if not (std > 0 and math.isfinite(std)):
+        raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
 
 
 def variance_share_of(u: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy, variance_share_of
+from hard_aug.draws import normal
+from hard_aug.policies.base import Policy, check_std, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 LARGEST_FULL_BLOCK = 64
@@ -29,8 +28,7 @@ class Gaussian(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3) -> None:
         super().__init__(spec)
-        if not (std > 0 and math.isfinite(std)):
-            raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
+        check_std(std)
         self.mean = nn.Parameter(torch.zeros(self.size))
         self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
         self.lower = nn.Parameter(torch.zeros(self.size, self.size))
@@ -44,15 +42,15 @@ class Gaussian(Policy):
         return torch.diag(std) + std[:, None] * self.lower * self.mask
 
     def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(len(images), self.size, generator=generator, device=self.mean.device)
+        noise = normal((len(images), self.size), generator)
         return self.mean + noise @ self.scale().T
 
-    def relative_entropy(self) -> Tensor:
+    def relative_entropy(self, images: Tensor | None = None) -> Tensor:
         scale = self.scale()
         return 0.5 * (self.size + 2 * self.log_std.sum() - scale.square().sum() - self.mean.square().sum())
 
     @torch.no_grad()
-    def variance_share(self) -> Tensor:
+    def variance_share(self, images: Tensor | None = None) -> Tensor:
         return variance_share_of(self.mean + self.scale().norm(dim=1) * self.quantiles[:, None])
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy, gaussian_relative_entropy, variance_share_of
+from hard_aug.draws import normal
+from hard_aug.policies.base import Policy, check_std, gaussian_relative_entropy, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 PROBES = 512
@@ -31,8 +30,7 @@ class Generator(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3, width: int = 32, seed: int = 0) -> None:
         super().__init__(spec)
-        if not (std > 0 and math.isfinite(std)):
-            raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
+        check_std(std)
         if width < 1:
             raise ValueError(f"width={width}: wanted a positive number of units")
         generator = torch.Generator().manual_seed(seed)
@@ -57,10 +55,10 @@ class Generator(Policy):
         return noise * self.log_std.exp() + self.network(noise)  # type: ignore[no-any-return]
 
     def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(len(images), self.size, generator=generator, device=self.log_std.device)
+        noise = normal((len(images), self.size), generator)
         return self.transport(noise)
 
-    def relative_entropy(self) -> Tensor:
+    def relative_entropy(self, images: Tensor | None = None) -> Tensor:
         u = self.transport(self.probes)
         mean = u.mean(0)
         centred = u - mean
@@ -68,5 +66,5 @@ class Generator(Policy):
         return gaussian_relative_entropy(mean, covariance)
 
     @torch.no_grad()
-    def variance_share(self) -> Tensor:
+    def variance_share(self, images: Tensor | None = None) -> Tensor:
         return variance_share_of(self.transport(self.probes))

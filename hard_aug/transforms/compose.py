@@ -1,8 +1,9 @@
 """Compose: transforms in turn, each run of spatial stages followed by colour stages as one gather and one matrix.
 
 A run is: maps (`Affine`, `Perspective`), then a displacement (`Elastic`), then colours; each part may be missing. What
-does not fit in that order starts a new gather, so put `Elastic` after the maps. One-gather semantics are the definition. They differ from applying the stages in turn by what resampling twice blurs,
-and by the fill: content that a stage moves out of the frame and a later one moves back in is not lost.
+does not fit in that order starts a new gather, so put `Elastic` after the maps. One-gather semantics are the
+definition. They differ from applying the stages in turn by what resampling twice blurs, and by the fill: content that a
+stage moves out of the frame and a later one moves back in is not lost.
 """
 
 from __future__ import annotations

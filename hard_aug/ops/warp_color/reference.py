@@ -7,8 +7,8 @@ Conventions (pinned by `tests/test_ops.py`):
 - `inverse_map` takes an *output* position to the *input* position that is read there. With
   `projective=True` a position whose third coordinate is not positive lies behind the viewer, outside the image.
 - `displacement` is added to the output position before the map: `input = M(q + d(q))`. It is given at the points of a
-  coarse grid, and `d` is their uniform cubic B-spline over the image (free-form deformation: Rueckert et al., 1999). The
-  basis is positive and sums to one, so no pixel moves further than the largest control value.
+  coarse grid, and `d` is their uniform cubic B-spline over the image (free-form deformation: Rueckert et al., 1999).
+  The basis is positive and sums to one, so no pixel moves further than the largest control value.
 - Positions outside the image read zero by default; colour comes after the warp, so it applies to that fill too.
 """
 

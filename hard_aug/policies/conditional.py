@@ -1,0 +1,92 @@
+"""Conditional: a network from the image to a normal distribution of `u`, so that each image gets its own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hard_aug.draws import normal
+from hard_aug.policies.base import Policy, check_std, variance_share_of
+from hard_aug.transforms.base import Parameter
+
+SIDE = 16
+QUANTILES = 16
+
+
+class Conditional(Policy):
+    """`u = mean(x) + std(x) e`, `e ~ N(0, I)`; both depend on the image `x`, and on nothing at the start.
+
+    The network sees the image brought to 16 x 16 (by averages), through two strided convolutions and a hidden layer.
+
+    Args:
+        spec: the transform's parameters, `transform.spec`.
+        channels: of the images.
+        std: standard deviation of each `u` at the start, above 0.
+        width: channels of the first convolution; units of the hidden layer are four times as many.
+        seed: of the initial weights.
+
+    Its relative entropy is the mean over the images, in closed form: a policy that is one point for each image counts
+    as collapsed, however far the points lie apart. Its variance share is that of all images' draws together.
+
+    Raises:
+        ValueError: images of other channels, no images where they are wanted, or settings that are not positive.
+    """
+
+    learning_rate = 0.003
+    looks_at_images = True
+    quantiles: Tensor
+
+    def __init__(
+        self, spec: tuple[Parameter, ...], *, channels: int = 3, std: float = 0.3, width: int = 16, seed: int = 0
+    ) -> None:
+        super().__init__(spec)
+        check_std(std)
+        if width < 1 or channels < 1:
+            raise ValueError(f"width={width}, channels={channels}: wanted positive numbers")
+        self.channels = channels
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
+            self.network = nn.Sequential(
+                nn.Conv2d(channels, width, 3, 2, 1),
+                nn.SiLU(),
+                nn.Conv2d(width, 2 * width, 3, 2, 1),
+                nn.SiLU(),
+                nn.Flatten(),
+                nn.Linear(2 * width * (SIDE // 4) ** 2, 4 * width),
+                nn.SiLU(),
+                nn.Linear(4 * width, 2 * self.size),
+            )
+        for module in self.network:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these have one
+        nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
+        self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
+        probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
+        self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
+
+    def distribution(self, images: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""
+        if images is None or images.ndim != 4 or images.shape[1] != self.channels:
+            found = "none" if images is None else tuple(images.shape)
+            raise ValueError(
+                f"Conditional wants images (B, {self.channels}, H, W), got {found}; "
+                "say so where it is made: Conditional(transform.spec, channels=...)"
+            )
+        seen = F.adaptive_avg_pool2d(images.detach().to(self.log_std.dtype), SIDE)
+        mean, change = self.network(2 * seen - 1).chunk(2, dim=1)
+        return mean, (self.log_std + change).exp()
+
+    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        mean, std = self.distribution(images)
+        return mean + std * normal((len(images), self.size), generator)
+
+    def relative_entropy(self, images: Tensor | None = None) -> Tensor:
+        mean, std = self.distribution(images)
+        return 0.5 * (1 + 2 * std.log() - std.square() - mean.square()).sum(1).mean()
+
+    @torch.no_grad()
+    def variance_share(self, images: Tensor | None = None) -> Tensor:
+        mean, std = self.distribution(images)
+        return variance_share_of((mean + std * self.quantiles[:, None, None]).flatten(0, 1))
