@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def load(
     canvas: int | None = None,
     size: int = 32,
     channels: int = 3,
+    tint: Sequence[float] | None = None,
     download: bool = True,
 ) -> Splits:
     """Load a data set by name.
@@ -75,6 +77,7 @@ def load(
         root: folder of torchvision's downloads, or of the image folder.
         canvas: pad the images with zeros to `canvas` x `canvas` pixels; None: as they are.
         size, channels: what an image folder's pictures are brought to (shorter side resized, centre cropped; 1 or 3).
+        tint: the colour, three values in [0, 1], that grey images are painted in; None: they stay grey.
         download: let torchvision download what is missing.
 
     Raises:
@@ -92,9 +95,18 @@ def load(
         splits = loaders[name](Path(root), download)
     else:
         raise ValueError(f"data {name!r}: wanted one of {', '.join([*loaders, 'image_folder'])}")
-    if canvas is None:
-        return splits
-    return Splits(*(_pad(part, canvas) for part in (splits.train, splits.validation, splits.test)), splits.classes)
+    parts = (splits.train, splits.validation, splits.test)
+    if tint is not None:
+        parts = tuple(_painted(part, tint) for part in parts)
+    if canvas is not None:
+        parts = tuple(_pad(part, canvas) for part in parts)
+    return Splits(*parts, splits.classes)
+
+
+def _painted(part: Part, tint: Sequence[float]) -> Part:
+    if part.images.shape[1] != 1 or len(tint) != 3 or not all(0 <= value <= 1 for value in tint):
+        raise ValueError(f"data.tint={list(tint)}: wanted three values in [0, 1], and grey images")
+    return Part(part.images * torch.tensor(list(tint))[:, None, None], part.labels)
 
 
 def _pad(part: Part, canvas: int) -> Part:

@@ -5,7 +5,7 @@
 | `labels` | none; cross-entropy with the labels |
 | `kd` | none |
 | `random` | uniform in (a share of) the ranges of the augmenter's transform |
-| `oracle` | random shifts alone, of the test's size: it is told what is to be transferred |
+| `oracle` | uniform in the task's own transform: it is told what is to be transferred |
 | `hard` | `HardAugmenter` |
 
 The last three do the same work: the teacher on both views, one student forward on both together, and the loss is the
@@ -14,7 +14,6 @@ mean of the two distillation losses.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.views import random_views
 from hard_aug import HardAugmenter, HardBatch
 from hard_aug.distillation import distillation_loss
 from hard_aug.transforms import Transform
@@ -88,25 +88,14 @@ class RandomViews(Method):
         scale: float = 1.0,
         seed: int = 0,
     ) -> None:
-        if not 0 < scale <= 1:
-            raise ValueError(f"random_scale={scale}: wanted a share of the ranges in (0, 1]")
         self.teacher, self.student, self.transform = teacher, student, transform
         self.temperature, self.scale = temperature, scale
         self._generator = torch.Generator().manual_seed(seed)
         self._kept = torch.zeros(())
 
-    def draw(self, batch: int, device: torch.device) -> Tensor:
-        """Parameters `(batch, P)` that decode to the uniform distribution on the share of each range."""
-        u = torch.randn(batch, self.transform.size, generator=self._generator)
-        if self.scale < 1:
-            u = math.sqrt(2) * torch.erfinv(self.scale * torch.erf(u / math.sqrt(2)))
-        return u.to(device)
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        views = random_views(self.transform, images, self._generator, scale=self.scale)
         with torch.no_grad():
-            views = self.transform(images, self.draw(len(images), images.device))
-            if not self.transform.bounded:
-                views = views.clamp(0, 1)
             clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
         self._kept = (clean_teacher.argmax(1) == view_teacher.argmax(1)).float().mean()
         clean, view = self.student(torch.cat((images, views))).chunk(2)
@@ -127,13 +116,13 @@ class RandomViews(Method):
 class Hard(Method):
     """Distillation on clean and hard images: the library as a user's loop has it."""
 
-    def __init__(self, augmenter: HardAugmenter) -> None:
-        self.augmenter = augmenter
+    def __init__(self, augmenter: HardAugmenter, *, temperature: float | None = None) -> None:
+        self.augmenter, self.temperature = augmenter, temperature
         self._last: HardBatch | None = None
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        self._last = self.augmenter(images)
-        return self._last.loss()
+        self._last = self.augmenter(images, labels)
+        return self._last.loss(temperature=self.temperature)
 
     def after_step(self) -> None:
         self.augmenter.step()

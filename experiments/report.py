@@ -18,8 +18,6 @@ from rich.table import Table
 
 from experiments.checkpoint import flatten
 
-SETS = ("centred", "shifted", "uniform")
-
 
 def find(folders: list[Path]) -> list[dict[str, Any]]:
     """What all `metrics.json` below the folders hold.
@@ -71,13 +69,14 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "data": first["config"]["data"]["name"],
         "size": first["size"],
-        "test_shift": first["test_shift"],
-        "train_shift": first["config"]["teacher"]["train_shift"],
+        "sets": first["sets"],
+        "main": first["main"],
+        "teacher_knows": _knowledge(first["config"]),
         "steps": first["config"]["steps"],
         "seeds": [run["seed"] for run in runs],
         "device": first["device"],
         "versions": first["versions"],
-        "accuracy": {name: {s: spread([100 * r[s] for r in row]) for s in SETS} for name, row in rows.items()},
+        "accuracy": {name: {s: spread([100 * r[s] for r in row]) for s in first["sets"]} for name, row in rows.items()},
         "seconds": {name: spread([r["seconds"] for r in row], 1) for name, row in rows.items() if name != "teacher"},
         "teacher_keeps": {
             n: spread([100 * r["teacher_keeps"] for r in v], 1) for n, v in rows.items() if "teacher_keeps" in v[0]
@@ -88,7 +87,9 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         summary["random_tuned_scales"] = [r["scale"] for r in rows["random_tuned"]]
     if "hard" in rows:
         summary["hard_minus"] = {
-            name: {s: spread([100 * (h[s] - r[s]) for h, r in zip(rows["hard"], row, strict=True)]) for s in SETS}
+            name: {
+                s: spread([100 * (h[s] - r[s]) for h, r in zip(rows["hard"], row, strict=True)]) for s in first["sets"]
+            }
             for name, row in rows.items()
             if name not in ("hard", "teacher")
         }
@@ -108,10 +109,10 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a group's table."""
-    corners = f"shifted ±{summary['test_shift']} px"
-    head = ["", "centred", corners, "uniform", "HARD minus it, shifted", "HARD minus it, uniform", "keeps"]
+    sets, main = summary["sets"], summary["main"]
+    head = ["", *sets, f"HARD minus it, {main}", "keeps"]
     rows = []
-    for name, sets in summary["accuracy"].items():
+    for name, accuracy in summary["accuracy"].items():
         difference = summary.get("hard_minus", {}).get(name)
         kept = summary["teacher_keeps"].get(name)
         label = name
@@ -120,8 +121,8 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 label,
-                *(_text(sets[s]) for s in SETS),
-                *("" if difference is None else _text(difference[s], sign=True) for s in ("shifted", "uniform")),
+                *(_text(accuracy[s]) for s in sets),
+                "" if difference is None else _text(difference[main], sign=True),
                 "" if kept is None else f"{kept['mean']:.0f} %",
             ]
         )
@@ -130,11 +131,9 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def caption(summary: dict[str, Any]) -> str:
     """One line on what a group is."""
-    knows = (
-        f"trained on shifts of up to {summary['train_shift']} px" if summary["train_shift"] else "never shown a shift"
-    )
     return (
-        f"{summary['data']}, {summary['size']} x {summary['size']}, teacher {knows}, {summary['steps']} steps, "
+        f"{summary['data']}, {summary['size']} x {summary['size']}, teacher {summary['teacher_knows']}, "
+        f"{summary['steps']} steps, "
         f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}"
         + "".join(f"\n{key}={value}" for key, value in summary.get("differs", {}).items())
     )
@@ -154,6 +153,14 @@ def distinguish(summaries: list[dict[str, Any]]) -> None:
     differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
     for summary, settings in zip(summaries, flat, strict=True):
         summary["differs"] = {key: settings.get(key) for key in differing}
+
+
+def _knowledge(config: dict[str, Any]) -> str:
+    """What the teacher was trained on."""
+    if "distance" not in config["task"] or "transform" in config["task"]:
+        return f"trained on {config['task']['name']}"
+    shift = config["teacher"]["train_shift"]
+    return f"trained on shifts of up to {shift} px" if shift else "never shown a shift"
 
 
 def _text(value: dict[str, Any], *, sign: bool = False) -> str:

@@ -16,7 +16,6 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from experiments.data import Part
-from experiments.shifts import random_shift
 from experiments.stop import Stop
 from experiments.training import Training
 
@@ -38,7 +37,7 @@ def obtain(
     steps: int,
     batch_size: int,
     learning_rate: float,
-    train_shift: int,
+    views: Callable[[Tensor, torch.Generator], Tensor],
     seed: int,
     stop: Stop,
 ) -> tuple[nn.Module, bool]:
@@ -49,7 +48,7 @@ def obtain(
         train: images and labels.
         config: all that the result depends on; its hash names the file.
         cache: folder of trained teachers.
-        train_shift: shifts by up to so many pixels on each axis, uniform; 0: the teacher never sees one.
+        views: what it is shown in place of a batch of images; draws from the generator, on the CPU.
         stop: asked after each step; then what is there is kept beside, and the same call goes on from it.
 
     Returns:
@@ -65,7 +64,7 @@ def obtain(
     if path.is_file():
         teacher.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
         return teacher.eval().requires_grad_(False), True
-    offsets = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed)
     training = Training(
         teacher,
         train,
@@ -77,23 +76,21 @@ def obtain(
     )
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-        if train_shift:
-            images = random_shift(images, train_shift, offsets)
-        return F.cross_entropy(teacher(images), labels)
+        return F.cross_entropy(teacher(views(images, draws)), labels)
 
     partial = path.with_suffix(".partial")
     cache.mkdir(parents=True, exist_ok=True)
     if partial.is_file():
         state = torch.load(partial, map_location="cpu", weights_only=True)
         training.load_state_dict(state["training"])
-        offsets.set_state(state["offsets"])
+        draws.set_state(state["draws"])
     bar = progress.add_task("teacher", total=steps, completed=training.step, note="")
     for loss in training.run(loss_of, lambda: None):
         progress.update(bar, completed=training.step)
         if training.step % 100 == 0:
             progress.update(bar, note=f"loss {float(loss):.3f}")
         if stop.requested:
-            _write(partial, {"training": training.state_dict(), "offsets": offsets.get_state()})
+            _write(partial, {"training": training.state_dict(), "draws": draws.get_state()})
             raise KeyboardInterrupt
     _write(path, {"config": config, "model": teacher.state_dict()})
     partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The shift experiment: `python -m experiments.train [group=option ...] [key=value ...]`.
+"""The experiment: `python -m experiments.train [group=option ...] [key=value ...]`.
 
 Trains a teacher (or takes it from the cache) and a student for each way of teaching, and leaves in the run's folder
 `metrics.json`, `gallery.png`, `policy.png`, curves for TensorBoard and `checkpoint.pt`. Ctrl-C stops at the end of a
@@ -23,8 +23,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from experiments.experiment import Experiment
 from experiments.memory import keep_freed_memory
-from experiments.shift_experiment import ShiftExperiment
 from experiments.stop import graceful
 from experiments.training import progress_bar
 from hard_aug.viz import PolicyHistory, draw_policy, gallery
@@ -49,22 +49,23 @@ def device_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def run(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Do the run and return what `metrics.json` holds."""
+def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Do the run, with a progress bar unless `quiet`, and return what `metrics.json` holds."""
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     device = choose_device(config.device)
     splits = instantiate(config.data).to(device)
     folder.mkdir(parents=True, exist_ok=True)
-    with graceful() as stop, progress_bar() as progress:
-        experiment = ShiftExperiment(config, splits, folder, progress, stop)
+    with graceful() as stop, progress_bar(quiet=quiet) as progress:
+        experiment = Experiment(config, splits, folder, progress, stop)
         for job in experiment.jobs:
             experiment.train(job)
     results = experiment.results()
     metrics: dict[str, Any] = {
         "teacher": experiment.teacher_metrics,
         "students": results,
-        "test_shift": experiment.distance,
+        "sets": list(experiment.sets),
+        "main": experiment.task.main,
         "size": experiment.size,
         "seed": config.seed,
         "device": device_name(device),
@@ -74,21 +75,24 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     if "hard" in results:
         metrics["policy"] = draw(experiment, folder)
         if "kd" in results:
-            base, top = results["kd"]["shifted"], experiment.teacher_metrics["shifted"]
-            metrics["gap_closed"] = round((results["hard"]["shifted"] - base) / (top - base), 4) if top > base else None
+            main = experiment.task.main
+            base, top = results["kd"][main], experiment.teacher_metrics[main]
+            metrics["gap_closed"] = round((results["hard"][main] - base) / (top - base), 4) if top > base else None
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def draw(experiment: ShiftExperiment, folder: Path) -> dict[str, dict[str, Any]]:
+def draw(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
     """Write the pictures of the hard student, and return the learned distribution."""
     finished = experiment.state["finished"]["hard"]
     student = experiment.student()
     student.load_state_dict(finished["model"])
     augmenter = experiment.augmenter(student)
     augmenter.load_state_dict(finished["method"])
-    images = experiment.splits.test.images[:8]
-    gallery(augmenter(images), student, classes=experiment.splits.classes).savefig(folder / "gallery.png", dpi=130)
+    shown = experiment.splits.test[slice(0, 8)]
+    gallery(augmenter(shown.images, shown.labels), student, classes=experiment.splits.classes).savefig(
+        folder / "gallery.png", dpi=130
+    )
     history = PolicyHistory(augmenter.transform.spec)
     history.load_state_dict(finished["history"])
     draw_policy(history, title="what the augmenter does").savefig(folder / "policy.png", dpi=110)
@@ -101,8 +105,7 @@ def draw(experiment: ShiftExperiment, folder: Path) -> dict[str, dict[str, Any]]
 
 def table(metrics: dict[str, Any]) -> Table:
     """Accuracies in per cent and seconds."""
-    shift = metrics["test_shift"]
-    columns = ("", "centred", f"shifted ±{shift} px", "uniform shifts", "teacher keeps its class", "seconds")
+    columns = ("", *metrics["sets"], "teacher keeps its class", "seconds")
     drawn = Table(*columns, title=f"accuracy in %, seed {metrics['seed']}")
     for column in drawn.columns[1:]:
         column.justify = "right"
@@ -110,7 +113,7 @@ def table(metrics: dict[str, Any]) -> Table:
         kept = values.get("teacher_keeps")
         drawn.add_row(
             f"{name} (x{values['scale']:g})" if "scale" in values else name,
-            *(f"{100 * values[key]:.1f}" for key in ("centred", "shifted", "uniform")),
+            *(f"{100 * values[key]:.1f}" for key in metrics["sets"]),
             "" if kept is None else f"{100 * kept:.0f}",
             "cached" if values.get("cached") else f"{values['seconds']:.0f}",
         )
@@ -119,7 +122,7 @@ def table(metrics: dict[str, Any]) -> Table:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
-    """Hydra's entry; returns the shifted accuracy of the last student, for sweepers."""
+    """Hydra's entry; returns the last student's accuracy on the main test set, for sweepers."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         metrics = run(config, folder)
@@ -137,7 +140,7 @@ def main(config: DictConfig) -> float:
         console.print(f"HARD closed {100 * metrics['gap_closed']:.0f} % of the gap between KD and the teacher")
     pictures = ", gallery.png, policy.png" if "policy" in metrics else ""
     console.print(f"{folder}/metrics.json{pictures}", soft_wrap=True, markup=False)
-    return float(list(metrics["students"].values())[-1]["shifted"])
+    return float(list(metrics["students"].values())[-1][metrics["main"]])
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from experiments.data import Part
 
 
-def progress_bar() -> Progress:
-    """The bar that all long work shows."""
+def progress_bar(*, quiet: bool = False) -> Progress:
+    """The bar that all long work shows (unless `quiet`)."""
     return Progress(
         TextColumn("{task.description:<24}"),
         BarColumn(),
@@ -24,6 +24,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
         refresh_per_second=2,
+        disable=quiet,
     )
 
 

@@ -18,12 +18,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments import report
-from experiments.methods import RandomViews
+from experiments.experiment import Experiment
 from experiments.models import ConvTeacher, MLPStudent, OrbitTeacher, multiply_adds
-from experiments.shift_experiment import ShiftExperiment
 from experiments.stop import Stop
 from experiments.train import run
 from experiments.training import progress_bar
+from experiments.views import uniform_parameters
 from hard_aug.transforms import Affine
 
 CONF = Path(__file__).parents[1] / "experiments" / "conf"
@@ -42,7 +42,7 @@ def test_every_option_builds(tmp_path: Path, override: str) -> None:
     config = config_of(tmp_path, override, "students=[hard]", "teacher.steps=1", "teacher.batch_size=2")
     splits = instantiate(config.data)
     with progress_bar() as progress:
-        experiment = ShiftExperiment(config, splits, tmp_path, progress, Stop())
+        experiment = Experiment(config, splits, tmp_path, progress, Stop())
     student = experiment.student()
     hard = experiment.augmenter(student)(splits.test.images[:4])
     assert hard.images.shape == (4, 1, 28, 28)
@@ -60,7 +60,7 @@ def test_every_named_experiment_builds(tmp_path: Path, name: str) -> None:
     config = config_of(tmp_path, *overrides, "students=[hard]", "teacher.steps=1", "teacher.batch_size=2", name=name)
     splits = instantiate(config.data)
     with progress_bar() as progress:
-        experiment = ShiftExperiment(config, splits, tmp_path, progress, Stop())
+        experiment = Experiment(config, splits, tmp_path, progress, Stop())
     assert experiment.size == (40 if name == "fashion" else 28)
     assert "hard" in [job.method for job in experiment.jobs]
 
@@ -153,7 +153,7 @@ def test_a_stopped_run_ends_bit_equal(tmp_path: Path, stops: tuple[int, int]) ->
     def attempt(folder: Path, stop: Stop) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
         with progress_bar() as progress:
-            experiment = ShiftExperiment(config, splits, folder, progress, stop)
+            experiment = Experiment(config, splits, folder, progress, stop)
             for job in experiment.jobs:
                 experiment.train(job)
         return dict(experiment.state["finished"])
@@ -199,13 +199,12 @@ def test_unknown_students_are_refused(tmp_path: Path) -> None:
 
 def test_random_views_decode_to_a_share_of_the_range() -> None:
     transform = Affine()
-    method = RandomViews(ConvTeacher(), MLPStudent(), transform, temperature=2.0, scale=0.25)
-    values = transform.decode(method.draw(4000, torch.device("cpu")))
+    values = transform.decode(uniform_parameters(4000, transform.size, torch.Generator().manual_seed(0), scale=0.25))
     rotation = values["rotation"]
     assert float(rotation.abs().max()) <= 30 / 4 + 1e-3
     assert float(rotation.std()) == pytest.approx(7.5 / 3**0.5, rel=0.05)
-    with pytest.raises(ValueError, match="random_scale"):
-        RandomViews(ConvTeacher(), MLPStudent(), transform, temperature=2.0, scale=2.0)
+    with pytest.raises(ValueError, match=r"scale=2\.0"):
+        uniform_parameters(3, 2, torch.Generator(), scale=2.0)
 
 
 def test_networks_have_the_size_that_they_are_said_to_have() -> None:

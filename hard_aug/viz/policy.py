@@ -37,11 +37,12 @@ class PolicyHistory:
 
         Args:
             step: when this is.
-            images: `(B, C, H, W)`, for a policy that looks at them; None: blank ones.
+            images: `(B, C, H, W)`, for a policy that looks at them; the others get blank ones.
         """
         device = augmenter.device
-        if images is None:
+        if images is None or not augmenter.policy.looks_at_images:
             images = torch.zeros(DRAWS, 1, 1, 1, device=device)
+        images = images[:DRAWS]
         u = augmenter.propose(images, torch.Generator(device).manual_seed(0))
         values = augmenter.transform.decode(u)
         self.steps.append(step)

@@ -1,7 +1,7 @@
-"""The shift experiment: one teacher, and one student for each way of teaching, from equal starts on equal batches.
+"""The experiment: one teacher, and one student for each way of teaching, from equal starts on equal batches.
 
-The equivariance toy of HARD's predecessor (Nix et al., PMLR 151, 2022) on real data: a CNN knows shifts and an MLP does
-not; which way of teaching passes the knowledge on?
+By default the equivariance toy of HARD's predecessor (Nix et al., PMLR 151, 2022) on real data: a CNN knows shifts and
+an MLP does not; which way of teaching passes the knowledge on? Other tasks swap what the teacher knows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
@@ -24,13 +25,14 @@ from experiments.data import Part, Splits
 from experiments.evaluation import accuracies, accuracy
 from experiments.methods import NAMES, Distillation, Hard, Labels, Method, RandomViews
 from experiments.models import multiply_adds
-from experiments.shifts import sets_of
 from experiments.stop import Stop
+from experiments.tasks import Shift, Task
 from experiments.training import Training
 from hard_aug import HardAugmenter
-from hard_aug.transforms import Affine
 from hard_aug.viz import PolicyHistory
 
+#: The accuracy that ranges are tuned by: on the main test set's kind of views of the validation images.
+VALIDATION = "validation"
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
 FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
 
@@ -65,17 +67,15 @@ def check_numbers(config: DictConfig) -> None:
     Raises:
         ValueError: names the setting and what was wanted.
     """
-    for name in ("steps", "batch_size", "test_shift", "log_every", "checkpoint_every"):
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
         if config[name] < 1:
             raise ValueError(f"{name}={config[name]}: wanted a whole number of at least 1")
-    if config.teacher.train_shift < 0:
-        raise ValueError(f"teacher.train_shift={config.teacher.train_shift}: wanted pixels, 0 for no shifts")
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
 
 
-class ShiftExperiment:
+class Experiment:
     """Everything between the configuration and the results.
 
     Args:
@@ -94,9 +94,12 @@ class ShiftExperiment:
         if self.shape[1] != self.shape[2]:
             raise ValueError(f"images of {self.shape[1]} x {self.shape[2]}: wanted squares; give data.canvas")
         self.size = int(self.shape[-1])
-        self.distance = int(config.test_shift)
-        self.sets = sets_of(splits.test, self.distance, seed=0)
-        self.validation: Part = sets_of(splits.validation, self.distance, seed=0)["shifted"]
+        try:
+            self.task: Task = instantiate(config.task)
+        except InstantiationException as error:
+            raise ValueError(str(error.__cause__ or error)) from error
+        self.sets = self.task.sets(splits.test)
+        self.validation: Part = self.task.sets(splits.validation)[self.task.main]
         self.jobs = jobs(config)
         resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
         self.identity = {key: value for key, value in resolved.items() if key not in FREE}
@@ -116,16 +119,17 @@ class ShiftExperiment:
         node = self.config.teacher
         started = time.perf_counter()
         settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
+        shown = {} if isinstance(self.task, Shift) else {"task": self.identity["task"]}
         teacher, cached = teachers.obtain(
             lambda: self._model(node.model),
             self.splits.train,
-            config={"teacher": settings, "data": self.identity["data"], "seed": self.config.seed},
+            config={"teacher": settings, "data": self.identity["data"], "seed": self.config.seed, **shown},
             cache=Path(self.config.teacher_cache),
             progress=self.progress,
             steps=node.steps,
             batch_size=node.batch_size,
             learning_rate=node.learning_rate,
-            train_shift=node.train_shift,
+            views=self.task.teacher_views,
             seed=self.config.seed,
             stop=self.stop,
         )
@@ -154,6 +158,8 @@ class ShiftExperiment:
             schedule=instantiate(parts.schedule),
             spread_weight=parts.spread_weight,
             spread_floor=parts.spread_floor,
+            uniform_floor=parts.uniform_floor,
+            batch_norm=parts.batch_norm,
             learning_rate=parts.learning_rate,
             seed=self.config.seed,
         )
@@ -162,17 +168,16 @@ class ShiftExperiment:
         """The way of teaching of a job."""
         if job.method == "labels":
             return Labels(student)
-        if job.method == "hard":
-            return Hard(self.augmenter(student))
         temperature = float(self.config.temperature)
+        if job.method == "hard":
+            return Hard(self.augmenter(student), temperature=temperature)
         if job.method == "kd":
             return Distillation(self.teacher, student, temperature=temperature)
+        transform, scale = instantiate(self.config.augmenter.transform), job.scale
         if job.method == "oracle":
-            transform = Affine(translation=self.distance / self.size, rotation=None, scale=None, shear=None)
-        else:
-            transform = instantiate(self.config.augmenter.transform)
+            transform, scale = self.task.oracle(self.size)
         return RandomViews(
-            self.teacher, student, transform, temperature=temperature, scale=job.scale, seed=self.config.seed
+            self.teacher, student, transform, temperature=temperature, scale=scale, seed=self.config.seed
         )
 
     def train(self, job: Job) -> None:
@@ -199,7 +204,7 @@ class ShiftExperiment:
             if history is not None:
                 history.load_state_dict(current["history"])
         elif history is not None and isinstance(method, Hard):
-            history.record(0, method.augmenter)
+            history.record(0, method.augmenter, self.splits.validation.images)
 
         def snapshot() -> dict[str, Any]:
             return {
@@ -223,7 +228,7 @@ class ShiftExperiment:
                     if "teacher_keeps" in scalars:
                         kept.append(scalars["teacher_keeps"])
                     if history is not None and isinstance(method, Hard):
-                        history.record(training.step, method.augmenter)
+                        history.record(training.step, method.augmenter, self.splits.validation.images)
                         scalars |= history.scalars()
                     for name, value in scalars.items():
                         curves.add_scalar(name, value, training.step)
@@ -237,7 +242,7 @@ class ShiftExperiment:
         finally:
             curves.close()
         metrics: dict[str, Any] = accuracies(student, self.sets)
-        metrics["validation_shifted"] = round(accuracy(student, self.validation), 5)
+        metrics[VALIDATION] = round(accuracy(student, self.validation), 5)
         metrics["seconds"] = round(seconds, 2)
         if kept:
             metrics["teacher_keeps"] = round(sum(kept[len(kept) // 2 :]) / len(kept[len(kept) // 2 :]), 4)
@@ -257,5 +262,5 @@ class ShiftExperiment:
         found = {job.name: self.state["finished"][job.name]["metrics"] for job in self.jobs}
         if self.config.tune_random:
             candidates = [m for job in self.jobs if job.method == "random" for m in [found[job.name]]]
-            found["random_tuned"] = max(candidates, key=lambda metrics: metrics["validation_shifted"])
+            found["random_tuned"] = max(candidates, key=lambda metrics: metrics[VALIDATION])
         return found

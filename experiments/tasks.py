@@ -1,0 +1,105 @@
+"""Tasks: what the teacher knows and the student does not, as test sets, the teacher's training views and the oracle.
+
+| task | what the teacher is indifferent to |
+|---|---|
+| `Shift` | shifts by whole pixels, zero fill |
+| `Invariance` | a transform, uniform in its ranges |
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from experiments.data import Part
+from experiments.shifts import random_shift, sets_of
+from experiments.views import random_views
+from hard_aug.transforms import Affine, Transform
+
+
+class Task(ABC):
+    """What an experiment needs of a task.
+
+    Attributes:
+        main: the name of the test set that says whether the student has learned it.
+    """
+
+    main: str
+
+    @abstractmethod
+    def sets(self, test: Part) -> dict[str, Part]:
+        """Test sets by name, the images as they are first; the same at each call."""
+
+    @abstractmethod
+    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """What the teacher is shown in place of `images`, `(B, C, H, W)`."""
+
+    @abstractmethod
+    def oracle(self, size: int) -> tuple[Transform, float]:
+        """What a student is shown that is told the answer: a transform, and the share of its ranges that is used.
+
+        Args:
+            size: of the images, pixels.
+        """
+
+
+class Shift(Task):
+    """The toy problem of HARD's predecessor; see `experiments.shifts`.
+
+    Args:
+        distance: of the shifted test set, pixels.
+        train_shift: the largest that the teacher is shown, pixels; 0: none.
+    """
+
+    main = "shifted"
+
+    def __init__(self, *, distance: int, train_shift: int) -> None:
+        if distance < 1:
+            raise ValueError(f"test_shift={distance}: wanted a whole number of at least 1")
+        if train_shift < 0:
+            raise ValueError(f"teacher.train_shift={train_shift}: wanted pixels, 0 for no shifts")
+        self.distance, self.train_shift = distance, train_shift
+
+    def sets(self, test: Part) -> dict[str, Part]:
+        return sets_of(test, self.distance, seed=0)
+
+    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return random_shift(images, self.train_shift, generator) if self.train_shift else images
+
+    def oracle(self, size: int) -> tuple[Transform, float]:
+        return Affine(translation=self.distance / size, rotation=None, scale=None, shear=None), 1.0
+
+
+class Invariance(Task):
+    """The teacher is trained on views by a transform, and the student tested on such views.
+
+    Args:
+        name: of the task and of its test set.
+        transform: what changes the images and not their class.
+        scale: the share of its ranges that is used, in (0, 1].
+        copies: views of each test image.
+        distance: of a further test set, of shifts in pixels, which this teacher need not know.
+    """
+
+    def __init__(
+        self, *, name: str, transform: Transform, scale: float = 1.0, copies: int = 4, distance: int = 3
+    ) -> None:
+        self.main = name
+        self.transform, self.scale, self.copies, self.distance = transform, scale, copies, distance
+
+    def sets(self, test: Part) -> dict[str, Part]:
+        generator = torch.Generator().manual_seed(0)
+        views = [random_views(self.transform, test.images, generator, scale=self.scale) for _ in range(self.copies)]
+        return {
+            "clean": test,
+            self.main: Part(torch.cat(views), test.labels.repeat(self.copies)),
+            "shifted": sets_of(test, self.distance, seed=0)["shifted"],
+        }
+
+    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return random_views(self.transform, images, generator, scale=self.scale)
+
+    def oracle(self, size: int) -> tuple[Transform, float]:
+        return self.transform, self.scale
