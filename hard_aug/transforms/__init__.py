@@ -1,8 +1,19 @@
 """Differentiable image transforms with explicit per-sample parameters."""
 
-from hard_aug.transforms.base import ColorTransform, Context, Parameter, SpatialTransform, Transform
+from hard_aug.transforms.base import (
+    ColorTransform,
+    Context,
+    DisplacementTransform,
+    Parameter,
+    SpatialTransform,
+    Transform,
+)
 from hard_aug.transforms.color import Color
 from hard_aug.transforms.compose import Compose
+from hard_aug.transforms.elastic import Elastic
+from hard_aug.transforms.filters import Filter
+from hard_aug.transforms.mix import PatchMix
+from hard_aug.transforms.perspective import Perspective
 from hard_aug.transforms.spatial import Affine
 
 __all__ = [
@@ -11,7 +22,12 @@ __all__ = [
     "ColorTransform",
     "Compose",
     "Context",
+    "DisplacementTransform",
+    "Elastic",
+    "Filter",
     "Parameter",
+    "PatchMix",
+    "Perspective",
     "SpatialTransform",
     "Transform",
 ]

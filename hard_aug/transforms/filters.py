@@ -1,0 +1,135 @@
+"""Filter: blur, sharpness, gamma, solarisation and noise with parameters per sample, over kornia's functionals.
+
+They come in the order of the table. Those with a strength have their identity at its end, 0.
+
+| parameter | unit | what it does |
+|---|---|---|
+| gamma | factor, both sides of 1 | `x^gamma`; above 1 darkens |
+| solarize | strength in [0, 1] | blends in the image with its bright half inverted (a threshold has no gradient) |
+| sharpness | strength | 0: as it is; each 1 adds the difference to a smoothed image once more |
+| blur | standard deviation, pixels | Gaussian |
+| motion_blur | strength in [0, 1] | blends in a blur along a line |
+| motion_angle | degrees | of that line, counterclockwise from the horizontal |
+| noise | standard deviation, intensity | adds `Context.noise`, times this |
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from kornia.enhance import adjust_gamma, sharpness, solarize
+from kornia.filters import gaussian_blur2d, motion_blur
+from torch import Tensor
+
+from hard_aug.transforms.base import Context, Parameter, Transform
+
+#: Below it a power's gradient in the image is too steep; also the standard deviation of a blur that does nothing.
+SMALLEST_INTENSITY = 1e-5
+SMALLEST_SIGMA = 0.05
+LARGEST_ANGLE = 90.0
+
+
+class Filter(Transform):
+    """Filters with parameters inside their ranges. `u = 0` is the identity.
+
+    Args:
+        blur: largest standard deviation, pixels.
+        gamma: largest exponent, above 1; its reciprocal is the smallest.
+        noise: largest standard deviation, in intensity (images are in [0, 1]).
+        sharpness: largest strength.
+        solarize: largest strength, up to 1.
+        motion_blur: largest strength, up to 1.
+        motion_length: of the line, pixels, odd, at least 3.
+
+    None switches a part off. kornia's gamma and sharpness clamp to [0, 1], with no gradient where they do.
+
+    Raises:
+        ValueError: a range that is not positive, a strength above 1, a factor under 1, an even length, every part
+            switched off; at a call, no noise in the context where it is wanted, or
+            images under 3 x 3 pixels for the sharpness.
+
+    Gradients: images yes, parameters yes, second order no.
+    """
+
+    def __init__(
+        self,
+        *,
+        blur: float | None = 2.0,
+        gamma: float | None = 1.5,
+        noise: float | None = 0.1,
+        sharpness: float | None = 2.0,
+        solarize: float | None = None,
+        motion_blur: float | None = None,
+        motion_length: int = 9,
+    ) -> None:
+        if gamma is not None and not (gamma > 1 and math.isfinite(gamma)):
+            raise ValueError(f"gamma={gamma}: wanted a factor above 1; gamma=None switches it off")
+        strengths = {"solarize": solarize, "sharpness": sharpness, "blur": blur, "motion_blur": motion_blur}
+        for name, value in (*strengths.items(), ("noise", noise)):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name}={value}: wanted a positive number; {name}=None switches it off")
+            if value is not None and name in ("solarize", "motion_blur") and value > 1:
+                raise ValueError(f"{name}={value}: wanted a strength in (0, 1]")
+        if motion_length < 3 or motion_length % 2 == 0:
+            raise ValueError(f"motion_length={motion_length}: wanted an odd number of pixels of at least 3")
+        spec: list[Parameter] = []
+        if gamma is not None:
+            spec.append(Parameter("gamma", 1 / gamma, gamma, 1.0, "factor", True, "filter"))
+        units = {"blur": "pixels"}
+        for name, value in strengths.items():
+            if value is not None:
+                unit = units.get(name, "strength")
+                spec.append(Parameter(name, 0.0, value, 0.0, unit, block="filter", one_sided=True))
+        if motion_blur is not None:
+            spec.append(Parameter("motion_angle", -LARGEST_ANGLE, LARGEST_ANGLE, 0.0, "degrees", block="filter"))
+        if noise is not None:
+            spec.append(Parameter("noise", 0.0, noise, 0.0, "intensity", block="filter", one_sided=True))
+        if not spec:
+            raise ValueError("Filter with every part switched off does nothing; give at least one range")
+        self.spec = tuple(spec)
+        self.blur_size = 2 * math.ceil(3 * (blur or 0.0)) + 1
+        self.motion_length = motion_length
+
+    @property
+    def wants_noise(self) -> bool:
+        return self.spec[-1].name == "noise"
+
+    def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        if images.numel() == 0:
+            return images
+        values = self.decode(u)
+        compute = torch.promote_types(torch.promote_types(images.dtype, u.dtype), torch.float32)
+        out = images.to(compute)
+        if "gamma" in values:
+            out = adjust_gamma(out.clamp(min=SMALLEST_INTENSITY), values["gamma"])
+        if "solarize" in values:
+            out = torch.lerp(out, solarize(out), _per_image(values["solarize"]))
+        if "sharpness" in values:
+            if min(out.shape[-2:]) < 3:
+                raise ValueError(
+                    f"sharpness wants images of at least 3 x 3 pixels, got {out.shape[-2]} x {out.shape[-1]}; "
+                    "use Filter(sharpness=None)"
+                )
+            out = sharpness(out, 1 + values["sharpness"])
+        if "blur" in values:
+            sigma = values["blur"].clamp(min=SMALLEST_SIGMA)[:, None].expand(-1, 2)
+            out = gaussian_blur2d(out, self.blur_size, sigma, border_type="replicate")
+        if "motion_blur" in values:
+            still = torch.zeros_like(values["motion_angle"])
+            blurred = motion_blur(out, self.motion_length, values["motion_angle"], still, "replicate", "bilinear")
+            out = torch.lerp(out, blurred, _per_image(values["motion_blur"]))
+        if "noise" in values:
+            if context.noise is None:
+                raise ValueError(
+                    "Filter(noise=...) wants noise: HardAugmenter gives it; elsewhere pass "
+                    "Context(noise=torch.randn_like(images))"
+                )
+            out = out + _per_image(values["noise"]) * context.noise.to(compute)
+        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        out = out.to(images.dtype)
+        return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
