@@ -1,0 +1,296 @@
+"""Diagnosis: over which part of each parameter's range the teacher keeps its answer, and over which the student does.
+
+Where the teacher does and the student does not, there is something to transfer. Asked before any training, it names
+the invariances that are missing; asked again afterwards, it says what was transferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hard_aug.checks import (
+    check_image_form,
+    check_kinds,
+    check_same_classes,
+    images_in_range,
+    raise_for_values,
+)
+from hard_aug.models.guard import evaluation_mode
+from hard_aug.objectives import teacher_change
+from hard_aug.players import Players
+from hard_aug.transforms import Context, Parameter, Transform
+
+#: Blocks of more parameters than this are looked at as a whole.
+LARGEST_SINGLE = 8
+#: How near to an end of a range the values go; the ends themselves belong to infinite `u`.
+END = 0.999
+#: From which share of the range on a difference is named.
+NAMED = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterDiagnosis:
+    """One row: a parameter by itself, the others at the identity, or a block of many together.
+
+    Attributes:
+        name: of the parameter or the block.
+        unit: of `values`.
+        shares: where in the range the values lie, in [-1, 1], 0 being the identity.
+        values: the physical ones (for a block: `shares`).
+        teacher_keeps, student_keeps: the share of images on which each gives its own answer to the clean image.
+        student_agrees: the share on which the student gives the teacher's answer to the clean image.
+        teacher_change, student_change: the mean change of each one's answer, nats.
+    """
+
+    name: str
+    unit: str
+    shares: tuple[float, ...]
+    values: tuple[float, ...]
+    teacher_keeps: tuple[float, ...]
+    student_keeps: tuple[float, ...]
+    student_agrees: tuple[float, ...]
+    teacher_change: tuple[float, ...]
+    student_change: tuple[float, ...]
+
+    @property
+    def to_transfer(self) -> float:
+        """Mean over the range of how much more often the teacher keeps its answer, where it does; in [0, 1]."""
+        return self._mean([max(0.0, t - s) for t, s in zip(self.teacher_keeps, self.student_keeps, strict=True)])
+
+    @property
+    def teacher_mean(self) -> float:
+        """Mean of `teacher_keeps` over the range."""
+        return self._mean(self.teacher_keeps)
+
+    @property
+    def student_mean(self) -> float:
+        """Mean of `student_keeps` over the range."""
+        return self._mean(self.student_keeps)
+
+    def reach(self, keeps: tuple[float, ...], kept: float) -> tuple[float, float]:
+        """The values about the identity between which at least `kept` of the images keep their answer."""
+        start = min(range(len(self.shares)), key=lambda index: abs(self.shares[index]))
+        ends = []
+        for step in (-1, 1):
+            index = start
+            end = self.values[index]
+            while 0 <= index + step < len(keeps):
+                here, there = keeps[index], keeps[index + step]
+                if there < kept:
+                    part = (here - kept) / (here - there) if here > kept else 0.0
+                    end = self.values[index] + part * (self.values[index + step] - self.values[index])
+                    break
+                index += step
+                end = self.values[index]
+            ends.append(end)
+        return ends[0], ends[1]
+
+    def _mean(self, heights: tuple[float, ...] | list[float]) -> float:
+        area = torch.trapezoid(*(torch.tensor(values, dtype=torch.float64) for values in (heights, self.shares)))
+        return float(area) / (self.shares[-1] - self.shares[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `diagnose` finds; printed, it is a table.
+
+    Attributes:
+        rows: by parameter.
+        kept: the share of images that counts as keeping the answer.
+        images: how many were looked at.
+    """
+
+    rows: tuple[ParameterDiagnosis, ...]
+    kept: float
+    images: int
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The parameters with something to transfer, the most first."""
+        found = sorted(self.rows, key=lambda row: -row.to_transfer)
+        return tuple(row.name for row in found if row.to_transfer > NAMED)
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self._conclusion()}"
+
+    def table(self) -> str:
+        """Plain text: from where to where each player keeps its answer, how often, and what there is to transfer."""
+        head = ("parameter", "unit", "teacher keeps", "student keeps", "teacher", "student", "to transfer")
+        lines = [
+            (
+                row.name,
+                row.unit,
+                *("{:.3g} to {:.3g}".format(*row.reach(k, self.kept)) for k in (row.teacher_keeps, row.student_keeps)),
+                *(f"{100 * share:.0f} %" for share in (row.teacher_mean, row.student_mean, row.to_transfer)),
+            )
+            for row in self.rows
+        ]
+        return _aligned([head, *lines])
+
+    def transferred(self, before: Diagnosis) -> str:
+        """Plain text: what there was to transfer, what is left, and the share that has gone.
+
+        Raises:
+            ValueError: a diagnosis of other parameters.
+        """
+        if [row.name for row in before.rows] != [row.name for row in self.rows]:
+            raise ValueError("diagnoses of different transforms: the parameters' names differ")
+        head = ("parameter", "to transfer before", "after", "transferred")
+        lines = []
+        for was, row in zip(before.rows, self.rows, strict=True):
+            share = 1 - row.to_transfer / was.to_transfer if was.to_transfer > NAMED else None
+            texts = (f"{100 * was.to_transfer:.0f} %", f"{100 * row.to_transfer:.0f} %")
+            lines.append((row.name, *texts, "" if share is None else f"{100 * share:.0f} %"))
+        return _aligned([head, *lines])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        return {
+            **asdict(self),
+            "missing": list(self.missing),
+            "to_transfer": {r.name: r.to_transfer for r in self.rows},
+        }
+
+    def _conclusion(self) -> str:
+        if not self.missing:
+            return (
+                f"Nothing to transfer: the student keeps its answer wherever the teacher does ({self.images} images)."
+            )
+        return f"Most to transfer: {', '.join(self.missing)} ({self.images} images)."
+
+
+def diagnose(
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor,
+    transform: Transform,
+    *,
+    values: int = 13,
+    kept: float = 0.9,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Diagnosis:
+    """Move each parameter of `transform` over its range, the others at the identity, and ask both players.
+
+    A block of more than eight parameters (a control grid, the masks of a mix) is one row: all of them drawn uniformly
+    from a growing share of their ranges, for each image by itself.
+
+    Args:
+        teacher, student: from images in [0, 1] to logits `(B, K)`. Run in evaluation mode, left as they were.
+        images: `(N, C, H, W)` in [0, 1]; some hundreds do.
+        transform: what may be done to an image.
+        values: how many over a two-sided range, at least 3; an even number counts as the next odd one.
+        kept: the share of images, in (0, 1), that counts as keeping the answer in the table.
+        batch_size: images at a time.
+        seed: of the draws for blocks, noise and partners.
+
+    Raises:
+        TypeError, ValueError: as `HardAugmenter` for such images and players; no images; settings out of range.
+    """
+    check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
+    images = check_image_form(images)
+    if values < 3 or not 0 < kept < 1 or batch_size < 1:
+        raise ValueError(
+            f"values={values}, kept={kept}, batch_size={batch_size}: wanted at least 3 values, a share in (0, 1) and "
+            "at least one image at a time"
+        )
+    if len(images) == 0:
+        raise ValueError("diagnose wants at least one image")
+    if not bool(images_in_range(images)):
+        raise_for_values(images)
+    players = Players(teacher=teacher, student=student)
+    half = values // 2
+    with torch.no_grad(), evaluation_mode(players.teacher, players.student):
+        looks = [_Look(players, part, transform, seed) for part in torch.split(images, batch_size)]
+        rows = tuple(_row(looks, transform, *group, half=half, seed=seed) for group in _groups(transform.spec))
+    return Diagnosis(rows, kept, len(images))
+
+
+class _Look:
+    """A batch, with both players' answers to it, under a transform."""
+
+    def __init__(self, players: Players, images: Tensor, transform: Transform, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        partner = torch.randperm(len(images), generator=generator).to(images.device)
+        noise = torch.randn(images.shape, generator=generator).to(images) if transform.wants_noise else None
+        self.players, self.images, self.transform = players, images, transform
+        self.clean = (players.teacher_logits(images), players.student_logits(images))
+        check_same_classes(teacher_logits=self.clean[0], student_logits=self.clean[1])
+        partners = images[partner] if transform.wants_partner else None
+        self.contexts = [Context(None, partners, clean[partner], noise) for clean in self.clean]
+
+    def at(self, u: Tensor) -> Tensor:
+        """`(5,)`: sums over the images of teacher keeps, student keeps, student agrees, and both changes."""
+        hard = self.transform(self.images, u, self.contexts[0])
+        hard = hard if self.transform.bounded else hard.clamp(0, 1)
+        answers = (self.players.teacher_logits(hard), self.players.student_logits(hard))
+        wanted = [
+            self.transform.reference(clean, u, context)
+            for clean, context in zip(self.clean, self.contexts, strict=True)
+        ]
+        tops = [answer.argmax(1) for answer in answers]
+        keeps = [top == reference.argmax(1) for top, reference in zip(tops, wanted, strict=True)]
+        changes = [
+            teacher_change(reference_logits=reference, hard_logits=answer)
+            for reference, answer in zip(wanted, answers, strict=True)
+        ]
+        sums = [*keeps, tops[1] == wanted[0].argmax(1), *changes]
+        return torch.stack([values.double().sum() for values in sums]).cpu()
+
+
+def _groups(spec: tuple[Parameter, ...]) -> Iterator[tuple[str, list[int]]]:
+    """Names, and the columns of `u` that belong to each."""
+    seen: set[str] = set()
+    for index, parameter in enumerate(spec):
+        block = [i for i, other in enumerate(spec) if other.block == parameter.block]
+        if len(block) <= LARGEST_SINGLE:
+            yield parameter.name, [index]
+        elif parameter.block not in seen:
+            seen.add(parameter.block)
+            yield f"{parameter.block} ({len(block)} parameters)", block
+
+
+def _row(
+    looks: list[_Look], transform: Transform, name: str, columns: list[int], *, half: int, seed: int
+) -> ParameterDiagnosis:
+    single = len(columns) == 1
+    parameter = transform.spec[columns[0]]
+    from_identity = parameter.one_sided or not single
+    shares = [END * step / half for step in range(0 if from_identity else -half, half + 1)]
+    device = looks[0].images.device
+    found = []
+    for share in shares:
+        generator = torch.Generator().manual_seed(seed)
+        total = torch.zeros(5, dtype=torch.float64)
+        for look in looks:
+            count = len(look.images)
+            fraction = torch.zeros(count, transform.size)
+            fraction[:, columns] = share
+            if not single:
+                fraction[:, columns] *= 2 * torch.rand(count, len(columns), generator=generator) - 1
+            total += look.at(torch.special.ndtri((1 + fraction) / 2).to(device))
+        found.append((total / sum(len(look.images) for look in looks)).tolist())
+    values = shares
+    if single:
+        u = torch.zeros(len(shares), transform.size)
+        u[:, columns[0]] = torch.special.ndtri((1 + torch.tensor(shares)) / 2)
+        values = transform.decode(u.to(device))[parameter.name].tolist()
+    measured = [tuple(column) for column in zip(*found, strict=True)]
+    unit = parameter.unit if single else "share of the ranges"
+    return ParameterDiagnosis(name, unit, tuple(shares), tuple(values), *measured)
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
