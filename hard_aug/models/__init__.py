@@ -1,6 +1,8 @@
-"""Networks as players: their input normalisation and the guard of their state."""
+"""Networks as players: their input normalisation, timm's by name, BatchNorm on two views, the guard of their state."""
 
+from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.models.normalized import Normalized
+from hard_aug.models.timm import timm_model
 
-__all__ = ["Normalized", "evaluation_mode", "unwrapped"]
+__all__ = ["BatchNormMode", "Normalized", "ViewStatistics", "evaluation_mode", "timm_model", "unwrapped"]
