@@ -32,7 +32,7 @@ class Processes:
     def mean(self, values: Sequence[Tensor], rows: int) -> list[Tensor]:
         """The means over all processes of values that are means over `rows` rows in each, in one exchange.
 
-        Every process has to call it, with tensors of the same shapes.
+        Every process has to call it, with tensors of the same shapes; one that has no rows counts for nothing.
 
         Raises:
             ValueError: different `rows` in different processes, in all of them alike. (On a GPU that is noted in
@@ -40,22 +40,22 @@ class Processes:
         """
         if self.alone:
             return list(values)
-        sizes = values[0].new_tensor([rows, rows**2], dtype=torch.float32)
+        sizes = values[0].new_tensor([rows, rows**2, rows > 0], dtype=torch.float32)
         # Weighted by selection, not by a product: a process without rows may hold anything.
         parts = [value.flatten() * rows if rows else torch.zeros_like(value).flatten() for value in values]
         packed = torch.cat([*(part.to(torch.float32) for part in parts), sizes])
         dist.all_reduce(packed)
-        total, squares = packed[-2], packed[-1]
-        unequal = (squares * self.count - total.square()).abs() > 0.5
+        total, squares, taking_part = packed[-3:]
+        unequal = (squares * taking_part - total.square()).abs() > 0.5
         if packed.is_cuda:
             self.unequal |= unequal
         elif bool(unequal):
             raise ValueError(
                 f"batches of different size in the {self.count} processes ({rows} rows in process {self.rank}, "
-                f"{float(total) / self.count:g} on average): draws are shared by equal batches; use a "
+                f"{float(total / taking_part):g} on average): draws are shared by equal batches; use a "
                 "DistributedSampler, or drop_last=True"
             )
-        sums = torch.split(packed[:-2], [value.numel() for value in values])
+        sums = torch.split(packed[:-3], [value.numel() for value in values])
         return [
             (part / total.clamp(min=1)).view_as(value).to(value.dtype) for part, value in zip(sums, values, strict=True)
         ]
