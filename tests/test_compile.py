@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.objectives import kl_divergence
-from hard_aug.schedules import Alternating, Joint
-from hard_aug.transforms import Affine, Color, Compose, Transform
+from hard_aug.schedules import Alternating, Joint, Threshold
+from hard_aug.transforms import Affine, Color, Compose, Elastic, Perspective, Transform
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,9 @@ def _fresh_cache() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("transform", [Affine(), Color(), Compose(Affine(), Color())])
+@pytest.mark.parametrize(
+    "transform", [Affine(), Color(), Perspective(), Elastic(control=4), Compose(Affine(), Elastic(control=4), Color())]
+)
 def test_a_transform_is_one_graph(transform: Transform) -> None:
     compiled = torch.compile(lambda i, v: transform(i, v), backend="aot_eager", fullgraph=True)
     images, u = torch.rand(3, 3, 10, 12), torch.randn(3, transform.size, requires_grad=True)
@@ -40,29 +43,62 @@ def test_the_divergence_is_one_graph() -> None:
     assert torch.allclose(compiled(teacher, student), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
-def test_networks_compile_once(teacher: nn.Module, student: nn.Module, images: Tensor, schedule: Any) -> None:
-    compilations: list[int] = []
+class Counting:
+    """A backend that counts the graphs it is given."""
 
-    def counting(graph: Any, inputs: Any) -> Any:
-        compilations.append(1)
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        self.graphs += 1
         return graph.forward
 
-    compiled = torch.compile(student, backend=counting)
-    augmenter = HardAugmenter(
-        teacher=torch.compile(teacher, backend=counting), student=compiled, transform=Affine(), schedule=schedule
-    )
+
+def train(teacher: nn.Module, student: nn.Module, images: Tensor, steps: int, **parts: Any) -> HardAugmenter:
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), **parts)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    counts = []
-    for _ in range(6):
+    for _ in range(steps):
         hard = augmenter(images)
         optimizer.zero_grad()
         hard.loss().backward()
         optimizer.step()
         augmenter.step()
         assert float(hard.disagreement.mean()) >= 0
-        counts.append(len(compilations))
-    assert counts[0] >= 1
-    assert counts[-1] == counts[1]
-    assert student.training
     assert augmenter.dropped_steps == 0
+    return augmenter
+
+
+@pytest.mark.parametrize("batch_norm", ["shared", "frozen", "split"])
+@pytest.mark.parametrize("schedule", [Alternating(), Joint(), Threshold()])
+def test_a_compiled_student_is_one_graph(
+    teacher: nn.Module, student: nn.Module, images: Tensor, schedule: Any, batch_norm: Any
+) -> None:
+    """Ten steps, one compilation; the inner loop runs the networks inside the wrappers and compiles nothing."""
+    of_teacher, of_student = Counting(), Counting()
+    plain = copy.deepcopy(student)
+    compiled = torch.compile(student, backend=of_student, fullgraph=True)
+    parts = {"schedule": schedule, "batch_norm": batch_norm}
+    torch.manual_seed(0)
+    found = train(torch.compile(teacher, backend=of_teacher, fullgraph=True), compiled, images, 10, **parts)
+    assert of_student.graphs == 1
+    assert of_teacher.graphs == 0
+    assert student.training
+    torch.manual_seed(0)
+    expected = train(teacher, plain, images, 10, **parts)
+    assert torch.allclose(found.policy.mean, expected.policy.mean, atol=1e-5)
+    for ours, theirs in zip(student.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
+def test_networks_compiled_in_place_settle(
+    teacher: nn.Module, student: nn.Module, images: Tensor, schedule: Any
+) -> None:
+    """`module.compile()` leaves no network to run uncompiled: one graph for each way of being called, and no more."""
+    counting = Counting()
+    teacher.compile(backend=counting)
+    student.compile(backend=counting)
+    train(teacher, student, images, 2, schedule=schedule)
+    settled = counting.graphs
+    train(teacher, student, images, 8, schedule=schedule)
+    assert counting.graphs == settled
