@@ -58,10 +58,15 @@ class Policy(nn.Module, ABC):
         return list(self.parameters())
 
 
-def check_std(std: float) -> None:
-    """Raise `ValueError` unless a policy starts with spread."""
-    if not (std > 0 and math.isfinite(std)):
+def log_std_at_start(spec: tuple[Parameter, ...], std: float | None) -> Tensor:
+    """`(P,)`, the logarithm of `std`, or of each parameter's own.
+
+    Raises:
+        ValueError: a policy that would start at a point.
+    """
+    if std is not None and not (std > 0 and math.isfinite(std)):
         raise ValueError(f"std={std}: wanted a positive number (a policy that starts at a point has collapsed)")
+    return torch.tensor([parameter.start if std is None else std for parameter in spec]).log()
 
 
 def variance_share_of(u: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hard_aug.draws import normal
-from hard_aug.policies.base import Policy, check_std, variance_share_of
+from hard_aug.policies.base import Policy, log_std_at_start, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 SIDE = 16
@@ -22,7 +22,7 @@ class Conditional(Policy):
     Args:
         spec: the transform's parameters, `transform.spec`.
         channels: of the images.
-        std: standard deviation of each `u` at the start, above 0.
+        std: standard deviation of each `u` at the start, above 0; None: what the transform suggests, mostly 0.3.
         width: channels of the first convolution; units of the hidden layer are four times as many.
         seed: of the initial weights.
 
@@ -38,10 +38,16 @@ class Conditional(Policy):
     quantiles: Tensor
 
     def __init__(
-        self, spec: tuple[Parameter, ...], *, channels: int = 3, std: float = 0.3, width: int = 16, seed: int = 0
+        self,
+        spec: tuple[Parameter, ...],
+        *,
+        channels: int = 3,
+        std: float | None = None,
+        width: int = 16,
+        seed: int = 0,
     ) -> None:
         super().__init__(spec)
-        check_std(std)
+        log_std = log_std_at_start(spec, std)
         if width < 1 or channels < 1:
             raise ValueError(f"width={width}, channels={channels}: wanted positive numbers")
         self.channels = channels
@@ -62,7 +68,7 @@ class Conditional(Policy):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these have one
         nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
-        self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
+        self.log_std = nn.Parameter(log_std)
         probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
         self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
 

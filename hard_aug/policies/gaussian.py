@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.draws import normal
-from hard_aug.policies.base import Policy, check_std, variance_share_of
+from hard_aug.policies.base import Policy, log_std_at_start, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 LARGEST_FULL_BLOCK = 64
@@ -18,7 +18,8 @@ class Gaussian(Policy):
 
     Args:
         spec: the transform's parameters, `transform.spec`.
-        std: standard deviation of each `u` at the start, above 0. (1 would be random augmentation.)
+        std: standard deviation of each `u` at the start, above 0 (1 would be random augmentation); None: what the
+            transform suggests, mostly 0.3.
 
     Blocks of more than 64 parameters get a diagonal `L`. The diagonal is learned as its logarithm.
     """
@@ -26,11 +27,11 @@ class Gaussian(Policy):
     mask: Tensor
     quantiles: Tensor
 
-    def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3) -> None:
+    def __init__(self, spec: tuple[Parameter, ...], *, std: float | None = None) -> None:
         super().__init__(spec)
-        check_std(std)
+        log_std = log_std_at_start(spec, std)
         self.mean = nn.Parameter(torch.zeros(self.size))
-        self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
+        self.log_std = nn.Parameter(log_std)
         self.lower = nn.Parameter(torch.zeros(self.size, self.size))
         self.register_buffer("mask", _same_block(spec).tril(-1), persistent=False)
         probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.draws import normal
-from hard_aug.policies.base import Policy, check_std, gaussian_relative_entropy, variance_share_of
+from hard_aug.policies.base import Policy, log_std_at_start, gaussian_relative_entropy, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 PROBES = 512
@@ -17,7 +17,8 @@ class Generator(Policy):
 
     Args:
         spec: the transform's parameters, `transform.spec`.
-        std: standard deviation of each `u` at the start, above 0; learned from there on.
+        std: standard deviation of each `u` at the start, above 0, learned from there on; None: what the transform
+            suggests, mostly 0.3.
         width: units of the two hidden layers.
         seed: of the initial weights and of the fixed noise at which the spread is measured.
 
@@ -28,13 +29,15 @@ class Generator(Policy):
     learning_rate = 0.003
     probes: Tensor
 
-    def __init__(self, spec: tuple[Parameter, ...], *, std: float = 0.3, width: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self, spec: tuple[Parameter, ...], *, std: float | None = None, width: int = 32, seed: int = 0
+    ) -> None:
         super().__init__(spec)
-        check_std(std)
+        log_std = log_std_at_start(spec, std)
         if width < 1:
             raise ValueError(f"width={width}: wanted a positive number of units")
         generator = torch.Generator().manual_seed(seed)
-        self.log_std = nn.Parameter(torch.full((self.size,), float(std)).log())
+        self.log_std = nn.Parameter(log_std)
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
             self.network = nn.Sequential(
                 nn.Linear(self.size, width),

@@ -31,6 +31,7 @@ class Parameter:
         logarithmic: whether the range is spanned in log space (factors).
         block: parameters of one block may be correlated by a policy.
         one_sided: whether the identity is `low`, and values are folded there.
+        start: the standard deviation of `u` that a policy starts with, unless it is told another.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Parameter:
     logarithmic: bool = False
     block: str = "default"
     one_sided: bool = False
+    start: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
