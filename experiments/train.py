@@ -1,8 +1,8 @@
 """The experiment: `python -m experiments.train [group=option ...] [key=value ...]`.
 
 Trains a teacher (or takes it from the cache) and a student for each way of teaching, and leaves in the run's folder
-`metrics.json`, `gallery.png`, `policy.png`, curves for TensorBoard and `checkpoint.pt`. Ctrl-C stops at the end of a
-step; the same command goes on from there.
+`metrics.json`, `gallery.png`, `policy.png`, `diagnosis.png` and `.txt`, curves for TensorBoard and `checkpoint.pt`.
+Ctrl-C stops at the end of a step; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from experiments.experiment import Experiment
 from experiments.memory import keep_freed_memory
 from experiments.stop import graceful
 from experiments.training import progress_bar
-from hard_aug.viz import PolicyHistory, draw_policy, gallery
+from hard_aug import Diagnosis, diagnose
+from hard_aug.viz import PolicyHistory, draw_diagnosis, draw_policy, gallery
 
 logger = logging.getLogger(__name__)
+#: Test images that a diagnosis looks at.
+EXAMINED = 500
 PACKAGES = ("hard_aug", "torch", "torchvision", "kornia", "numpy", "hydra-core")
 
 
@@ -74,6 +77,7 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> dict[str, A
     }
     if "hard" in results:
         metrics["policy"] = draw(experiment, folder)
+        metrics["diagnosis"] = examine(experiment, folder)
         if "kd" in results:
             main = experiment.task.main
             base, top = results["kd"][main], experiment.teacher_metrics[main]
@@ -101,6 +105,34 @@ def draw(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
         if name.startswith("translation"):
             values["sd_pixels"] = values["sd"] * experiment.size
     return last
+
+
+def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Diagnose before and after HARD, draw it, and return what there was and is to transfer.
+
+    Before is the student of plain distillation, or an untrained one in a run without.
+    """
+    found: list[Diagnosis] = []
+    images = experiment.splits.test.images[:EXAMINED]
+    finished = experiment.state["finished"]
+    for name in ("kd", "hard"):
+        student = experiment.student()
+        if name in finished:
+            student.load_state_dict(finished[name]["model"])
+        transform = instantiate(experiment.config.augmenter.transform)
+        found.append(diagnose(experiment.teacher, student, images, transform, seed=experiment.config.seed))
+    before, after = found
+    draw_diagnosis(after, before=before, title="what the teacher ignores, and the student before and after").savefig(
+        folder / "diagnosis.png", dpi=110
+    )
+    tables = [f"before ({'kd' if 'kd' in finished else 'untrained'})\n{before}", f"after\n{after}"]
+    (folder / "diagnosis.txt").write_text("\n\n".join([*tables, after.transferred(before)]) + "\n")
+    return {
+        "missing_before": list(before.missing),
+        "missing_after": list(after.missing),
+        "to_transfer_before": {row.name: round(row.to_transfer, 4) for row in before.rows},
+        "to_transfer_after": {row.name: round(row.to_transfer, 4) for row in after.rows},
+    }
 
 
 def table(metrics: dict[str, Any]) -> Table:
@@ -138,7 +170,14 @@ def main(config: DictConfig) -> float:
         console.print(f"  {name}: {learned} ({values['unit']}, range {low:.2f} to {high:.2f})", highlight=False)
     if metrics.get("gap_closed") is not None:
         console.print(f"HARD closed {100 * metrics['gap_closed']:.0f} % of the gap between KD and the teacher")
-    pictures = ", gallery.png, policy.png" if "policy" in metrics else ""
+    if "diagnosis" in metrics:
+        found = metrics["diagnosis"]
+        for when in ("before", "after"):
+            shares = ", ".join(
+                f"{name} {100 * found[f'to_transfer_{when}'][name]:.0f} %" for name in found["missing_before"]
+            )
+            console.print(f"to transfer {when}: {shares or 'nothing'}", highlight=False)
+    pictures = ", gallery.png, policy.png, diagnosis.png, diagnosis.txt" if "policy" in metrics else ""
     console.print(f"{folder}/metrics.json{pictures}", soft_wrap=True, markup=False)
     return float(list(metrics["students"].values())[-1][metrics["main"]])
 

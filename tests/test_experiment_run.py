@@ -107,8 +107,10 @@ def test_a_run_leaves_what_it_promises(whole_run: tuple[Path, dict[str, Any]]) -
     assert written["policy"]["translation_x"]["sd_pixels"] == pytest.approx(
         28 * written["policy"]["translation_x"]["sd"]
     )
-    for name in ("gallery.png", "policy.png"):
+    for name in ("gallery.png", "policy.png", "diagnosis.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert set(written["diagnosis"]["to_transfer_before"]) == set(written["policy"])
+    assert "transferred" in (folder / "diagnosis.txt").read_text()
     for name in ("labels", "hard"):
         assert list((folder / "tensorboard" / name).glob("events.*"))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.draws import normal
-from hard_aug.policies.base import Policy, log_std_at_start, gaussian_relative_entropy, variance_share_of
+from hard_aug.policies.base import Policy, gaussian_relative_entropy, log_std_at_start, variance_share_of
 from hard_aug.transforms.base import Parameter
 
 PROBES = 512

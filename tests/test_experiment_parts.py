@@ -1,0 +1,151 @@
+"""Every part of the experiment by name: tasks, transforms, policies, objectives, schedules; and their ablation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from experiments import ablation
+from experiments.controls import Shuffled
+from experiments.data import Part, load
+from experiments.experiment import Experiment
+from experiments.stop import Stop
+from experiments.tasks import Invariance
+from experiments.train import run
+from experiments.training import progress_bar
+from experiments.views import random_views
+from hard_aug.transforms import Affine, Filter, PatchMix
+
+CONF = Path(__file__).parents[1] / "experiments" / "conf"
+TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+
+
+def config_of(folder: Path, *overrides: str, name: str = "train") -> DictConfig:
+    small = ["steps=3", "batch_size=16", "teacher.steps=2", "teacher.batch_size=16", "threads=1"]
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        return compose(name, [*small, f"teacher_cache={folder}/teachers", *overrides])
+
+
+def parts() -> list[list[str]]:
+    """Each option once, with others that serve it."""
+    found = []
+    for group in ("transform", "policy", "objective", "schedule", "invariance"):
+        for path in sorted((CONF / group).glob("*.yaml")):
+            chosen = {"schedule": "alternating", "invariance": "penalty"} | {group: path.stem}
+            if chosen.get("policy") == "search":
+                chosen["invariance"] = "hinge"
+            if path.stem == "color":
+                continue  # wants colour pictures, as task=hue has them
+            found.append([f"{name}@augmenter.{name}={value}" for name, value in chosen.items()])
+    return found
+
+
+@pytest.mark.parametrize("overrides", parts(), ids=lambda chosen: chosen[-1].split(".")[-1])
+def test_every_part_makes_hard_images(tmp_path: Path, overrides: list[str]) -> None:
+    config = config_of(tmp_path, "students=[hard]", *overrides)
+    splits = instantiate(config.data)
+    with progress_bar(quiet=True) as progress:
+        experiment = Experiment(config, splits, tmp_path, progress, Stop())
+    student = experiment.student()
+    shown = splits.test[slice(0, 6)]
+    hard = experiment.augmenter(student)(shown.images, shown.labels)
+    assert hard.images.shape == (6, 1, 28, 28)
+    assert bool(hard.loss(temperature=2.0).isfinite())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_runs(tmp_path: Path, task: str) -> None:
+    config = config_of(tmp_path, f"task={task}", "students=[kd,random,oracle,hard]", "tune_random=[0.5]")
+    metrics = run(config, tmp_path / "run", quiet=True)
+    assert metrics["main"] in metrics["sets"]
+    assert list(metrics["students"]) == ["kd", "random", "oracle", "hard", "random_x0.5", "random_tuned"]
+    assert all(0 <= row[metrics["main"]] <= 1 for row in metrics["students"].values())
+
+
+def test_a_task_shows_views_of_its_transform_alone() -> None:
+    images = torch.rand(30, 1, 20, 20)
+    test = Part(images, torch.arange(30) % 3)
+    turn = Affine(translation=None, rotation=40.0, scale=None, shear=None)
+    task = Invariance(name="turned", transform=turn, copies=2, distance=3)
+    sets = task.sets(test)
+    assert list(sets) == ["clean", "turned", "shifted"]
+    assert sets["clean"] is test
+    assert len(sets["turned"]) == 60
+    assert torch.equal(sets["turned"].labels, test.labels.repeat(2))
+    assert torch.equal(sets["turned"].images, task.sets(test)["turned"].images)
+    expected = random_views(turn, images, torch.Generator().manual_seed(0))
+    assert torch.equal(sets["turned"].images[:30], expected)
+    assert task.oracle(20) == (turn, 1.0)
+
+
+def test_random_views_of_transforms_that_want_noise_or_partners() -> None:
+    images = torch.rand(6, 1, 8, 8)
+    mixed = random_views(PatchMix(image_size=8, patch_size=4), images, torch.Generator().manual_seed(0))
+    corners = {tuple(image[0, 0, :4].tolist()) for image in images}
+    assert all(tuple(image[0, 0, :4].tolist()) in corners for image in mixed)
+    noisy = random_views(Filter(blur=None, gamma=None, sharpness=None), images, torch.Generator().manual_seed(0))
+    assert not torch.equal(noisy, images)
+    assert 0 <= float(noisy.min()) <= float(noisy.max()) <= 1
+
+
+def test_painted_pictures() -> None:
+    splits = load("mnist5k", tint=[1.0, 0.5, 0.0])
+    assert splits.train.images.shape == (3500, 3, 28, 28)
+    assert torch.equal(splits.test.images[:, 1], 0.5 * splits.test.images[:, 0])
+    assert float(splits.test.images[:, 2].max()) == 0
+    with pytest.raises(ValueError, match=r"data\.tint=\[2\.0, 0, 0\]"):
+        load("mnist5k", tint=[2.0, 0, 0])
+
+
+def test_the_shuffled_control_sees_other_images() -> None:
+    images = torch.linspace(0, 1, 16)[:, None, None, None].expand(16, 1, 8, 8)
+    policy = Shuffled(Affine().spec, channels=1)
+    torch.nn.init.normal_(policy.network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
+    found = policy.propose(images, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(16, generator=generator)
+    mean, std = policy.distribution(images[order])
+    assert torch.allclose(found, mean + std * torch.randn(16, 6, generator=generator))
+
+
+def test_the_ablation_keeps_its_runs_and_says_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [
+        ablation.Cell("family", "gaussian/joint/kl", (*ablation.parts("gaussian", "joint", "kl"), *ablation.PACE)),
+        ablation.Cell("family", "gaussian/joint/reverse_kl", ablation.parts("gaussian", "joint", "reverse_kl")),
+        ablation.Cell("without", "kd", ("students=[kd]",)),
+    ]
+    monkeypatch.setattr(ablation, "cells", lambda: iter(chosen))
+    small = ["steps=3", "batch_size=16", "teacher.steps=2", f"teacher_cache={tmp_path}/teachers"]
+    command = ["--data", "digits", "--seeds", "0", "--processes", "1", "--folder", f"{tmp_path}/runs"]
+    command += ["--json", f"{tmp_path}/out.json", *small]
+    ablation.main(command)
+    printed = capsys.readouterr().out
+    assert "| kl |" in printed
+    assert "| reverse_kl | - |" in printed
+    found = json.loads((tmp_path / "out.json").read_text())["digits"]
+    assert "use schedule=Alternating()" in found["cells"]["family"]["gaussian/joint/reverse_kl"]["refused"]
+    assert found["cells"]["without"]["kd"]["shifted"]["sd"] is None
+    assert found["config"]["device"].startswith("CPU")
+    before = (tmp_path / "out.json").read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")}
+    ablation.main(command)
+    assert (tmp_path / "out.json").read_text() == before
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")}
+
+
+def test_every_cell_of_the_ablation_composes() -> None:
+    names = [(cell.group, cell.name) for cell in ablation.cells()]
+    assert len(set(names)) == len(names)
+    for cell in ablation.cells():
+        if cell.group != "family" or cell.name.endswith("/kl"):
+            ablation.configuration("digits", cell, 0, ())
+    with pytest.raises(SystemExit):
+        ablation.main(["--only", "nothing"])
