@@ -150,6 +150,9 @@ def distinguish(summaries: list[dict[str, Any]]) -> None:
     """Give each summary `differs`: the settings that are not the same in all of them."""
     flat = [flatten(summary["config"]) for summary in summaries]
     keys = sorted({key for settings in flat for key in settings})
+    if len({summary["config"]["task"].get("name") for summary in summaries}) > 1:
+        flat = [{"task": summary["config"]["task"].get("name", "shift")} for summary in summaries]
+        keys = ["task"]  # each has its own settings, which belong to it
     differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
     for summary, settings in zip(summaries, flat, strict=True):
         summary["differs"] = {key: settings.get(key) for key in differing}

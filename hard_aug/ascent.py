@@ -90,8 +90,10 @@ class Ascent:
 
     def _take_note(self, mean_change: Tensor, images: Tensor) -> None:
         self.invariance.update(mean_change)
-        with torch.autocast(self.dropped.device.type, enabled=False):
-            share = self.policy.variance_share(images)
+        share = torch.zeros(self.policy.size, device=self.dropped.device)
+        if len(images) or not self.policy.looks_at_images:
+            with torch.autocast(self.dropped.device.type, enabled=False):
+                share = self.policy.variance_share(images)
         if self.policy.looks_at_images:
             (share,) = self.processes.mean([share], len(images))
         self.spread.update(share)

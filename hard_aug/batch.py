@@ -31,7 +31,8 @@ class HardBatch:
         augmented: how many images, the first ones, are hard; the others are the clean ones. B, unless the augmenter has
             a `share`, or is still in its `warm_up`.
         u: `(B, P)` float32, the transform's parameters; 0, the identity, for the others.
-        context: the partners of a mix and the noise: `transform(clean_images, u, context)` replays the batch.
+        context: the partners of a mix and the noise, for the `augmented` images: with these,
+            `transform(clean_images, u, context)` replays the batch, before the clamp.
         teacher_logits: `(B, K)` on the hard images, detached.
         clean_teacher_logits: `(B, K)` on the clean ones, detached.
         reference_logits: `(B, K)`, what the teacher's answer is compared with: that to the clean image, or for a mix

@@ -40,10 +40,11 @@ class Processes:
         """
         if self.alone:
             return list(values)
-        sizes = values[0].new_tensor([rows, rows**2, rows > 0], dtype=torch.float32)
+        # Made on the device: a tensor of a list is copied from the host and waited for.
+        sizes = [values[0].new_full((1,), float(size)) for size in (rows, rows**2, rows > 0)]
         # Weighted by selection, not by a product: a process without rows may hold anything.
         parts = [value.flatten() * rows if rows else torch.zeros_like(value).flatten() for value in values]
-        packed = torch.cat([*(part.to(torch.float32) for part in parts), sizes])
+        packed = torch.cat([part.to(torch.float32) for part in (*parts, *sizes)])
         dist.all_reduce(packed)
         total, squares, taking_part = packed[-3:]
         unequal = (squares * taking_part - total.square()).abs() > 0.5

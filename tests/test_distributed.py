@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.objectives import Constraint
-from hard_aug.policies import Generator, Search
+from hard_aug.policies import Conditional, Generator, Search
 from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix
 
@@ -35,6 +35,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "constraint": lambda: {"schedule": Alternating(), "invariance": Constraint(0.02), "uniform_floor": 0.3},
     "threshold": lambda: {"schedule": Threshold(low=1.05, high=1.2, max_steps=2, max_rest=3)},
     "search": lambda: {"policy": Search(transform().spec, candidates=2, steps=1)},
+    "conditional": lambda: {"schedule": Joint(), "policy": Conditional(transform().spec, channels=1)},
     "noise": lambda: {"transform": Filter(blur=None, sharpness=None)},
 }
 
@@ -187,7 +188,9 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
                     float((ours - theirs).abs().max())
                     for ours, theirs in zip(found[rank][name][part], alone[part], strict=True)
                 )
-                assert worst < 1e-6, (name, rank, part, worst)
+                # Sums in another order, grown by twenty steps of Adam on some ten thousand weights.
+                limit = 5e-6 if name == "conditional" else 1e-6
+                assert worst < limit, (name, rank, part, worst)
             assert found[rank][name]["dropped"] == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_names() -> None:
-    assert set(hard_aug.__all__) >= {"HardAugmenter", "HardBatch", "Normalized"}
+    assert set(hard_aug.__all__) >= {"HardAugmenter", "HardBatch", "Normalized", "diagnose"}
     assert all(hasattr(hard_aug, name) for name in hard_aug.__all__)
     assert (ROOT / "hard_aug" / "py.typed").is_file()
 
@@ -30,7 +31,7 @@ def test_import_is_light() -> None:
 
 def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    loop, defaults, own_loss, resume = blocks
+    loop, defaults, diagnosis, own_loss, resume = blocks
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
@@ -50,6 +51,9 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     )
     images = torch.rand(4, 3, 8, 8)
     assert torch.equal(spelled_out(images).images, plain(images).images)
+    with contextlib.chdir(tmp_path):
+        exec(diagnosis, names | {"images": images})
+    assert (tmp_path / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
     before = student[1].weight.clone()
     exec(own_loss, names | {"torch": torch, "images": images})
     assert not torch.equal(student[1].weight, before)
