@@ -180,6 +180,7 @@ class HardAugmenter:
                 All is as before the call then.
         """
         images = self._images(images)
+        self._ascent.processes.check_not_empty(len(images))
         check_labels(labels, batch=len(images), wanted_by=self.objective if self.objective.wants_labels else None)
         rows = min(len(images), max(1, round(self._share * len(images))))
         late = self._calls - self._warm_up

@@ -29,6 +29,14 @@ class Processes:
         """Whether there is nobody to wait for."""
         return self.count == 1
 
+    def check_not_empty(self, rows: int) -> None:
+        """Raise `ValueError` for a batch without rows in a process that others wait for."""
+        if rows == 0 and not self.alone:
+            raise ValueError(
+                f"an empty batch in process {self.rank} of {self.count}: the others would wait for it; use a "
+                "DistributedSampler, or drop_last=True"
+            )
+
     def mean(self, values: Sequence[Tensor], rows: int) -> list[Tensor]:
         """The means over all processes of values that are means over `rows` rows in each, in one exchange.
 

@@ -122,11 +122,11 @@ def skipped_work(rank: int) -> dict[str, Any]:
 
 def unequal_work(rank: int) -> dict[str, Any]:
     found = {}
-    for name, schedule in (("alternating", Alternating()), ("joint", Joint())):
+    for name, schedule in (("alternating", Alternating()), ("joint", Joint()), ("empty", Joint())):
         teacher, student = networks()
         augmenter = HardAugmenter(teacher=teacher, student=student, transform=transform(), schedule=schedule)
         try:
-            augmenter(batches()[0][: 4 + rank]).loss().backward()
+            augmenter(batches()[0][: 0 if name == "empty" else 4 + rank]).loss().backward()
             augmenter.step()
         except ValueError as error:
             found[name] = str(error)
@@ -213,6 +213,7 @@ def test_batches_of_different_size_are_refused_by_all(tmp_path: Path) -> None:
             assert "batches of different size in the 2 processes" in found[rank][name]
             assert words in found[rank][name]
             assert "DistributedSampler, or drop_last=True" in found[rank][name]
+        assert f"an empty batch in process {rank} of 2" in found[rank]["empty"]
 
 
 def test_processes_that_differ_do_not_wait_for_ever(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hard_aug.ops import warp_color
 from hard_aug.transforms.base import ColorTransform, Context, Parameter
+from hard_aug.transforms.settings import check_factors, check_positive
 
 
 class Color(ColorTransform):
@@ -48,14 +49,12 @@ class Color(ColorTransform):
         hue: float | None = 20.0,
     ) -> None:
         spec: list[Parameter] = []
+        check_positive(brightness=brightness, hue=hue)
+        check_factors(contrast=contrast, saturation=saturation)
         for name, value, unit in (("brightness", brightness, "intensity"), ("hue", hue, "degrees")):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: wanted a positive number; {name}=None switches it off")
             if value is not None:
                 spec.append(Parameter(name, -value, value, 0.0, unit, block="color"))
         for name, value in (("contrast", contrast), ("saturation", saturation)):
-            if value is not None and not (value > 1 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: wanted a factor above 1; {name}=None switches it off")
             if value is not None:
                 spec.append(Parameter(name, 1 / value, value, 1.0, "factor", True, "color"))
         if not spec:

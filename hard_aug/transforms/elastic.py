@@ -18,6 +18,7 @@ from torch import Tensor
 from hard_aug.ops import warp_color
 from hard_aug.ops.warp_color.reference import PaddingMode
 from hard_aug.transforms.base import Context, DisplacementTransform, Parameter
+from hard_aug.transforms.settings import check_padding_mode
 
 FEWEST_POINTS = 4
 
@@ -47,8 +48,7 @@ class Elastic(DisplacementTransform):
         rows, columns = (control, control) if isinstance(control, int) else control
         if min(rows, columns) < FEWEST_POINTS:
             raise ValueError(f"control={control}: a cubic spline wants at least {FEWEST_POINTS} points on each axis")
-        if padding_mode not in ("zeros", "border", "reflection"):
-            raise ValueError(f"padding_mode={padding_mode!r}: wanted 'zeros', 'border' or 'reflection'")
+        check_padding_mode(padding_mode)
         self.control = (rows, columns)
         self.padding_mode: PaddingMode = padding_mode
         self.spec = tuple(

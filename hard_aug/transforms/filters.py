@@ -23,6 +23,7 @@ from kornia.filters import gaussian_blur2d, motion_blur
 from torch import Tensor
 
 from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.settings import check_factors, check_positive
 
 #: Below it a power's gradient in the image is too steep; also the standard deviation of a blur that does nothing.
 SMALLEST_INTENSITY = 1e-5
@@ -63,13 +64,11 @@ class Filter(Transform):
         motion_blur: float | None = None,
         motion_length: int = 9,
     ) -> None:
-        if gamma is not None and not (gamma > 1 and math.isfinite(gamma)):
-            raise ValueError(f"gamma={gamma}: wanted a factor above 1; gamma=None switches it off")
+        check_factors(gamma=gamma)
         strengths = {"solarize": solarize, "sharpness": sharpness, "blur": blur, "motion_blur": motion_blur}
-        for name, value in (*strengths.items(), ("noise", noise)):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: wanted a positive number; {name}=None switches it off")
-            if value is not None and name in ("solarize", "motion_blur") and value > 1:
+        check_positive(**strengths, noise=noise)
+        for name, value in (("solarize", solarize), ("motion_blur", motion_blur)):
+            if value is not None and value > 1:
                 raise ValueError(f"{name}={value}: wanted a strength in (0, 1]")
         if motion_length < 3 or motion_length % 2 == 0:
             raise ValueError(f"motion_length={motion_length}: wanted an odd number of pixels of at least 3")

@@ -21,6 +21,7 @@ from torch import Tensor
 from hard_aug.ops import warp_color
 from hard_aug.ops.warp_color.reference import PaddingMode
 from hard_aug.transforms.base import Context, Parameter, SpatialTransform
+from hard_aug.transforms.settings import check_padding_mode
 
 LARGEST_TILT = 60.0
 
@@ -53,8 +54,7 @@ class Perspective(SpatialTransform):
                 f"focal_length={focal_length}: at tilt={tilt} the plane would reach the camera; wanted more than "
                 f"{nearest:.3g}"
             )
-        if padding_mode not in ("zeros", "border", "reflection"):
-            raise ValueError(f"padding_mode={padding_mode!r}: wanted 'zeros', 'border' or 'reflection'")
+        check_padding_mode(padding_mode)
         self.spec = tuple(Parameter(f"tilt_{axis}", -tilt, tilt, 0.0, "degrees", block="perspective") for axis in "xy")
         self.focal_length = focal_length
         self.padding_mode: PaddingMode = padding_mode

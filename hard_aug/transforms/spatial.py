@@ -14,14 +14,13 @@ Jaderberg et al., arXiv:1506.02025; a learned distribution of them is the first 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from hard_aug.ops import warp_color
 from hard_aug.ops.warp_color.reference import PaddingMode
 from hard_aug.transforms.base import Context, Parameter, SpatialTransform
+from hard_aug.transforms.settings import check_factors, check_padding_mode, check_positive
 
 
 class Affine(SpatialTransform):
@@ -51,13 +50,9 @@ class Affine(SpatialTransform):
         shear: float | None = 0.3,
         padding_mode: PaddingMode = "zeros",
     ) -> None:
-        for name, value in (("translation", translation), ("rotation", rotation), ("shear", shear)):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: wanted a positive number; {name}=None switches it off")
-        if scale is not None and not (scale > 1 and math.isfinite(scale)):
-            raise ValueError(f"scale={scale}: wanted a factor above 1; scale=None switches it off")
-        if padding_mode not in ("zeros", "border", "reflection"):
-            raise ValueError(f"padding_mode={padding_mode!r}: wanted 'zeros', 'border' or 'reflection'")
+        check_positive(translation=translation, rotation=rotation, shear=shear)
+        check_factors(scale=scale)
+        check_padding_mode(padding_mode)
         spec: list[Parameter] = []
         if translation is not None:
             for axis, length in (("x", "width"), ("y", "height")):

@@ -1,0 +1,28 @@
+"""Checks of what transforms are made with."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+from hard_aug.ops.warp_color.reference import PaddingMode
+
+
+def check_positive(**ranges: float | None) -> None:
+    """Raise `ValueError` unless each range is a positive number, or None for a part that is switched off."""
+    for name, value in ranges.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: wanted a positive number; {name}=None switches it off")
+
+
+def check_factors(**factors: float | None) -> None:
+    """Raise `ValueError` unless each largest factor is above 1, or None for a part that is switched off."""
+    for name, value in factors.items():
+        if value is not None and not (value > 1 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: wanted a factor above 1; {name}=None switches it off")
+
+
+def check_padding_mode(mode: str) -> None:
+    """Raise `ValueError` for a mode that is none."""
+    if mode not in get_args(PaddingMode):
+        raise ValueError(f"padding_mode={mode!r}: wanted 'zeros', 'border' or 'reflection'")
