@@ -104,7 +104,13 @@ class ImageCheck:
         self._seen: set[tuple[int, ...]] = set()
         self._normalization: tuple[Tensor, Tensor] | None = None
         if normalization is not None:
-            mean, std = checked_normalization(*normalization, name="input_normalization")
+            try:
+                mean, std = (list(values) for values in normalization)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"input_normalization={normalization!r}: wanted (mean, std), with a number for each channel in both"
+                ) from error
+            mean, std = checked_normalization(mean, std, name="input_normalization")
             shape = (1, -1, 1, 1)
             self._normalization = (
                 torch.tensor(mean, device=device).view(shape),

@@ -205,6 +205,8 @@ def test_a_normalisation_that_is_not_the_loaders() -> None:
         augmenter_of(teacher, student, input_normalization=(MEAN, (1.0, 1.0, 1.0)))(3 * images)
     with pytest.raises(ValueError, match=r"say so with input_normalization=\(mean, std\)"):
         augmenter_of(teacher, student)(3 * images - 1)
+    with pytest.raises(TypeError, match=r"input_normalization=0\.5: wanted \(mean, std\)"):
+        augmenter_of(teacher, student, input_normalization=0.5)
     with pytest.raises(ValueError, match="of 1 channels, and the images have 3"):
         augmenter_of(teacher, student, input_normalization=((0.5,), (0.2,)))(images)
     with pytest.raises(ValueError, match=r"units of \[0, 255\]"):

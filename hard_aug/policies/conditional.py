@@ -76,9 +76,10 @@ class Conditional(Policy):
         """Mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""
         if images is None or images.ndim != 4 or images.shape[1] != self.channels:
             found = "none" if images is None else tuple(images.shape)
+            fits = "..." if images is None or images.ndim != 4 else images.shape[1]
             raise ValueError(
-                f"Conditional wants images (B, {self.channels}, H, W), got {found}; "
-                "say so where it is made: Conditional(transform.spec, channels=...)"
+                f"this Conditional wants images (B, {self.channels}, H, W), got {found}; "
+                f"make it with Conditional(transform.spec, channels={fits})"
             )
         seen = F.adaptive_avg_pool2d(images.detach().to(self.log_std.dtype), SIDE)
         mean, change = self.network(2 * seen - 1).chunk(2, dim=1)

@@ -45,7 +45,9 @@ class Elastic(DisplacementTransform):
     ) -> None:
         if not (magnitude > 0 and math.isfinite(magnitude)):
             raise ValueError(f"magnitude={magnitude}: wanted a positive fraction of the image")
-        rows, columns = (control, control) if isinstance(control, int) else control
+        rows, columns = control if isinstance(control, tuple) else (control, control)
+        if not (isinstance(rows, int) and isinstance(columns, int)):
+            raise TypeError(f"control={control}: wanted a whole number of points, or (rows, columns)")
         if min(rows, columns) < FEWEST_POINTS:
             raise ValueError(f"control={control}: a cubic spline wants at least {FEWEST_POINTS} points on each axis")
         check_padding_mode(padding_mode)
