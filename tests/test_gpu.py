@@ -11,8 +11,10 @@ from deterministic import FromImages
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
-from hard_aug.schedules import Alternating, Joint
-from hard_aug.transforms import Affine, Color, Compose
+from hard_aug.objectives import ConfidenceGap
+from hard_aug.policies import Conditional, Search
+from hard_aug.schedules import Alternating, Joint, Threshold
+from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SCHEDULES = [Alternating(), Joint(), Joint(fraction=0.5)]
@@ -60,6 +62,51 @@ def test_steps_do_not_wait_for_the_device(
             step(augmenter, images)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert augmenter.dropped_steps == 0
+
+
+PARTS: dict[str, Any] = {
+    "perspective": lambda: {"transform": Compose(Affine(), Perspective(), GREY)},
+    "elastic": lambda: {"transform": Compose(Affine(), Elastic(control=4), GREY)},
+    "mix": lambda: {"transform": PatchMix(image_size=12, patch_size=4)},
+    "conditional": lambda: {"transform": Affine(), "policy": Conditional(Affine().spec, channels=1)},
+    "search": lambda: {"transform": Affine(), "policy": Search(Affine().spec)},
+    "floor": lambda: {"transform": Affine(), "uniform_floor": 0.3},
+    "labels": lambda: {"transform": Affine(), "objective": ConfidenceGap()},
+    "share": lambda: {"transform": Affine(), "share": 0.5, "batch_norm": "split"},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_other_parts_do_not_wait_either(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, name: str
+) -> None:
+    augmenter = HardAugmenter(teacher=teacher.cuda(), student=plain_student.cuda(), **PARTS[name]())
+    images, labels = images.cuda(), (torch.arange(8) % 5).cuda()
+    for _ in range(2):
+        augmenter(images, labels).loss().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            augmenter(images, labels).loss().backward()
+            augmenter.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert augmenter.dropped_steps == 0
+    augmenter.check()
+    augmenter(images, labels + 5)
+    if name == "labels":
+        with pytest.raises(ValueError, match="labels of no class"):
+            augmenter.check()
+
+
+def test_filters_and_thresholds(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    transform = Filter(solarize=1.0, motion_blur=1.0, motion_length=5)
+    augmenter = HardAugmenter(
+        teacher=teacher.cuda(), student=plain_student.cuda(), transform=transform, schedule=Threshold()
+    )
+    for _ in range(3):
+        assert step(augmenter, images.cuda()).images.is_cuda
     assert augmenter.dropped_steps == 0
 
 

@@ -11,6 +11,7 @@ The field between the points is their uniform cubic B-spline (free-form deformat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,11 +42,11 @@ class Elastic(DisplacementTransform):
     """
 
     def __init__(
-        self, *, magnitude: float = 0.1, control: int | tuple[int, int] = 5, padding_mode: PaddingMode = "zeros"
+        self, *, magnitude: float = 0.1, control: int | Sequence[int] = 5, padding_mode: PaddingMode = "zeros"
     ) -> None:
         if not (magnitude > 0 and math.isfinite(magnitude)):
             raise ValueError(f"magnitude={magnitude}: wanted a positive fraction of the image")
-        rows, columns = control if isinstance(control, tuple) else (control, control)
+        rows, columns = control if isinstance(control, Sequence) else (control, control)
         if not (isinstance(rows, int) and isinstance(columns, int)):
             raise TypeError(f"control={control}: wanted a whole number of points, or (rows, columns)")
         if min(rows, columns) < FEWEST_POINTS:
