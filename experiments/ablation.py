@@ -167,7 +167,7 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
         (policy, schedule)
         for policy in POLICIES
         for schedule in SCHEDULES
-        if any(f"{policy}/{schedule}/{o}" in family for o in OBJECTIVES)
+        if any("refused" not in family.get(f"{policy}/{schedule}/{o}", {"refused": ""}) for o in OBJECTIVES)
     ]
     lines = ["| shifted | " + " | ".join(f"{p}, {s}" for p, s in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for objective in OBJECTIVES:
