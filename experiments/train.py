@@ -52,8 +52,14 @@ def device_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Do the run, with a progress bar unless `quiet`, and return what `metrics.json` holds."""
+def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool = True) -> dict[str, Any]:
+    """Do the run, and return what `metrics.json` holds.
+
+    Args:
+        folder: of the run's results.
+        quiet: no progress bar.
+        pictures: draw the hard student's pictures and diagnose it, which takes as long as some hundred steps.
+    """
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     device = choose_device(config.device)
@@ -75,13 +81,13 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> dict[str, A
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "config": experiment.identity,
     }
-    if "hard" in results:
+    if "hard" in results and pictures:
         metrics["policy"] = draw(experiment, folder)
         metrics["diagnosis"] = examine(experiment, folder)
-        if "kd" in results:
-            main = experiment.task.main
-            base, top = results["kd"][main], experiment.teacher_metrics[main]
-            metrics["gap_closed"] = round((results["hard"][main] - base) / (top - base), 4) if top > base else None
+    if "hard" in results and "kd" in results:
+        main = experiment.task.main
+        base, top = results["kd"][main], experiment.teacher_metrics[main]
+        metrics["gap_closed"] = round((results["hard"][main] - base) / (top - base), 4) if top > base else None
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
 
