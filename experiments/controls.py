@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hard_aug.draws import permutation
+from hard_aug.draws import partners
 from hard_aug.policies import Conditional
 
 
@@ -13,4 +13,4 @@ class Shuffled(Conditional):
     """`Conditional`, shown another image of the batch than the one it draws for: what is left of what it learns?"""
 
     def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return super().propose(images[permutation(len(images), generator)], generator)
+        return super().propose(images[partners(len(images), generator)], generator)

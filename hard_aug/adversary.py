@@ -51,7 +51,7 @@ class Adversary:
         """What the transform wants beyond `u`: the partners of a mix, and noise."""
         partner_images = partner_logits = noise = None
         if self.transform.wants_partner:
-            partner = draws.permutation(len(images), self.generator)
+            partner = draws.partners(len(images), self.generator)
             partner_images, partner_logits = images[partner], clean_logits[partner]
         if self.transform.wants_noise:
             noise = draws.normal(tuple(images.shape), self.generator).to(images.dtype)

@@ -31,6 +31,8 @@ LARGEST_SINGLE = 8
 END = 0.999
 #: From which share of the range on a difference is named.
 NAMED = 0.05
+#: A student that agrees with the teacher on fewer clean images has no answers yet whose keeping would mean something.
+TRAINED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,16 @@ class ParameterDiagnosis:
         """Mean of `student_keeps` over the range."""
         return self._mean(self.student_keeps)
 
+    @property
+    def identity(self) -> int:
+        """Which of the values is the identity."""
+        return min(range(len(self.shares)), key=lambda index: abs(self.shares[index]))
+
     def reach(self, keeps: tuple[float, ...], kept: float) -> tuple[float, float]:
         """The values about the identity between which at least `kept` of the images keep their answer."""
-        start = min(range(len(self.shares)), key=lambda index: abs(self.shares[index]))
         ends = []
         for step in (-1, 1):
-            index = start
+            index = self.identity
             end = self.values[index]
             while 0 <= index + step < len(keeps):
                 here, there = keeps[index], keeps[index + step]
@@ -114,6 +120,11 @@ class Diagnosis:
         """The parameters with something to transfer, the most first."""
         found = sorted(self.rows, key=lambda row: -row.to_transfer)
         return tuple(row.name for row in found if row.to_transfer > NAMED)
+
+    @property
+    def agreement(self) -> float:
+        """The share of clean images, in [0, 1], to which the student gives the teacher's answer."""
+        return self.rows[0].student_agrees[self.rows[0].identity]
 
     def __str__(self) -> str:
         return f"{self.table()}\n{self._conclusion()}"
@@ -152,11 +163,17 @@ class Diagnosis:
         """All figures, for JSON."""
         return {
             **asdict(self),
+            "agreement": self.agreement,
             "missing": list(self.missing),
             "to_transfer": {r.name: r.to_transfer for r in self.rows},
         }
 
     def _conclusion(self) -> str:
+        if self.agreement < TRAINED:
+            return (
+                f"The student gives the teacher's answer to {100 * self.agreement:.0f} % of the clean images only: it "
+                "has no answers to keep yet. Distil on clean images first, then look again."
+            )
         if not self.missing:
             return (
                 f"Nothing to transfer: the student keeps its answer wherever the teacher does ({self.images} images)."
@@ -176,6 +193,9 @@ def diagnose(
     seed: int = 0,
 ) -> Diagnosis:
     """Move each parameter of `transform` over its range, the others at the identity, and ask both players.
+
+    To keep an answer means something for a student that has answers: plain distillation on clean images makes one. Of
+    one that agrees with the teacher on less than half of them the result says so.
 
     A block of more than eight parameters (a control grid, the masks of a mix) is one row: all of them drawn uniformly
     from a growing share of their ranges, for each image by itself.

@@ -47,9 +47,10 @@ def uniform(rows: int, generator: torch.Generator) -> Tensor:
     return _own_rows(drawn, rows, generator)
 
 
-def permutation(rows: int, generator: torch.Generator) -> Tensor:
-    """`(rows,)`, an order of the process's own batch; the same in all processes."""
-    return torch.randperm(rows, generator=generator, device=generator.device)
+def partners(rows: int, generator: torch.Generator) -> Tensor:
+    """`(rows,)`, for each image of the process's own batch another one of it, each of them once (itself, if alone)."""
+    circle = uniform(rows, generator).argsort()
+    return torch.empty_like(circle).scatter_(0, circle, circle.roll(1))
 
 
 def _processes(generator: torch.Generator) -> int:

@@ -88,7 +88,7 @@ class Threshold(Schedule):
     Attributes:
         low, high: multiples of the clean disagreement, 0 < low <= high.
         max_steps: ascents within one call, at least 1.
-        max_rest: calls in turn without an ascent, at least 1.
+        max_rest: calls in turn without an ascent, at least 1; with `every`, of every n-th.
         decay: of the running means, in [0, 1).
     """
 
@@ -111,7 +111,7 @@ class Threshold(Schedule):
 
 @dataclass(slots=True)
 class Phase:
-    """Where a `Threshold` stands.
+    """Where a `Threshold` stands. Disagreements that are not finite count for nothing.
 
     Attributes:
         ascending: whether calls ascend.
@@ -126,19 +126,21 @@ class Phase:
 
     def see_clean(self, disagreement: float, schedule: Threshold) -> None:
         """Take note of a batch's mean disagreement on clean images."""
-        self.clean = _running(self.clean, disagreement, schedule.decay)
+        if math.isfinite(disagreement):
+            self.clean = _running(self.clean, disagreement, schedule.decay)
 
     def ascended(self, disagreement: float, schedule: Threshold) -> bool:
         """Take note of an ascent's mean disagreement on hard images; whether the call goes on ascending."""
-        if self.clean is not None and disagreement > schedule.high * self.clean:
+        if self.clean is not None and math.isfinite(disagreement) and disagreement > schedule.high * self.clean:
             self.ascending, self.hard, self.rested = False, disagreement, 0
         return self.ascending
 
     def drew(self, disagreement: float, schedule: Threshold) -> None:
         """Take note of the mean disagreement on the hard images of a call without an ascent."""
-        self.hard = _running(self.hard, disagreement, schedule.decay)
+        if math.isfinite(disagreement):
+            self.hard = _running(self.hard, disagreement, schedule.decay)
         self.rested += 1
-        if self.rested >= schedule.max_rest or self.hard < schedule.low * (self.clean or 0.0):
+        if self.rested >= schedule.max_rest or (self.hard or 0.0) < schedule.low * (self.clean or 0.0):
             self.ascending, self.rested = True, 0
 
     def state_dict(self) -> dict[str, Any]:

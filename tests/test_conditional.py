@@ -68,8 +68,8 @@ def test_its_spread_is_that_of_all_images_and_its_entropy_that_of_each() -> None
 
 def test_what_it_wants_of_images() -> None:
     policy = Conditional(SPEC, channels=3)
-    for images in (None, torch.rand(2, 1, 8, 8)):
-        with pytest.raises(ValueError, match=r"Conditional\(transform\.spec, channels=(\.\.\.|1)\)"):
+    for images, words in ((None, "pass images"), (torch.rand(2, 1, 8, 8), r"\(transform\.spec, channels=1\)")):
+        with pytest.raises(ValueError, match=words):
             policy.relative_entropy(images)
     with pytest.raises(ValueError, match="wanted positive numbers"):
         Conditional(SPEC, channels=0)

@@ -56,6 +56,18 @@ def test_it_names_what_only_the_teacher_ignores(diagnosis: Diagnosis) -> None:
     assert json.loads(json.dumps(diagnosis.to_dict()))["missing"][0] == "translation_x"
 
 
+def test_it_says_that_an_untrained_student_has_no_answers(diagnosis: Diagnosis) -> None:
+    class Constant(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.new_tensor([0.0] * 4 + [1.0] + [0.0] * 11).expand(len(images), SIZE)
+
+    assert diagnosis.agreement == 1
+    untrained = diagnose(Rows(), Constant(), dots(), Affine(), values=3)
+    assert untrained.agreement == pytest.approx(1 / 8)
+    assert "to 12 % of the clean images only" in str(untrained)
+    assert "Nothing to transfer" not in str(untrained)
+
+
 def test_how_far_an_answer_is_kept() -> None:
     shares = (-1.0, -0.5, 0.0, 0.5, 1.0)
     keeps = (0.2, 1.0, 1.0, 0.8, 1.0)

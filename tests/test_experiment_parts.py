@@ -20,6 +20,7 @@ from experiments.tasks import Invariance
 from experiments.train import run
 from experiments.training import progress_bar
 from experiments.views import random_views
+from hard_aug.draws import partners
 from hard_aug.transforms import Affine, Filter, PatchMix
 
 CONF = Path(__file__).parents[1] / "experiments" / "conf"
@@ -109,7 +110,7 @@ def test_the_shuffled_control_sees_other_images() -> None:
     torch.nn.init.normal_(policy.network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
     found = policy.propose(images, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(16, generator=generator)
+    order = partners(16, generator)
     mean, std = policy.distribution(images[order])
     assert torch.allclose(found, mean + std * torch.randn(16, 6, generator=generator))
 

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from hard_aug.policies import Gaussian, Generator, Policy
-from hard_aug.transforms import Affine, Color, Compose
+from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix, Transform
 
 SPEC = Compose(Affine(), Color()).spec
 BLANK = torch.zeros(4000, 1, 1, 1)
@@ -48,19 +48,20 @@ def test_gradients_reach_all_that_is_learned(kind: type[Policy]) -> None:
     assert torch.equal(torch.tensor(len(policy.variables(u))), torch.tensor(len(list(policy.parameters()))))
 
 
+@pytest.mark.parametrize("transform", [Compose(Affine(), Color()), Filter(solarize=1.0, motion_blur=1.0)])
 @pytest.mark.parametrize("kind", [Gaussian, Generator])
-def test_variance_share_is_that_of_the_decoded_parameters(kind: type[Policy]) -> None:
-    policy = kind(SPEC, std=1.0)  # type: ignore[call-arg]  # both take it
-    assert torch.allclose(policy.variance_share(), torch.ones(len(SPEC)), atol=0.12)
+def test_variance_share_is_that_of_the_decoded_parameters(kind: type[Policy], transform: Transform) -> None:
+    spec = transform.spec
+    policy = kind(spec, std=1.0)  # type: ignore[call-arg]  # both take it
+    assert torch.allclose(policy.variance_share(), torch.ones(len(spec)), atol=0.12)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             if name != "log_std":
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-        policy.log_std.copy_(torch.linspace(-4, 0.5, len(SPEC)))
-    transform = Compose(Affine(), Color())
+        policy.log_std.copy_(torch.linspace(-4, 0.5, len(spec)))
     values = transform.decode(draw(policy).detach())
-    for share, parameter in zip(policy.variance_share(), SPEC, strict=True):
+    for share, parameter in zip(policy.variance_share(), spec, strict=True):
         decoded = values[parameter.name].log() if parameter.logarithmic else values[parameter.name]
         low, high = (
             (math.log(parameter.low), math.log(parameter.high))
@@ -87,6 +88,19 @@ def test_relative_entropy_of_a_generator_at_its_start() -> None:
     policy = Generator(Affine().spec, std=0.5)
     expected = 6 * 0.5 * (1 + 2 * math.log(0.5) - 0.25)
     assert policy.relative_entropy().item() == pytest.approx(expected, abs=0.3)
+
+
+def test_a_strength_that_is_always_the_largest_has_no_variance() -> None:
+    policy = Gaussian(Filter(blur=2.0, gamma=None, sharpness=None, noise=None).spec, std=1000.0)
+    assert float(policy.variance_share()) < 0.01
+
+
+def test_relative_entropy_of_a_generator_of_many_parameters() -> None:
+    policy = Generator(PatchMix(image_size=32, patch_size=1).spec, std=0.3)
+    entropy = policy.relative_entropy()
+    assert entropy.item() == pytest.approx(1024 * 0.5 * (1 + 2 * math.log(0.3) - 0.09), rel=0.01)
+    (gradient,) = torch.autograd.grad(entropy, [policy.log_std])
+    assert torch.allclose(gradient, torch.full((1024,), 0.91), atol=0.05)
 
 
 def test_random_augmentation_has_relative_entropy_zero() -> None:

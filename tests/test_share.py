@@ -125,6 +125,7 @@ def test_the_gradient_of_a_mix_goes_through_its_reference(
     teacher: nn.Module, plain_student: nn.Module, images: Tensor
 ) -> None:
     """Both schedules give the policy the gradient of the whole formula, the reference's share in it included."""
+    from hard_aug.draws import partners
     from hard_aug.objectives import Penalty, kl_divergence
     from hard_aug.policies import Gaussian
 
@@ -136,7 +137,7 @@ def test_the_gradient_of_a_mix_goes_through_its_reference(
             spread_weight=0.0, spread_floor=None,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(8, generator=generator)
+        order = partners(8, generator)
         u = Gaussian(transform.spec).propose(images, generator).detach().requires_grad_()
         hard = (
             images

@@ -45,6 +45,20 @@ def test_means_are_running_ones() -> None:
     assert other == phase
 
 
+def test_disagreements_that_are_not_finite_count_for_nothing() -> None:
+    schedule = Threshold(low=2.0, high=4.0, max_rest=3, decay=0.5)
+    phase, other = Phase(), Phase()
+    for one in (phase, other):
+        one.see_clean(0.1, schedule)
+    for bad in (float("nan"), float("inf")):
+        phase.see_clean(bad, schedule)
+        assert phase.ascended(bad, schedule)
+    assert phase == other
+    assert not phase.ascended(0.5, schedule)
+    phase.drew(float("nan"), schedule)
+    assert (phase.hard, phase.rested, phase.ascending) == (0.5, 1, False)
+
+
 def augmenter_of(teacher: nn.Module, student: nn.Module, schedule: Threshold, **parts: Any) -> HardAugmenter:
     return HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=schedule, **parts)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hard_aug.draws import normal
-from hard_aug.policies.base import Policy, log_std_at_start, variance_share_of
+from hard_aug.policies.base import Policy, log_std_at_start
 from hard_aug.transforms.base import Parameter
 
 SIDE = 16
@@ -74,14 +74,17 @@ class Conditional(Policy):
 
     def distribution(self, images: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""
-        if images is None or images.ndim != 4 or images.shape[1] != self.channels:
-            found = "none" if images is None else tuple(images.shape)
-            fits = "..." if images is None or images.ndim != 4 else images.shape[1]
+        if images is None:
+            raise ValueError("a Conditional is another distribution for each image: pass images (B, C, H, W)")
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            fits = images.shape[1] if images.ndim == 4 else "..."
             raise ValueError(
-                f"this Conditional wants images (B, {self.channels}, H, W), got {found}; "
+                f"this Conditional wants images (B, {self.channels}, H, W), got {tuple(images.shape)}; "
                 f"make it with Conditional(transform.spec, channels={fits})"
             )
         seen = F.adaptive_avg_pool2d(images.detach().to(self.log_std.dtype), SIDE)
+        # On a GPU bad pixels are reported later, by HardAugmenter.check(); until then they make no bad parameters.
+        seen = seen.nan_to_num(0.0, 1.0, 0.0)
         mean, change = self.network(2 * seen - 1).chunk(2, dim=1)
         return mean, (self.log_std + change).exp()
 
@@ -96,4 +99,4 @@ class Conditional(Policy):
     @torch.no_grad()
     def variance_share(self, images: Tensor | None = None) -> Tensor:
         mean, std = self.distribution(images)
-        return variance_share_of((mean + std * self.quantiles[:, None, None]).flatten(0, 1))
+        return self.variance_share_of((mean + std * self.quantiles[:, None, None]).flatten(0, 1))

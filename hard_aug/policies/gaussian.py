@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.draws import normal
-from hard_aug.policies.base import Policy, log_std_at_start, variance_share_of
+from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, log_std_at_start
 from hard_aug.transforms.base import Parameter
 
-LARGEST_FULL_BLOCK = 64
 QUANTILES = 64
 
 
@@ -52,7 +51,7 @@ class Gaussian(Policy):
 
     @torch.no_grad()
     def variance_share(self, images: Tensor | None = None) -> Tensor:
-        return variance_share_of(self.mean + self.scale().norm(dim=1) * self.quantiles[:, None])
+        return self.variance_share_of(self.mean + self.scale().norm(dim=1) * self.quantiles[:, None])
 
 
 def _same_block(spec: tuple[Parameter, ...]) -> Tensor:

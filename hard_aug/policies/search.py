@@ -29,7 +29,8 @@ class Search(Policy):
         step_size: in units of `u`, above 0.
         draws: another policy for the same transform, which goes on learning; None: uniform in the ranges.
 
-    Costs M forwards of both networks, and K forwards and backwards and one forward more where K > 0. `Hinge` is its
+    Costs M forwards of both networks (none for one candidate), and K forwards and backwards and one forward more where
+    K > 0. `Hinge` is its
     invariance unless another is given. It is served by `Alternating`: `every` and `fraction` say at which calls and on
     which share of the batch it searches; the other images get plain draws.
     """
@@ -51,6 +52,8 @@ class Search(Policy):
             raise ValueError(f"step_size={step_size}: wanted a positive number")
         if candidates == 1 and steps == 0:
             raise ValueError("Search(candidates=1, steps=0) searches nothing; give more candidates or steps")
+        if draws is not None and not isinstance(draws, Policy):
+            raise TypeError(f"draws={draws!r}: wanted a policy, such as Gaussian(transform.spec), or None")
         if draws is not None and draws.size != self.size:
             raise ValueError(f"the draws' policy has {draws.size} parameters, the transform {self.size}")
         if isinstance(draws, Search):
@@ -97,10 +100,18 @@ class Search(Policy):
         return best
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
-        return torch.zeros(()) if self.draws is None else self.draws.relative_entropy(images)
+        return (
+            self.one_sided.new_zeros((), dtype=torch.float32)
+            if self.draws is None
+            else self.draws.relative_entropy(images)
+        )
 
     def variance_share(self, images: Tensor | None = None) -> Tensor:
-        return torch.ones(self.size) if self.draws is None else self.draws.variance_share(images)
+        return (
+            torch.ones(self.size, device=self.one_sided.device)
+            if self.draws is None
+            else self.draws.variance_share(images)
+        )
 
     def variables(self, u: Tensor) -> list[Tensor]:
         """The parameters of the draws' policy; what is ascended in a search is `u`."""

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 
 import torch
-from kornia.enhance import adjust_gamma, sharpness, solarize
-from kornia.filters import gaussian_blur2d, motion_blur
+from kornia.enhance import sharpness, solarize
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d, motion_blur
 from torch import Tensor
 
 from hard_aug.transforms.base import Context, Parameter, Transform
@@ -43,7 +43,7 @@ class Filter(Transform):
         motion_blur: largest strength, up to 1.
         motion_length: of the line, pixels, odd, at least 3.
 
-    None switches a part off. kornia's gamma and sharpness clamp to [0, 1], with no gradient where they do.
+    None switches a part off. Gamma and sharpness clamp to [0, 1], with no gradient where they do.
 
     Raises:
         ValueError: a range that is not positive, a strength above 1, a factor under 1, an even length, every part
@@ -101,7 +101,7 @@ class Filter(Transform):
         compute = torch.promote_types(torch.promote_types(images.dtype, u.dtype), torch.float32)
         out = images.to(compute)
         if "gamma" in values:
-            out = adjust_gamma(out.clamp(min=SMALLEST_INTENSITY), values["gamma"])
+            out = out.clamp(SMALLEST_INTENSITY, 1).pow(_per_image(values["gamma"]))
         if "solarize" in values:
             out = torch.lerp(out, solarize(out), _per_image(values["solarize"]))
         if "sharpness" in values:
@@ -112,8 +112,9 @@ class Filter(Transform):
                 )
             out = sharpness(out, 1 + values["sharpness"])
         if "blur" in values:
-            sigma = values["blur"].clamp(min=SMALLEST_SIGMA)[:, None].expand(-1, 2)
-            out = gaussian_blur2d(out, self.blur_size, sigma, border_type="replicate")
+            # kornia's gaussian_blur2d would look at sigma, which on a GPU is to wait for it.
+            kernel = get_gaussian_kernel1d(self.blur_size, values["blur"].clamp(min=SMALLEST_SIGMA)[:, None])
+            out = filter2d_separable(out, kernel, kernel, border_type="replicate")
         if "motion_blur" in values:
             still = torch.zeros_like(values["motion_angle"])
             blurred = motion_blur(out, self.motion_length, values["motion_angle"], still, "replicate", "bilinear")
