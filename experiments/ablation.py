@@ -12,16 +12,20 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from experiments.experiment import identity
 from experiments.report import spread
 from experiments.training import progress_bar
+from hard_aug.compatibility import check_parts
 
 CONFIGS = {"digits": "ablation", "fashion": "ablation_fashion"}
 POLICIES = ("gaussian", "generator", "conditional", "search")
@@ -117,18 +121,44 @@ def folder_of(root: Path, data: str, cell: Cell, seed: int) -> Path:
     return root / data / cell.group / name / f"seed{seed}"
 
 
+def refusal(config: DictConfig) -> str | None:
+    """Why the library refuses these parts together; None if it does not."""
+    parts = config.augmenter
+    transform = instantiate(parts.transform)
+    try:
+        check_parts(
+            transform=transform,
+            policy=instantiate(parts.policy)(transform.spec),
+            objective=instantiate(parts.objective),
+            invariance=instantiate(parts.invariance),
+            schedule=instantiate(parts.schedule),
+        )
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def do(work: Work) -> None:
-    """Do one run, or note why it can't be done."""
+    """Do one run, or note why it can't be done; nothing, if that is there.
+
+    Raises:
+        ValueError: a run with other settings is there.
+    """
     from experiments.train import run
 
     config = configuration(work.data, work.cell, work.seed, work.common)
-    try:
+    done = work.folder / "metrics.json"
+    if done.is_file():
+        there = json.loads(done.read_text())["config"]
+        if there != json.loads(json.dumps(identity(config))):
+            raise ValueError(f"{work.folder} is of a run with other settings; choose another --folder, or remove it")
+        return
+    why = refusal(config) if "hard" in config.students else None
+    if why is None:
         run(config, work.folder, quiet=True, pictures=False)
-    except ValueError as error:
-        if "; use " not in str(error):  # how the library refuses parts that don't fit
-            raise
+    else:
         work.folder.mkdir(parents=True, exist_ok=True)
-        (work.folder / "refused.txt").write_text(f"{error}\n")
+        (work.folder / "refused.txt").write_text(f"{why}\n")
 
 
 def gather(root: Path, data: str, seeds: list[int], wanted: list[Cell]) -> dict[str, dict[str, Any]]:
@@ -208,16 +238,16 @@ def main(arguments: list[str] | None = None) -> None:
         for data in chosen.data
         for cell in wanted
     ]
-    missing = [w for w in todo if not any((w.folder / name).is_file() for name in ("metrics.json", "refused.txt"))]
     context = multiprocessing.get_context("spawn")
     with progress_bar() as progress, context.Pool(chosen.processes, leave_signals_alone, maxtasksperchild=20) as pool:
-        bar = progress.add_task("runs", total=len(todo), completed=len(todo) - len(missing), note="")
+        bar = progress.add_task("runs", total=len(todo), note="")
         # A teacher is trained by its first run: until then a second one would train it as well.
-        first = list({(w.data, w.seed): w for w in reversed(missing)}.values())
-        for part in (first, [w for w in missing if w not in first]):
+        first = list({(w.data, w.seed): w for w in reversed(todo)}.values())
+        for part in (first, [w for w in todo if w not in first]):
             for _ in pool.imap_unordered(do, part):
                 progress.advance(bar)
-    results: dict[str, Any] = {"command": "python -m experiments.ablation", "seeds": chosen.seeds}
+    command = " ".join(["python -m experiments.ablation", *(sys.argv[1:] if arguments is None else arguments)])
+    results: dict[str, Any] = {"command": command, "seeds": chosen.seeds}
     for data in chosen.data:
         found = gather(chosen.folder, data, chosen.seeds, wanted)
         results[data] = {"config": example(chosen.folder, data, chosen.seeds, wanted), "cells": found}

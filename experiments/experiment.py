@@ -75,6 +75,12 @@ def check_numbers(config: DictConfig) -> None:
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
 
 
+def identity(config: DictConfig) -> dict[str, Any]:
+    """All settings that the outcome of a run depends on."""
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    return {key: value for key, value in resolved.items() if key not in FREE}
+
+
 class Experiment:
     """Everything between the configuration and the results.
 
@@ -101,8 +107,7 @@ class Experiment:
         self.sets = self.task.sets(splits.test)
         self.validation: Part = self.task.sets(splits.validation)[self.task.main]
         self.jobs = jobs(config)
-        resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-        self.identity = {key: value for key, value in resolved.items() if key not in FREE}
+        self.identity = identity(config)
         self.path = folder / "checkpoint.pt"
         if not config.resume:
             self.path.unlink(missing_ok=True)

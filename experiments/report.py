@@ -100,7 +100,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
                 if key in values
             }
             | {"unit": values["unit"], "range": values["range"]}
-            for name, values in first["policy"].items()
+            for name, values in first.get("policy", {}).items()
         }
         if all(run.get("gap_closed") is not None for run in runs):
             summary["gap_closed"] = spread([100 * run["gap_closed"] for run in runs], 1)

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from experiments import ablation
+from experiments import ablation, report
 from experiments.controls import Shuffled
 from experiments.data import Part, load
 from experiments.experiment import Experiment
@@ -140,6 +140,11 @@ def test_the_ablation_keeps_its_runs_and_says_what_is_refused(
     ablation.main(command)
     assert (tmp_path / "out.json").read_text() == before
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")}
+    with pytest.raises(ValueError, match="a run with other settings"):
+        ablation.main([*command, "batch_size=17"])
+    capsys.readouterr()
+    report.main([str(tmp_path / "runs"), "--markdown"])
+    assert "| hard | " in capsys.readouterr().out
 
 
 def test_every_cell_of_the_ablation_composes() -> None:
