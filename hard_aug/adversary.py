@@ -62,6 +62,10 @@ class Adversary:
         hard = self.transform(images, u, context)
         return hard if self.transform.bounded else clamp_with_gradient(hard)
 
+    def render_wide(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        """`render`, in at least float32."""
+        return self.render(images.to(torch.promote_types(images.dtype, torch.float32)), u, context)
+
     def reference(self, answers: Reference, u: Tensor, context: Context) -> Reference:
         """What the answers to the images made with `u` are compared with, from those to the clean ones."""
         if not self.transform.wants_partner:
@@ -81,14 +85,25 @@ class Adversary:
             gradient=gradient,
         )
 
+    def assess(
+        self, images: Tensor, u: Tensor, answers: Reference, context: Context, *, student_logits: Tensor | None = None
+    ) -> tuple[Tensor, Reference, Judgement]:
+        """Hard images and reference with graphs to `u`, and the judgement of them.
+
+        Images of half precision are shown to the players as such and rendered in float32, in which the gradient comes
+        back: in float16 that of sure players would be zeros.
+        """
+        hard = self.render_wide(images, u, context)
+        reference = self.reference(answers, u, context)
+        judgement = self.judge(hard.detach().to(images.dtype), reference, student_logits=student_logits)
+        return hard, reference, judgement
+
     def ascend(self, images: Tensor, answers: Reference, context: Context) -> Tensor:
         """One ascent step of the policy on a fresh draw, with passes of its own; the mean disagreement before it."""
         with torch.enable_grad():
             u, own = self.draw(images)
             variables = self.policy.variables(u)
-            hard = self.render(images, u, context)
-            reference = self.reference(answers, u, context)
-            judgement = self.judge(hard, reference)
+            hard, reference, judgement = self.assess(images, u, answers, context)
             gradients = self.pull_back(hard, reference, judgement, variables)
         rows = len(images)
         self.ascent.apply([g / rows for g in gradients], own_sum(judgement.change, own), rows, images)
@@ -120,8 +135,7 @@ class Adversary:
         def ascent(u: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 u = u.detach().requires_grad_()
-                hard, reference = self.render(images, u, context), self.reference(answers, u, context)
-                judgement = self.judge(hard, reference)
+                hard, reference, judgement = self.assess(images, u, answers, context)
                 return judgement.scores, self.pull_back(hard, reference, judgement, [u])[0]
 
         return policy.search(draw, score, ascent)

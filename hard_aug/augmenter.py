@@ -179,9 +179,7 @@ class HardAugmenter:
                 labels missing, of wrong shape or range; players that return no logits, unequal class counts or NaN.
                 All is as before the call then.
         """
-        images = self._images(images)
-        self._ascent.processes.check_not_empty(len(images))
-        check_labels(labels, batch=len(images), wanted_by=self.objective if self.objective.wants_labels else None)
+        images = self._checked(images, labels)
         rows = min(len(images), max(1, round(self._share * len(images))))
         late = self._calls - self._warm_up
         if late < 0:
@@ -202,6 +200,18 @@ class HardAugmenter:
             raise
         self._calls += 1
         return batch
+
+    def _checked(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """`images` in [0, 1], detached, once all processes have theirs."""
+        rows, error = 0, None
+        try:
+            images = self._images(images)
+            rows = len(images)
+            check_labels(labels, batch=rows, wanted_by=self.objective if self.objective.wants_labels else None)
+        except (TypeError, ValueError, RuntimeError) as refused:
+            error = refused
+        self._ascent.processes.agree(rows, error)
+        return images
 
     def _make(self, images: Tensor, labels: Tensor | None, rows: int, due: bool) -> HardBatch:
         """A batch whose first `rows` images are hard."""
@@ -262,8 +272,10 @@ class HardAugmenter:
 
         Args:
             grad_scaler: the scaler that the user's own loss was scaled by, before its `update()`.
-            hard_weight: what the user's own loss multiplies its mean over the hard views by, above 0: 0.5 in a mean
-                over clean and hard views, 1/n where the loss of each of n micro-batches is divided by n.
+            hard_weight: what the user's own loss multiplies its mean over `hard.images`, the whole batch, by, above 0:
+                0.5 in a mean over clean and hard views, 1/n where the loss of each of n micro-batches is divided by n,
+                B / augmented for a mean over the `augmented` images alone. One number serves all micro-batches since
+                the last step; where they weigh differently, use `HardBatch.loss`.
 
         Neither is needed with `HardBatch.loss`, which notes every factor applied to it.
 
@@ -277,6 +289,8 @@ class HardAugmenter:
             raise RuntimeError(
                 "augmenter.step() under torch.inference_mode(), where gradients can't be taken; leave it"
             )
+        if grad_scaler is not None and not isinstance(grad_scaler, torch.amp.GradScaler):
+            raise TypeError(f"grad_scaler: wanted a torch.amp.GradScaler, got {type(grad_scaler).__name__}")
         scale = 1.0 if grad_scaler is None else float(grad_scaler.get_scale())
         self._shared.step(scale * hard_weight)
 

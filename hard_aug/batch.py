@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from hard_aug.distillation import distillation_loss
 from hard_aug.models.batch_norm import ViewStatistics
 from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.objectives import Disagreement, Reference
+from hard_aug.objectives.disagreement import check_temperature
 from hard_aug.transforms import Context
 
 #: Called by `HardBatch.loss` with the loss, the leaf that was its hard view, the student's detached logits on it, and
@@ -32,7 +32,7 @@ class HardBatch:
             a `share`, or is still in its `warm_up`.
         u: `(B, P)` float32, the transform's parameters; 0, the identity, for the others.
         context: the partners of a mix and the noise, for the `augmented` images: with these,
-            `transform(clean_images, u, context)` replays the batch, before the clamp.
+            `transform(clean_images[:augmented], u[:augmented], context)` replays them, before the clamp.
         teacher_logits: `(B, K)` on the hard images, detached.
         clean_teacher_logits: `(B, K)` on the clean ones, detached.
         reference_logits: `(B, K)`, what the teacher's answer is compared with: that to the clean image, or for a mix
@@ -126,8 +126,7 @@ class HardBatch:
         if not 0 <= clean_weight <= 1:
             raise ValueError(f"clean_weight={clean_weight}: wanted a number in [0, 1]")
         temperature = self._default_temperature if temperature is None else temperature
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature={temperature}: wanted a positive number")
+        check_temperature(temperature)
         if self._observer is not None and temperature != self._default_temperature:
             raise ValueError(
                 f"temperature={temperature}, but Joint takes the student's part of the objective from this loss, at "

@@ -76,7 +76,8 @@ def raise_for_values(images: Tensor, *, undone: bool = False) -> None:
     if undone:
         raise ValueError(
             f"images lie in [{float(low):.4g}, {float(high):.4g}] once input_normalization is undone: wanted [0, 1]; "
-            "is it the loader's own? Leave it out for images in [0, 1]"
+            "is it the loader's own? Leave it out for images in [0, 1]. (timm's random erasing fills with values from "
+            "outside in its modes 'rand' and 'pixel'; use re_mode='const')"
         )
     raise ValueError(
         f"images lie in [{float(low):.4g}, {float(high):.4g}]: wanted [0, 1]. Divide bytes by 255; if they are "

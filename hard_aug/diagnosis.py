@@ -6,20 +6,15 @@ the invariances that are missing; asked again afterwards, it says what was trans
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hard_aug.checks import (
-    check_image_form,
-    check_kinds,
-    check_same_classes,
-    images_in_range,
-    raise_for_values,
-)
+from hard_aug import draws
+from hard_aug.checks import ImageCheck, check_kinds, check_same_classes
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import teacher_change
 from hard_aug.players import Players
@@ -190,6 +185,7 @@ def diagnose(
     values: int = 13,
     kept: float = 0.9,
     batch_size: int = 256,
+    input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     seed: int = 0,
 ) -> Diagnosis:
     """Move each parameter of `transform` over its range, the others at the identity, and ask both players.
@@ -198,51 +194,77 @@ def diagnose(
     one that agrees with the teacher on less than half of them the result says so.
 
     A block of more than eight parameters (a control grid, the masks of a mix) is one row: all of them drawn uniformly
-    from a growing share of their ranges, for each image by itself.
+    from a growing share of their ranges, for each image by itself. What does nothing while another parameter is at the
+    identity, as the angle of a motion blur of strength 0, shows as kept.
 
     Args:
         teacher, student: from images in [0, 1] to logits `(B, K)`. Run in evaluation mode, left as they were.
-        images: `(N, C, H, W)` in [0, 1]; some hundreds do.
+        images: `(N, C, H, W)` in [0, 1] (or normalised, see `input_normalization`); some hundreds do.
         transform: what may be done to an image.
         values: how many over a two-sided range, at least 3; an even number counts as the next odd one.
         kept: the share of images, in (0, 1), that counts as keeping the answer in the table.
         batch_size: images at a time.
+        input_normalization: `(mean, std)` per channel, where the images are normalised; undone first.
         seed: of the draws for blocks, noise and partners.
 
     Raises:
         TypeError, ValueError: as `HardAugmenter` for such images and players; no images; settings out of range.
     """
     check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
-    images = check_image_form(images)
-    if values < 3 or not 0 < kept < 1 or batch_size < 1:
-        raise ValueError(
-            f"values={values}, kept={kept}, batch_size={batch_size}: wanted at least 3 values, a share in (0, 1) and "
-            "at least one image at a time"
-        )
+    for name, number, least in (("values", values, 3), ("batch_size", batch_size, 1)):
+        if not (isinstance(number, int) and number >= least):
+            raise ValueError(f"{name}={number}: wanted a whole number of at least {least}")
+    if not 0 < kept < 1:
+        raise ValueError(f"kept={kept}: wanted a share in (0, 1)")
+    players = Players(teacher=teacher, student=student)
+    images = ImageCheck(players.device, input_normalization)(images)
     if len(images) == 0:
         raise ValueError("diagnose wants at least one image")
-    if not bool(images_in_range(images)):
-        raise_for_values(images)
-    players = Players(teacher=teacher, student=student)
     half = values // 2
     with torch.no_grad(), evaluation_mode(players.teacher, players.student):
-        looks = [_Look(players, part, transform, seed) for part in torch.split(images, batch_size)]
+        looks = _looks(players, images, transform, batch_size, seed)
         rows = tuple(_row(looks, transform, *group, half=half, seed=seed) for group in _groups(transform.spec))
     return Diagnosis(rows, kept, len(images))
 
 
-class _Look:
-    """A batch, with both players' answers to it, under a transform."""
+def _looks(players: Players, images: Tensor, transform: Transform, batch_size: int, seed: int) -> list[_Look]:
+    """The images in batches; noise and partners are those of all images, whatever the size of a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = torch.split(images, batch_size)
+    answers = [(players.teacher_logits(batch), players.student_logits(batch)) for batch in batches]
+    check_same_classes(teacher_logits=answers[0][0], student_logits=answers[0][1])
+    whole = Context()
+    everywhere: tuple[Tensor, ...] = ()
+    if transform.wants_noise:
+        whole = replace(whole, noise=torch.randn(images.shape, generator=generator).to(images))
+    if transform.wants_partner:
+        partner = draws.partners(len(images), generator).to(images.device)
+        whole = replace(whole, partner_images=images[partner])
+        everywhere = tuple(torch.cat(logits)[partner] for logits in zip(*answers, strict=True))
+    looks, start = [], 0
+    for batch, clean in zip(batches, answers, strict=True):
+        rows = slice(start, start + len(batch))
+        start = rows.stop
+        context = whole.rows(rows)
+        contexts = [replace(context, partner_logits=logits[rows]) for logits in everywhere] or [context, context]
+        looks.append(_Look(players, batch, transform, clean, contexts))
+    return looks
 
-    def __init__(self, players: Players, images: Tensor, transform: Transform, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        partner = torch.randperm(len(images), generator=generator).to(images.device)
-        noise = torch.randn(images.shape, generator=generator).to(images) if transform.wants_noise else None
-        self.players, self.images, self.transform = players, images, transform
-        self.clean = (players.teacher_logits(images), players.student_logits(images))
-        check_same_classes(teacher_logits=self.clean[0], student_logits=self.clean[1])
-        partners = images[partner] if transform.wants_partner else None
-        self.contexts = [Context(None, partners, clean[partner], noise) for clean in self.clean]
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A batch under a transform.
+
+    Attributes:
+        clean: the teacher's answer to the images, and the student's.
+        contexts: the same for both, but for the answers to the partners.
+    """
+
+    players: Players
+    images: Tensor
+    transform: Transform
+    clean: tuple[Tensor, Tensor]
+    contexts: list[Context]
 
     def at(self, u: Tensor) -> Tensor:
         """`(5,)`: sums over the images of teacher keeps, student keeps, student agrees, and both changes."""
@@ -282,19 +304,18 @@ def _row(
     parameter = transform.spec[columns[0]]
     from_identity = parameter.one_sided or not single
     shares = [END * step / half for step in range(0 if from_identity else -half, half + 1)]
-    device = looks[0].images.device
+    device, images = looks[0].images.device, sum(len(look.images) for look in looks)
     found = []
     for share in shares:
         generator = torch.Generator().manual_seed(seed)
-        total = torch.zeros(5, dtype=torch.float64)
-        for look in looks:
-            count = len(look.images)
-            fraction = torch.zeros(count, transform.size)
-            fraction[:, columns] = share
-            if not single:
-                fraction[:, columns] *= 2 * torch.rand(count, len(columns), generator=generator) - 1
-            total += look.at(torch.special.ndtri((1 + fraction) / 2).to(device))
-        found.append((total / sum(len(look.images) for look in looks)).tolist())
+        fraction = torch.zeros(images, transform.size)
+        fraction[:, columns] = share
+        if not single:
+            fraction[:, columns] *= 2 * torch.rand(images, len(columns), generator=generator) - 1
+        u = torch.special.ndtri((1 + fraction) / 2).to(device)
+        parts = torch.split(u, [len(look.images) for look in looks])
+        total = torch.stack([look.at(part) for look, part in zip(looks, parts, strict=True)]).sum(0)
+        found.append((total / images).tolist())
     values = shares
     if single:
         u = torch.zeros(len(shares), transform.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ class Pending:
         answers: those to the clean share, `(n, K)`.
         batch: B, the size of the whole micro-batch, which a loss of the user's own takes its mean over.
         arrived: called with this once, when the first backward has reached the hard images.
+        autocast: that of the call, for what is left to do once the caller has left it.
         student: the student's logits for hard images, called in that backward where the loss is the user's own: then
             the weights are still those that the gradient belongs to. None: they are not wanted.
         image_gradient: `(n, C, H, W)`, of a loss of the user's own.
@@ -66,6 +67,7 @@ class Pending:
     batch: int
     arrived: Callable[[Pending], None]
     student: Callable[[Tensor], Tensor] | None
+    autocast: torch.autocast
     image_gradient: Tensor | None = None
     student_logits: Tensor | None = None
     looks: list[Look] = field(default_factory=list)
@@ -81,7 +83,8 @@ class Pending:
             fresh = not self.ready
             self.image_gradient = _sum(self.image_gradient, gradient[: len(self.images)])
             if self.student is not None and self.student_logits is None:
-                self.student_logits = self.student(values[: len(self.images)])
+                with self.autocast:
+                    self.student_logits = self.student(values[: len(self.images)])
             if fresh:
                 self.arrived(self)
 
@@ -166,12 +169,11 @@ class CallsSinceStep:
         self._ready.append(pending)
         self.unanswered -= 1
 
-    def take(self) -> list[Pending]:
-        """Those that had their backward; later ones through the same batch are left out."""
-        ready, self._ready = self._ready, []
-        for pending in ready:
-            pending.expired = True
-        return ready
+    def take(self) -> Iterator[Pending]:
+        """Those that had their backward, each kept until it is dealt with; later ones through it are left out."""
+        while self._ready:
+            yield self._ready[0]
+            self._ready.pop(0).expired = True
 
     def forget(self) -> None:
         """The policy moves on: what still waits is of no use any more."""

@@ -85,6 +85,11 @@ class Players:
                 )
             if student_logits is None:
                 student_logits = self.student_logits(images)
+                if gradient and not student_logits.requires_grad:
+                    raise ValueError(
+                        "the student's logits carry no gradient to the images: its forward detaches them or runs under "
+                        "torch.no_grad(); remove that"
+                    )
             check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)
             # Leaves of at least float32: gradients of logits in float16 would be zeros where the players are sure.
             teacher, student, answer = (
@@ -128,6 +133,17 @@ class Judgement:
     change: Tensor
     image_gradient: Tensor | None = None
     reference_gradient: Tensor | None = None
+
+    def add(self, image_gradient: Tensor) -> None:
+        """Add what another source says of how the images would have to change."""
+        known = self.image_gradient
+        self.image_gradient = image_gradient if known is None else image_gradient + known
+
+    @classmethod
+    def indifferent(cls, images: Tensor) -> Judgement:
+        """Of players to whom all `images`, `(B, C, H, W)`, are the same."""
+        nothing = images.new_zeros(len(images))
+        return cls(nothing, nothing, nothing, torch.zeros_like(images))
 
 
 def _pulled_back(logits: Tensor, images: Tensor, gradient: Tensor) -> Tensor:

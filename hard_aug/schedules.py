@@ -71,6 +71,11 @@ class Joint(Schedule):
 
     teacher_gradient: bool = True
 
+    def __post_init__(self) -> None:
+        Schedule.__post_init__(self)
+        if not isinstance(self.teacher_gradient, bool):
+            raise TypeError(f"teacher_gradient={self.teacher_gradient!r}: wanted True or False")
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold(Schedule):

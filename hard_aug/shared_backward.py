@@ -12,12 +12,18 @@ from hard_aug.adversary import Adversary
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import Reference
 from hard_aug.pending import Accumulated, CallsSinceStep, Pending
-from hard_aug.players import gradients_of
+from hard_aug.players import Judgement, gradients_of
 from hard_aug.schedules import Joint
 from hard_aug.spread import own_sum
 from hard_aug.transforms import Context
 
 logger = logging.getLogger(__name__)
+
+
+def autocast_as_now(device: torch.device) -> torch.autocast:
+    """The caller's autocast, to be entered again where it has ended."""
+    kind = device.type
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
 
 class SharedBackward:
@@ -60,6 +66,7 @@ class SharedBackward:
             batch=len(hard),
             arrived=self._calls.arrived,
             student=self._student_now if self.teacher_gradient else None,
+            autocast=autocast_as_now(images.device),
         )
         pending.watch(hard.requires_grad_())
         self._calls.add(pending)
@@ -98,29 +105,22 @@ class SharedBackward:
     def _resolve_one(self, one: Pending) -> None:
         adversary = self.adversary
         variables = adversary.policy.variables(one.u)
-        with torch.enable_grad():
-            hard = adversary.render(one.images, one.u, one.context)
-            outputs = [hard]
-            student_part = one.per_sample_gradient()
-            teacher_part = [torch.zeros_like(student_part)]
-            change = (student_part.new_zeros(()), student_part.new_zeros(()))
+        student_part = one.per_sample_gradient()
+        with torch.enable_grad(), one.autocast:
             if self.teacher_gradient:
-                reference = adversary.reference(one.answers, one.u, one.context)
-                judgement = adversary.judge(hard, reference, student_logits=one.student_logits)
-                if judgement.image_gradient is not None:
-                    teacher_part = [judgement.image_gradient.to(student_part.dtype)]
-                if judgement.reference_gradient is not None:
-                    outputs.append(reference.teacher_logits)
-                    teacher_part.append(judgement.reference_gradient)
-                change = own_sum(judgement.change, one.own)
+                hard, reference, judgement = adversary.assess(
+                    one.images, one.u, one.answers, one.context, student_logits=one.student_logits
+                )
+            else:
+                hard, reference = adversary.render_wide(one.images, one.u, one.context), one.answers
+                judgement = Judgement.indifferent(student_part)
             scaled = None
             if one.exact:
-                weights = [student_part + teacher_part[0], *teacher_part[1:]]
+                judgement.add(student_part)
             else:  # the user's scale is known in step() only, so the student's part is kept apart until then
-                weights = teacher_part
                 scaled = gradients_of(hard, variables, student_part.to(hard.dtype), retain_graph=True)
-            weights = [weight.to(output.dtype) for weight, output in zip(weights, outputs, strict=True)]
-            exact = gradients_of(outputs, variables, weights)
+            exact = adversary.pull_back(hard, reference, judgement, variables)
+        change = own_sum(judgement.change, one.own)
         self._accumulated.add(exact=exact, scaled=scaled, change=change, images=one.images)
 
     def state_dict(self) -> dict[str, Any]:

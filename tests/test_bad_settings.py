@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
-from hard_aug.objectives import KL, Constraint, Penalty
-from hard_aug.policies import Gaussian, Generator
+from hard_aug.objectives import KL, Constraint, Penalty, kl_divergence
+from hard_aug.policies import Gaussian, Generator, Search
 from hard_aug.schedules import Joint
 from hard_aug.spread import Spread
-from hard_aug.transforms import Affine
+from hard_aug.transforms import Affine, Elastic, Filter, PatchMix, Perspective
 
 SPEC = Affine().spec
 
@@ -60,6 +61,42 @@ def test_parts_of_the_wrong_kind(teacher: nn.Module, student: nn.Module, kwargs:
 def test_numbers_out_of_range(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        *((lambda v=v: PatchMix(image_size=8, patch_size=v), f"patch_size={v!r}") for v in (4.5, (4.5, 4), (4,), "4")),
+        *((lambda v=v: Elastic(control=v), f"control={v!r}") for v in (4.5, (4,), "44")),
+        (lambda: Search(SPEC, draws=Gaussian), "draws=.*wanted a policy"),
+        (lambda: Joint(teacher_gradient="no"), "teacher_gradient='no'"),
+    ],
+)
+def test_settings_of_the_wrong_kind(make: Any, words: str) -> None:
+    words = re.escape(words) if ".*" not in words else words
+    with pytest.raises(TypeError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: PatchMix(image_size=0, patch_size=1), "image_size=0: wanted at least 1"),
+        (lambda: Perspective(tilt=None), "tilt=None: wanted degrees"),
+        (lambda: Filter(motion_blur=1.0, motion_length=9.0), "motion_length=9.0"),
+        (lambda: kl_divergence(teacher_logits=torch.zeros(1, 2), student_logits=torch.zeros(1, 2), temperature=0.0),
+         "temperature=0.0"),
+    ],
+)  # fmt: skip
+def test_settings_without_a_sense(make: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
+
+
+def test_a_scaler_that_is_none(teacher: nn.Module, student: nn.Module) -> None:
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine())
+    with pytest.raises(TypeError, match=r"grad_scaler: wanted a torch\.amp\.GradScaler, got float"):
+        augmenter.step(1024.0)  # type: ignore[arg-type]  # that is the point
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, math.nan, math.inf])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hard_aug import Diagnosis, diagnose
 from hard_aug.diagnosis import ParameterDiagnosis
-from hard_aug.transforms import Affine, Compose, Elastic, Filter, PatchMix
+from hard_aug.transforms import Affine, Compose, Elastic, Filter, PatchMix, Transform
 from hard_aug.viz import draw_diagnosis
 
 SIZE = 16
@@ -107,12 +107,36 @@ def test_large_blocks_are_one_row_and_mixes_have_partners() -> None:
     assert found.rows[0].student_keeps[-1] < 1
 
 
-def test_batches_of_any_size_give_the_same() -> None:
-    whole, parts = (diagnose(Rows(), Pixels(), dots(), Affine(), values=5, batch_size=size) for size in (8, 3))
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Affine(),
+        Elastic(),
+        Compose(Filter(blur=None, gamma=None, sharpness=None, noise=0.5), PatchMix(image_size=16, patch_size=4)),
+    ],
+)
+def test_batches_of_any_size_give_the_same(transform: Transform) -> None:
+    whole, parts = (diagnose(Rows(), Pixels(), dots(), transform, values=5, batch_size=size) for size in (8, 3))
     for row, other in zip(whole.rows, parts.rows, strict=True):
         assert row.teacher_keeps == pytest.approx(other.teacher_keeps)
         assert row.student_keeps == pytest.approx(other.student_keeps)
         assert row.student_change == pytest.approx(other.student_change, abs=1e-5)
+
+
+def test_stages_of_one_kind_are_apart() -> None:
+    found = diagnose(Rows(), Pixels(), dots(), Compose(Affine(), Filter(), Affine()), values=3)
+    assert [row.name for row in found.rows if "translation_x" in row.name] == ["translation_x", "translation_x_2"]
+
+
+def test_normalised_images() -> None:
+    images, transform = dots(), Affine(scale=None, shear=None)
+    expected = diagnose(Rows(), Pixels(), images, transform, values=3)
+    assert (
+        diagnose(Rows(), Pixels(), (images - 0.5) / 0.25, transform, values=3, input_normalization=([0.5], [0.25]))
+        == expected
+    )
+    with pytest.raises(ValueError, match="input_normalization"):
+        diagnose(Rows(), Pixels(), (images - 0.5) / 0.25, transform)
 
 
 def test_networks_and_generators_are_left_alone(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
@@ -126,8 +150,8 @@ def test_networks_and_generators_are_left_alone(teacher: nn.Module, student: nn.
 
 
 def test_bad_input(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
-    for settings in ({"values": 2}, {"kept": 1.0}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="wanted at least 3 values"):
+    for settings in ({"values": 2}, {"values": 3.5}, {"kept": 1.0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))}=.*wanted a"):
             diagnose(teacher, student, images, Affine(), **settings)  # type: ignore[arg-type]  # from a list
     with pytest.raises(ValueError, match="at least one image"):
         diagnose(teacher, student, images[:0], Affine())

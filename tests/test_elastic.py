@@ -112,7 +112,7 @@ def test_errors() -> None:
         Elastic(magnitude=0)
     with pytest.raises(ValueError, match="at least 4 points on each axis"):
         Elastic(control=(4, 3))
-    with pytest.raises(TypeError, match="wanted a whole number of points"):
+    with pytest.raises(TypeError, match="wanted a whole number, or a pair"):
         Elastic(control=4.5)  # type: ignore[arg-type]  # the mistake that is tested
     with pytest.raises(ValueError, match="wanted 'zeros'"):
         Elastic(padding_mode="wrap")  # type: ignore[arg-type]  # the mistake that is tested

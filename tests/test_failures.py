@@ -159,7 +159,7 @@ def test_a_teacher_that_fails_in_a_step_leaves_the_policy(
     switch.spoil = None
     assert_equal(kept(augmenter)["policy"], before["policy"])
     assert_equal(kept(augmenter)["optimizer"], before["optimizer"])
-    train(augmenter, images, 1)
+    augmenter.step()  # the batch is still there
     assert not torch.equal(augmenter.policy.mean, before["policy"]["mean"])
 
 
@@ -188,6 +188,12 @@ def test_a_teacher_without_gradients_is_named(teacher: nn.Module, plain_student:
     augmenter = HardAugmenter(teacher=frozen, student=plain_student, transform=Affine(), schedule=without)
     train(augmenter, images, 2)
     assert augmenter.dropped_steps == 0
+
+
+def test_a_student_without_gradients_is_named(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    augmenter = HardAugmenter(teacher=teacher, student=Frozen(plain_student), transform=Affine())
+    with pytest.raises(ValueError, match=r"student's logits.*no gradient.*no_grad"):
+        augmenter(images)
 
 
 def test_frozen_parameters_are_no_hindrance(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:

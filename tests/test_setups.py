@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hard_aug import HardAugmenter
-from hard_aug.models import timm_model
+from hard_aug.distillation import distillation_loss
+from hard_aug.models import ViewStatistics, timm_model
 from hard_aug.objectives import KL, Penalty, Reference
 from hard_aug.players import Players
 from hard_aug.schedules import Alternating, Joint
@@ -121,6 +122,72 @@ def test_gradients_of_sure_players_do_not_vanish_in_half_precision(sureness: flo
     plain = torch.autograd.grad(score, leaf)[0].flatten(1).double()
     if sureness == 15.0:  # so much is lost without a scale
         assert float((plain - full).norm() / full.norm()) > 0.5
+
+
+@pytest.mark.parametrize("sureness", [0.0, 12.0, 15.0])
+@pytest.mark.parametrize("images_in", [torch.float32, torch.float16])
+@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
+def test_the_policys_gradient_of_sure_players_in_half_precision(
+    schedule: Any, images_in: torch.dtype, sureness: float
+) -> None:
+    """Of whole steps, the networks and perhaps the images in float16, to one per cent of that in float32."""
+    found = []
+    for low in (False, True):
+        teacher, student, images = sure_players(sureness)
+        augmenter = HardAugmenter(
+            teacher=teacher, student=student, transform=Affine(), schedule=schedule, objective=KL(temperature=1.0),
+            invariance=Penalty(0.0), spread_weight=0.0, spread_floor=None,
+        )  # fmt: skip
+        with torch.autocast("cpu", dtype=torch.float16, enabled=low):
+            loss = augmenter(images.clamp(0, 1).to(images_in if low else torch.float32)).loss()
+        (loss * 2.0**16).backward()
+        augmenter.step()
+        moments = augmenter.state_dict()["optimizer"]["state"].values()
+        found.append(torch.cat([moment["exp_avg"].flatten() for moment in moments]))
+    assert float(found[0].norm()) > 0
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
+def test_images_of_half_precision_under_autocast(
+    teacher: nn.Module, student: nn.Module, images: Tensor, schedule: Any, own: bool, dtype: torch.dtype
+) -> None:
+    """The caller has left the autocast when the augmenter steps."""
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=schedule)
+    before = augmenter.policy.mean.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with torch.autocast("cpu", dtype=dtype):
+        hard = augmenter(images.to(dtype))
+        loss = hard.loss()
+        if own:
+            loss = distillation_loss(student_logits=student(hard.images), teacher_logits=hard.teacher_logits)
+    scaler.scale(loss).backward()
+    augmenter.step(scaler if own else None)
+    assert hard.images.dtype == dtype
+    assert augmenter.dropped_steps == 0
+    assert not torch.equal(augmenter.policy.mean, before)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "split"])
+def test_norms_with_an_activation_are_whole_on_both_views(batch_norm: Any) -> None:
+    """timm's BatchNormAct2d is a BatchNorm2d that applies the activation too."""
+    torch.manual_seed(0)
+    student = timm.create_model("mobilenetv3_small_050", num_classes=5, drop_rate=0.0, drop_path_rate=0.0)
+    student(torch.rand(8, 3, 64, 64))  # running statistics of its own
+    clean, hard = torch.rand(4, 3, 64, 64), torch.rand(4, 3, 64, 64).square()
+    expected_clean = copy.deepcopy(student)(clean)
+    expected_hard = copy.deepcopy(student).train(batch_norm == "split")(hard)
+    after = copy.deepcopy(student)
+    after(clean)
+    with ViewStatistics(student, batch_norm).of(clean=4, hard=4):
+        logits = student(torch.cat((clean, hard)))
+    logits.sum().backward()
+    assert torch.allclose(logits[:4], expected_clean, atol=1e-4)
+    assert torch.allclose(logits[4:], expected_hard, atol=1e-4)
+    for name, value in after.state_dict().items():
+        assert torch.allclose(student.state_dict()[name], value, atol=1e-5), name
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
+from hard_aug.policies import Conditional
 from hard_aug.transforms import Affine, Color, Compose
 from hard_aug.viz import PolicyHistory, draw_policy, gallery
 
@@ -32,6 +33,24 @@ def test_gallery_shows_both_views_and_both_answers(teacher: nn.Module, student: 
         gallery(hard, student, classes=["a", "b"])
     with pytest.raises(ValueError, match="at least one"):
         gallery(hard, student, columns=0)
+
+
+def test_a_gallery_of_a_wrapped_student_asks_the_one_inside(
+    teacher: nn.Module, student: nn.Module, images: Tensor
+) -> None:
+    class Wrapper(nn.DataParallel):  # stands for one that waits for other processes
+        def forward(self, *inputs: Tensor) -> Tensor:
+            raise AssertionError("a forward of the wrapper")
+
+    hard = HardAugmenter(teacher=teacher, student=student, transform=Affine())(images)
+    assert len(gallery(hard, Wrapper(student)).axes) == 16
+
+
+def test_a_history_of_a_policy_that_looks_at_images_wants_them(teacher: nn.Module, student: nn.Module) -> None:
+    policy = Conditional(Affine().spec, channels=1)
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), policy=policy)
+    with pytest.raises(ValueError, match=r"record\(step, augmenter, images\)"):
+        PolicyHistory(Affine().spec).record(0, augmenter)
 
 
 def test_history_records_what_is_drawn(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:

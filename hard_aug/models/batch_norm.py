@@ -7,7 +7,9 @@
 | `split` | its own | its own | the clean view |
 
 `shared` is plain concatenation. Statistics apart are the idea of AdvProp (Xie et al., arXiv:1911.09665), which gives
-the hard view scales and offsets of its own too; here both views share them. Only modules in training mode count.
+the hard view scales and offsets of its own too; here both views share them. Only modules in training mode count. What a
+module does beside (timm's apply the activation too) it does for both views. Students that recompute activations in
+their backward (`torch.utils.checkpoint`) want `shared`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hard_aug.models.guard import unwrapped
 
 BatchNormMode = Literal["shared", "frozen", "split"]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ViewStatistics:
@@ -95,11 +97,22 @@ class ViewStatistics:
                     f"{self._total} images, so the views can't be told apart; use batch_norm='shared'"
                 )
             first, second = values[: self._clean * per_image], values[self._clean * per_image :]
-            mean = variance = None
-            if frozen and module.running_mean is not None and module.running_var is not None:
-                # Copies: the clean view is about to change the running ones.
-                mean, variance = module.running_mean.clone(), module.running_var.clone()
-            hard = F.batch_norm(second, mean, variance, module.weight, module.bias, not frozen, 0.0, module.eps)
+            with _running_statistics_aside(module, training=not frozen):
+                hard = inside(module, second)
             return torch.cat((inside(module, first), hard))
 
         return forward
+
+
+@contextmanager
+def _running_statistics_aside(module: _BatchNorm, *, training: bool) -> Iterator[None]:
+    """Within it the module is in this mode, and its running statistics are copies, which it may change."""
+    kept = {name: module._buffers[name] for name in STATISTICS if module._buffers.get(name) is not None}
+    before = module.training
+    try:
+        module.training = training
+        module._buffers.update({name: value.clone() for name, value in kept.items() if value is not None})
+        yield
+    finally:
+        module._buffers.update(kept)
+        module.training = before

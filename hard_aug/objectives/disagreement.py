@@ -55,7 +55,11 @@ def kl_divergence(*, teacher_logits: Tensor, student_logits: Tensor, temperature
 
     Returns:
         `(B,)`, at least float32. Gradients: both logits, any order.
+
+    Raises:
+        ValueError: a temperature that is not positive.
     """
+    check_temperature(temperature)
     teacher, student = _log_probabilities(teacher_logits, student_logits, temperature)
     return temperature**2 * _kl(teacher, student)
 
@@ -89,8 +93,7 @@ class Tempered(Disagreement):
     is_divergence = True
 
     def __init__(self, temperature: float = 2.0) -> None:
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature={temperature}: wanted a positive number")
+        check_temperature(temperature)
         self.temperature = float(temperature)
 
 
@@ -167,6 +170,12 @@ def same_type(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, T
         )
     compute = torch.promote_types(torch.promote_types(teacher_logits.dtype, student_logits.dtype), torch.float32)
     return teacher_logits.to(compute), student_logits.to(compute)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise `ValueError` unless it is a positive number."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature}: wanted a positive number")
 
 
 def _log_probabilities(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,11 @@ class Context:
 
     def first(self, count: int) -> Context:
         """That of the first `count` images."""
-        return Context(*(None if value is None else value[:count] for value in self._values()))
+        return self.rows(slice(count))
+
+    def rows(self, rows: slice) -> Context:
+        """That of some of the images."""
+        return Context(*(None if value is None else value[rows] for value in self._values()))
 
     def _values(self) -> tuple[Tensor | None, ...]:
         return self.labels, self.partner_images, self.partner_logits, self.noise

@@ -9,6 +9,7 @@ stage moves out of the frame and a later one moves back in is not lost.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from hard_aug.transforms.base import (
 class Compose(Transform):
     """Apply `stages` in order; `u` is the concatenation of theirs.
 
-    Where two stages share a parameter's name, the later ones get a suffix: `rotation`, `rotation_2`.
+    Where two stages share the name of a parameter or a block, the later one's has a suffix: `rotation`, `rotation_2`.
     Colour before a spatial stage starts a new gather. Gradients: images yes, parameters yes, second order no.
 
     Raises:
@@ -44,15 +45,11 @@ class Compose(Transform):
         self.stages = stages
         self._sizes = [stage.size for stage in stages]
         self._runs = _runs(stages)
-        spec: dict[str, Parameter] = {}
+        spec: list[Parameter] = []
         for stage in stages:
-            for parameter in stage.spec:
-                name, count = parameter.name, 1
-                while name in spec:
-                    count += 1
-                    name = f"{parameter.name}_{count}"
-                spec[name] = replace(parameter, name=name)
-        self.spec = tuple(spec.values())
+            names, blocks = {p.name for p in spec}, {p.block for p in spec}
+            spec += [replace(p, name=_free(p.name, names), block=_free(p.block, blocks)) for p in stage.spec]
+        self.spec = tuple(spec)
 
     @property
     def bounded(self) -> bool:
@@ -111,6 +108,11 @@ class Compose(Transform):
             padding_mode=padding_mode,  # type: ignore[arg-type]  # one of the modes, as the stages have checked
             projective=projective,
         )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with the first number behind it that makes it a new one where it is taken."""
+    return name if name not in taken else next(f"{name}_{i}" for i in count(2) if f"{name}_{i}" not in taken)
 
 
 def _flat(stages: tuple[Transform, ...]) -> tuple[Transform, ...]:

@@ -11,7 +11,6 @@ The field between the points is their uniform cubic B-spline (free-form deformat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from hard_aug.ops import warp_color
 from hard_aug.ops.warp_color.reference import PaddingMode
 from hard_aug.transforms.base import Context, DisplacementTransform, Parameter
-from hard_aug.transforms.settings import check_padding_mode
+from hard_aug.transforms.settings import check_padding_mode, check_pair
 
 FEWEST_POINTS = 4
 
@@ -42,13 +41,11 @@ class Elastic(DisplacementTransform):
     """
 
     def __init__(
-        self, *, magnitude: float = 0.1, control: int | Sequence[int] = 5, padding_mode: PaddingMode = "zeros"
+        self, *, magnitude: float = 0.1, control: int | tuple[int, int] = 5, padding_mode: PaddingMode = "zeros"
     ) -> None:
         if not (magnitude > 0 and math.isfinite(magnitude)):
             raise ValueError(f"magnitude={magnitude}: wanted a positive fraction of the image")
-        rows, columns = control if isinstance(control, Sequence) else (control, control)
-        if not (isinstance(rows, int) and isinstance(columns, int)):
-            raise TypeError(f"control={control}: wanted a whole number of points, or (rows, columns)")
+        rows, columns = check_pair(control=control)
         if min(rows, columns) < FEWEST_POINTS:
             raise ValueError(f"control={control}: a cubic spline wants at least {FEWEST_POINTS} points on each axis")
         check_padding_mode(padding_mode)

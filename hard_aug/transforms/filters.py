@@ -70,7 +70,7 @@ class Filter(Transform):
         for name, value in (("solarize", solarize), ("motion_blur", motion_blur)):
             if value is not None and value > 1:
                 raise ValueError(f"{name}={value}: wanted a strength in (0, 1]")
-        if motion_length < 3 or motion_length % 2 == 0:
+        if not isinstance(motion_length, int) or motion_length < 3 or motion_length % 2 == 0:
             raise ValueError(f"motion_length={motion_length}: wanted an odd number of pixels of at least 3")
         spec: list[Parameter] = []
         if gamma is not None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.settings import check_pair
 
 MixMode = Literal["relaxed", "straight_through"]
 SMALLEST_AREA = 1e-6
@@ -57,9 +58,9 @@ class PatchMix(Transform):
         mode: MixMode = "straight_through",
         temperature: float = 0.5,
     ) -> None:
-        self.image_size, self.patch_size = _pair(image_size), _pair(patch_size)
+        self.image_size, self.patch_size = check_pair(image_size=image_size), check_pair(patch_size=patch_size)
         for length, patch in zip(self.image_size, self.patch_size, strict=True):
-            if length < 1 or patch < 1 or length % patch:
+            if length % patch:
                 divisors = [d for d in range(1, length + 1) if length % d == 0]
                 raise ValueError(
                     f"patch_size={patch} does not divide image_size={length}; wanted one of "
@@ -127,7 +128,3 @@ class PatchMix(Transform):
         area = self.mask(u).mean((1, 2)).to(compute).clamp(SMALLEST_AREA, 1 - SMALLEST_AREA)[:, None]
         own, partner = (answer.to(compute).log_softmax(-1) for answer in (logits, context.partner_logits))
         return torch.logaddexp(own + torch.log1p(-area), partner + area.log())
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -45,7 +45,7 @@ class Perspective(SpatialTransform):
     projective = True
 
     def __init__(self, *, tilt: float = 30.0, focal_length: float = 2.0, padding_mode: PaddingMode = "zeros") -> None:
-        if not 0 < tilt <= LARGEST_TILT:
+        if tilt is None or not 0 < tilt <= LARGEST_TILT:
             raise ValueError(f"tilt={tilt}: wanted degrees in (0, {LARGEST_TILT:g}]")
         # A corner comes nearer by at most half a side times the sine of each of the two angles.
         nearest = math.sin(math.radians(tilt))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 from hard_aug.ops.warp_color.reference import PaddingMode
@@ -26,3 +27,19 @@ def check_padding_mode(mode: str) -> None:
     """Raise `ValueError` for a mode that is none."""
     if mode not in get_args(PaddingMode):
         raise ValueError(f"padding_mode={mode!r}: wanted 'zeros', 'border' or 'reflection'")
+
+
+def check_pair(**sizes: int | Sequence[int]) -> tuple[int, int]:
+    """One size as (rows, columns); a single number stands for both.
+
+    Raises:
+        TypeError: no whole numbers, or not two of them.
+        ValueError: one below 1.
+    """
+    ((name, size),) = sizes.items()
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or not all(isinstance(length, int) for length in pair):
+        raise TypeError(f"{name}={size!r}: wanted a whole number, or a pair (rows, columns)")
+    if min(pair) < 1:
+        raise ValueError(f"{name}={size!r}: wanted at least 1")
+    return pair[0], pair[1]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
-from hard_aug.models import evaluation_mode
+from hard_aug.models.guard import evaluation_mode, unwrapped
 
 
 def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | None = None, columns: int = 8) -> Figure:
@@ -34,6 +34,7 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
         raise ValueError("a gallery wants at least one image and one column")
     if classes is not None and len(classes) < batch.teacher_logits.shape[1]:
         raise ValueError(f"{len(classes)} names for {batch.teacher_logits.shape[1]} classes")
+    student = unwrapped(student)  # a wrapper's forward may wait for other processes
     with torch.no_grad(), evaluation_mode(student):
         rows = [
             (batch.clean_images, batch.clean_teacher_logits, student(batch.clean_images)),

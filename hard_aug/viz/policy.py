@@ -38,10 +38,16 @@ class PolicyHistory:
         Args:
             step: when this is.
             images: `(B, C, H, W)`, for a policy that looks at them; the others get blank ones.
+
+        Raises:
+            ValueError: a policy that looks at images, and none.
         """
         device = augmenter.device
-        if images is None or not augmenter.policy.looks_at_images:
+        if not augmenter.policy.looks_at_images:
             images = torch.zeros(DRAWS, 1, 1, 1, device=device)
+        if images is None:
+            name = type(augmenter.policy).__name__
+            raise ValueError(f"a {name} is another distribution for each image: record(step, augmenter, images)")
         images = images[:DRAWS]
         u = augmenter.propose(images, torch.Generator(device).manual_seed(0))
         values = augmenter.transform.decode(u)
