@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +153,14 @@ class Experiment:
     def augmenter(self, student: nn.Module) -> HardAugmenter:
         """The HardAugmenter of the configuration around `student`."""
         parts: DictConfig = self.config.augmenter
-        transform = instantiate(parts.transform)
+        transform, policy = instantiate(parts.transform), instantiate(parts.policy)
+        if "channels" in inspect.signature(policy).parameters:
+            policy = partial(policy, channels=self.shape[0])
         return HardAugmenter(
             teacher=self.teacher,
             student=student,
             transform=transform,
-            policy=instantiate(parts.policy)(transform.spec),
+            policy=policy(transform.spec),
             objective=instantiate(parts.objective),
             invariance=instantiate(parts.invariance),
             schedule=instantiate(parts.schedule),

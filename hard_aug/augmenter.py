@@ -71,7 +71,8 @@ class HardAugmenter:
     writes no buffer. Networks are used, never registered or stored in a state.
 
     Where torch.distributed runs when it is made, the processes learn one policy: they draw as one process would for the
-    joined batch, and average what they ascend by. All make the same calls, with batches of one size.
+    joined batch, and average what they ascend by. All make the same calls, with batches of one size. (The partners of
+    a mix are of the process's own batch, and a `share` or `fraction` is taken of each.)
     """
 
     def __init__(
@@ -297,8 +298,8 @@ class HardAugmenter:
     def check(self) -> None:
         """Raise `ValueError` if a batch since the last check held bad values, or processes had unequal batches.
 
-        On the CPU each call raises by itself. On a GPU only the first call of a shape does, since reading values
-        waits for the device; later ones are noted there and raised here.
+        On the CPU each call raises by itself. On a GPU only the first call of a shape does, and for images alone, since
+        reading values waits for the device; all else is noted there and raised here.
         """
         bad, unequal = bool(self._images.bad), bool(self._ascent.processes.unequal)
         self._images.bad.zero_()
