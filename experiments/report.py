@@ -83,6 +83,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "config": {key: value for key, value in first["config"].items() if key != "seed"},
     }
+    if "kd" in rows:
+        summary["gap_closed"] = _gap_closed(rows, first["main"])
     if "random_tuned" in rows:
         summary["random_tuned_scales"] = [r["scale"] for r in rows["random_tuned"]]
     if "hard" in rows:
@@ -102,19 +104,30 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
             | {"unit": values["unit"], "range": values["range"]}
             for name, values in first.get("policy", {}).items()
         }
-        if all(run.get("gap_closed") is not None for run in runs):
-            summary["gap_closed"] = spread([100 * run["gap_closed"] for run in runs], 1)
     return summary
+
+
+def _gap_closed(rows: dict[str, list[dict[str, Any]]], main: str) -> dict[str, Any]:
+    """By student, how much of the gap between KD and the teacher it closes, in per cent; empty where there is none."""
+    gaps = [teacher[main] - kd[main] for teacher, kd in zip(rows["teacher"], rows["kd"], strict=True)]
+    if min(gaps) <= 0:
+        return {}
+    return {
+        name: spread([100 * (r[main] - kd[main]) / gap for r, kd, gap in zip(row, rows["kd"], gaps, strict=True)], 1)
+        for name, row in rows.items()
+        if name not in ("teacher", "kd")
+    }
 
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a group's table."""
     sets, main = summary["sets"], summary["main"]
-    head = ["", *sets, f"HARD minus it, {main}", "keeps"]
+    head = ["", *sets, f"HARD minus it, {main}", "gap closed", "keeps"]
     rows = []
     for name, accuracy in summary["accuracy"].items():
         difference = summary.get("hard_minus", {}).get(name)
         kept = summary["teacher_keeps"].get(name)
+        closed = summary.get("gap_closed", {}).get(name)
         label = name
         if name == "random_tuned":
             label += " (x" + ", x".join(f"{scale:g}" for scale in summary["random_tuned_scales"]) + ")"
@@ -123,6 +136,7 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 label,
                 *(_text(accuracy[s]) for s in sets),
                 "" if difference is None else _text(difference[main], sign=True),
+                "" if closed is None else f"{_text(closed)} %",
                 "" if kept is None else f"{kept['mean']:.0f} %",
             ]
         )
@@ -196,8 +210,6 @@ def main(arguments: list[str] | None = None) -> None:
         for name, values in summary.get("policy", {}).items():
             pixels = f" = {_text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
             print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
-        if "gap_closed" in summary:
-            print(f"  HARD closed {_text(summary['gap_closed'])} % of the gap between KD and the teacher")
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps({"command": chosen.command, "groups": summaries}, indent=1) + "\n")

@@ -226,6 +226,7 @@ def test_report_pairs_runs_by_seed(
         changed = json.loads(json.dumps(metrics))
         changed["seed"] = changed["config"]["seed"] = seed
         changed["students"]["kd"]["shifted"], changed["students"]["hard"]["shifted"] = kd, hard
+        changed["teacher"]["shifted"] = 1.0
         (tmp_path / str(seed)).mkdir()
         (tmp_path / str(seed) / "metrics.json").write_text(json.dumps(changed))
     report.main([str(tmp_path), "--json", str(tmp_path / "out.json"), "--markdown"])
@@ -234,6 +235,8 @@ def test_report_pairs_runs_by_seed(
     summary = json.loads((tmp_path / "out.json").read_text())["groups"][0]
     assert summary["seeds"] == [0, 1]
     assert summary["accuracy"]["hard"]["shifted"] == {"mean": 92.0, "sd": 2.83, "values": [90.0, 94.0]}
+    assert summary["gap_closed"]["hard"]["values"] == [80.0, 85.0]
+    assert "| 82.5 ± 3.5 % |" in printed
     assert summary["hard_minus"]["kd"]["shifted"]["values"] == [40.0, 34.0]
     with pytest.raises(SystemExit, match=r"no metrics\.json"):
         report.main([str(tmp_path / "nothing")])
