@@ -2,7 +2,7 @@
 
 Every cell is one short run of `experiments.train` with the same networks, batches and number of steps. Parts that can't
 work together are left out with the library's own reason. Finished cells are kept in the folder, so that a run that was
-stopped and started again does what is missing. Writes one JSON and prints tables.
+stopped and started again does what is missing. Writes one JSON, and tables as Markdown beside it.
 """
 
 from __future__ import annotations
@@ -162,17 +162,18 @@ def do(work: Work) -> None:
 
 
 def gather(root: Path, data: str, seeds: list[int], wanted: list[Cell]) -> dict[str, dict[str, Any]]:
-    """What all finished runs on one data set found, by group and name."""
+    """What the finished runs on one data set found, by group and name, with the number of seeds that are there."""
     found: dict[str, dict[str, Any]] = {}
     for cell in wanted:
         folders = [folder_of(root, data, cell, seed) for seed in seeds]
         row: dict[str, Any] | None = None
         if (folders[0] / "refused.txt").is_file():
             row = {"refused": (folders[0] / "refused.txt").read_text().strip()}
-        elif all((folder / "metrics.json").is_file() for folder in folders):
-            runs = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+        elif finished := [folder / "metrics.json" for folder in folders if (folder / "metrics.json").is_file()]:
+            runs = [json.loads(path.read_text()) for path in finished]
             students = [next(iter(run["students"].values())) for run in runs]
             row = {name: spread([100 * student[name] for student in students]) for name in runs[0]["sets"]}
+            row["seeds"] = [run["seed"] for run in runs]
             row["seconds"] = spread([student["seconds"] for student in students], 1)
             if "teacher_keeps" in students[0]:
                 row["teacher_keeps"] = spread([100 * student["teacher_keeps"] for student in students], 1)
@@ -181,17 +182,18 @@ def gather(root: Path, data: str, seeds: list[int], wanted: list[Cell]) -> dict[
     return found
 
 
-def text(row: dict[str, Any] | None, name: str = "shifted") -> str:
-    """One cell of a table."""
+def text(row: dict[str, Any] | None, name: str, seeds: int) -> str:
+    """One cell of a table; of fewer seeds than wanted it says how many."""
     if row is None:
         return ""
     if "refused" in row:
         return "-"
     mean, sd = row[name]["mean"], row[name]["sd"]
-    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+    few = f" ({len(row['seeds'])} of {seeds})" if len(row["seeds"]) < seeds else ""
+    return (f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}") + few
 
 
-def tables(found: dict[str, dict[str, Any]]) -> str:
+def tables(found: dict[str, dict[str, Any]], seeds: int) -> str:
     """Markdown: the family by objective, then each group of controls."""
     family = found.get("family", {})
     columns = [
@@ -202,14 +204,29 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
     ]
     lines = ["| shifted | " + " | ".join(f"{p}, {s}" for p, s in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for objective in OBJECTIVES:
-        row = [text(family.get(f"{policy}/{schedule}/{objective}")) for policy, schedule in columns]
+        row = [text(family.get(f"{policy}/{schedule}/{objective}"), "shifted", seeds) for policy, schedule in columns]
         lines.append(f"| {objective} | " + " | ".join(row) + " |")
     for group, rows in found.items():
         if group != "family":
-            sets = [name for name in next(iter(rows.values())) if name not in ("seconds", "teacher_keeps", "refused")]
-            lines += ["", f"| {group} | " + " | ".join([*sets, "seconds"]) + " |", "|---" * (len(sets) + 2) + "|"]
-            lines += [f"| {n} | " + " | ".join(text(r, s) for s in [*sets, "seconds"]) + " |" for n, r in rows.items()]
+            columns_of = [
+                name for name in next(iter(rows.values())) if name not in ("teacher_keeps", "refused", "seeds")
+            ]
+            lines += ["", f"| {group} | " + " | ".join(columns_of) + " |", "|---" * (len(columns_of) + 1) + "|"]
+            for name, row in rows.items():
+                lines.append(f"| {name} | " + " | ".join(text(row, column, seeds) for column in columns_of) + " |")
     return "\n".join(lines)
+
+
+def make(todo: list[Work], processes: int) -> None:
+    """Do the runs that are missing, so many at a time."""
+    context = multiprocessing.get_context("spawn")
+    with progress_bar() as progress, context.Pool(processes, leave_signals_alone, maxtasksperchild=20) as pool:
+        bar = progress.add_task("runs", total=len(todo), note="")
+        # A teacher is trained by its first run: until then a second one would train it as well.
+        first = list({(w.data, w.seed): w for w in reversed(todo)}.values())
+        for part in (first, [w for w in todo if w not in first]):
+            for _ in pool.imap_unordered(do, part):
+                progress.advance(bar)
 
 
 def leave_signals_alone() -> None:
@@ -225,6 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--folder", type=Path, default=Path("outputs/ablation"), help="where the runs are kept")
     options.add_argument("--json", type=Path, default=Path("experiments/results/ablation.json"))
     options.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2)), help="runs at a time")
+    options.add_argument("--gather", action="store_true", help="make no runs; the tables of those that are there")
     options.add_argument("overrides", nargs="*", help="settings of every run, such as steps=100")
     chosen = options.parse_args(arguments)
     wanted = [cell for cell in cells() if chosen.only is None or cell.group in chosen.only]
@@ -238,23 +256,23 @@ def main(arguments: list[str] | None = None) -> None:
         for data in chosen.data
         for cell in wanted
     ]
-    context = multiprocessing.get_context("spawn")
-    with progress_bar() as progress, context.Pool(chosen.processes, leave_signals_alone, maxtasksperchild=20) as pool:
-        bar = progress.add_task("runs", total=len(todo), note="")
-        # A teacher is trained by its first run: until then a second one would train it as well.
-        first = list({(w.data, w.seed): w for w in reversed(todo)}.values())
-        for part in (first, [w for w in todo if w not in first]):
-            for _ in pool.imap_unordered(do, part):
-                progress.advance(bar)
-    command = " ".join(["python -m experiments.ablation", *(sys.argv[1:] if arguments is None else arguments)])
+    if not chosen.gather:
+        make(todo, chosen.processes)
+    given = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--gather"]
+    command = " ".join(["python -m experiments.ablation", *given])
+    pages = [f"`{command}`"]
     results: dict[str, Any] = {"command": command, "seeds": chosen.seeds}
     for data in chosen.data:
         found = gather(chosen.folder, data, chosen.seeds, wanted)
         results[data] = {"config": example(chosen.folder, data, chosen.seeds, wanted), "cells": found}
-        print(f"\n{data}, accuracy in %, seeds {', '.join(map(str, chosen.seeds))}\n\n{tables(found)}")
+        pages.append(f"{data}, accuracy in %, seeds {', '.join(map(str, chosen.seeds))}")
+        pages.append(tables(found, len(chosen.seeds)))
+    print("\n" + "\n\n".join(pages[1:]))
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\nwrote {chosen.json}")
+    page = chosen.json.with_suffix(".md")
+    page.write_text("\n\n".join(pages) + "\n")
+    print(f"\nwrote {chosen.json} and {page}")
 
 
 def example(root: Path, data: str, seeds: list[int], wanted: list[Cell]) -> dict[str, Any]:

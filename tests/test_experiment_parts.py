@@ -140,6 +140,9 @@ def test_the_ablation_keeps_its_runs_and_says_what_is_refused(
     ablation.main(command)
     assert (tmp_path / "out.json").read_text() == before
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")}
+    ablation.main([*command, "--seeds", "0", "1", "--gather"])
+    assert f"{found['cells']['without']['kd']['shifted']['mean']:.1f} (1 of 2)" in capsys.readouterr().out
+    assert "(1 of 2)" in (tmp_path / "out.md").read_text()
     with pytest.raises(ValueError, match="a run with other settings"):
         ablation.main([*command, "batch_size=17"])
     capsys.readouterr()
