@@ -18,6 +18,9 @@ from rich.table import Table
 
 from experiments.checkpoint import flatten
 
+#: Of more parameters than these the printed page lists none; the JSON has them.
+LISTED = 12
+
 
 def find(folders: list[Path]) -> list[dict[str, Any]]:
     """What all `metrics.json` below the folders hold.
@@ -207,7 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
             for row in rows:
                 table.add_row(*row)
             console.print(table)
-        for name, values in summary.get("policy", {}).items():
+        policy = summary.get("policy", {})
+        for name, values in policy.items() if len(policy) <= LISTED else ():
             pixels = f" = {_text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
             print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
     if chosen.json:
