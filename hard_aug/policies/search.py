@@ -31,8 +31,8 @@ class Search(Policy):
 
     Costs M forwards of both networks (none for one candidate), and K forwards and backwards and one forward more where
     K > 0. By default it only draws: at equal cost more draws were better than ascent on both data sets of
-    `experiments.ablation`. `Hinge` is its invariance unless another is given. It is served by `Alternating`: `every` and
-    `fraction` say at which calls and on which share of the batch it searches; the other images get plain draws.
+    `experiments.ablation`. `Hinge` is its invariance unless another is given. It is served by `Alternating`, whose
+    `every` and `fraction` say at which calls and on which share of the batch it searches; other images get plain draws.
     """
 
     def __init__(
