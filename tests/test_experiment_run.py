@@ -62,7 +62,7 @@ def test_every_named_experiment_builds(tmp_path: Path, name: str) -> None:
     splits = instantiate(config.data)
     with progress_bar() as progress:
         experiment = Experiment(config, splits, tmp_path, progress, Stop())
-    assert experiment.size == (40 if fashion else 28)
+    assert experiment.size == (40 if name == "fashion" else 28)
     assert "hard" in [job.method for job in experiment.jobs]
 
 

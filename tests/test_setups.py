@@ -40,7 +40,7 @@ def test_an_averaged_student_is_the_average_of_the_students(
         optimizer.step()
         augmenter.step()
         average.update_parameters(student)
-        theirs.update(student, step=step)
+        theirs.update(student)
         with torch.no_grad():
             for mine, now in zip(expected.parameters(), student.parameters(), strict=True):
                 mine.copy_(now if step == 0 else (mine + now) / 2)
