@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from experiments.experiment import identity
+from experiments.experiment import augmenter_parts, identity
 from experiments.report import spread
 from experiments.training import progress_bar
 from hard_aug.compatibility import check_parts
@@ -123,16 +122,9 @@ def folder_of(root: Path, data: str, cell: Cell, seed: int) -> Path:
 
 def refusal(config: DictConfig) -> str | None:
     """Why the library refuses these parts together; None if it does not."""
-    parts = config.augmenter
-    transform = instantiate(parts.transform)
+    made = augmenter_parts(config.augmenter, channels=1)
     try:
-        check_parts(
-            transform=transform,
-            policy=instantiate(parts.policy)(transform.spec),
-            objective=instantiate(parts.objective),
-            invariance=instantiate(parts.invariance),
-            schedule=instantiate(parts.schedule),
-        )
+        check_parts(**made)
     except ValueError as error:
         return str(error)
     return None

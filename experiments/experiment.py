@@ -82,6 +82,15 @@ def identity(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in resolved.items() if key not in FREE}
 
 
+def augmenter_parts(parts: DictConfig, channels: int) -> dict[str, Any]:
+    """The five kinds of parts of the augmenter's configuration, by name, for images of so many channels."""
+    transform, policy = instantiate(parts.transform), instantiate(parts.policy)
+    if "channels" in inspect.signature(policy).parameters:
+        policy = partial(policy, channels=channels)
+    rest = {name: instantiate(parts[name]) for name in ("objective", "invariance", "schedule")}
+    return {"transform": transform, "policy": policy(transform.spec), **rest}
+
+
 class Experiment:
     """Everything between the configuration and the results.
 
@@ -153,17 +162,10 @@ class Experiment:
     def augmenter(self, student: nn.Module) -> HardAugmenter:
         """The HardAugmenter of the configuration around `student`."""
         parts: DictConfig = self.config.augmenter
-        transform, policy = instantiate(parts.transform), instantiate(parts.policy)
-        if "channels" in inspect.signature(policy).parameters:
-            policy = partial(policy, channels=self.shape[0])
         return HardAugmenter(
             teacher=self.teacher,
             student=student,
-            transform=transform,
-            policy=policy(transform.spec),
-            objective=instantiate(parts.objective),
-            invariance=instantiate(parts.invariance),
-            schedule=instantiate(parts.schedule),
+            **augmenter_parts(parts, self.shape[0]),
             spread_weight=parts.spread_weight,
             spread_floor=parts.spread_floor,
             uniform_floor=parts.uniform_floor,
