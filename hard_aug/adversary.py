@@ -8,7 +8,7 @@ from torch import Tensor
 from hard_aug import draws
 from hard_aug.ascent import Ascent
 from hard_aug.objectives import Disagreement, Invariance, Reference
-from hard_aug.players import Judgement, Players, clamp_with_gradient, gradients_of
+from hard_aug.players import Judgement, Players, gradients_of
 from hard_aug.policies import Policy, Search
 from hard_aug.spread import own_sum
 from hard_aug.transforms import Context, Transform
@@ -59,8 +59,7 @@ class Adversary:
 
     def render(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """Hard images in [0, 1], with a graph to `u` if it has one."""
-        hard = self.transform(images, u, context)
-        return hard if self.transform.bounded else clamp_with_gradient(hard)
+        return self.transform.render(images, u, context)
 
     def render_wide(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """`render`, in at least float32."""

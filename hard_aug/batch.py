@@ -14,7 +14,7 @@ from hard_aug.distillation import distillation_loss
 from hard_aug.models.batch_norm import ViewStatistics
 from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.objectives import Disagreement, Reference
-from hard_aug.objectives.disagreement import check_temperature
+from hard_aug.ops.divergence import check_temperature
 from hard_aug.transforms import Context
 
 #: Called by `HardBatch.loss` with the loss, the leaf that was its hard view, the student's detached logits on it, and

@@ -165,11 +165,6 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def clamp_with_gradient(images: Tensor) -> Tensor:
-    """Clamp to [0, 1]; the gradient passes as if nothing had been clamped, so saturated pixels still learn."""
-    return images + (images.clamp(0, 1) - images).detach() if images.requires_grad else images.clamp(0, 1)
-
-
 def gradients_of(
     outputs: Tensor | Sequence[Tensor],
     inputs: Sequence[Tensor],

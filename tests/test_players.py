@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.objectives import KL, Hinge, Penalty, Reference, kl_divergence
-from hard_aug.players import Players, clamp_with_gradient, gradients_of
+from hard_aug.ops.warp_color.reference import clamp_with_gradient
+from hard_aug.players import Players, gradients_of
 
 
 def test_scores_are_disagreement_less_the_weighted_change(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hard_aug.objectives.disagreement import kl_divergence
+from hard_aug.ops.divergence import kl_divergence
 
 
 def distillation_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:

@@ -9,10 +9,10 @@ from hard_aug.objectives.disagreement import (
     LogitMSE,
     Reference,
     ReverseKL,
-    kl_divergence,
 )
 from hard_aug.objectives.invariance import Constraint, Hinge, Invariance, Penalty, teacher_change
 from hard_aug.objectives.response import ResponseChange
+from hard_aug.ops.divergence import kl_divergence
 
 __all__ = [
     "KL",

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hard_aug.ops.divergence import check_temperature, kl_divergence, kl_of_log_probabilities
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -41,27 +43,6 @@ class Reference:
         """That of the first `count` images."""
         others = (None if part is None else part[:count] for part in (self.student_logits, self.labels))
         return Reference(self.teacher_logits[:count], *others)
-
-
-def kl_divergence(*, teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """`T^2 KL(softmax(t / T) || softmax(s / T))` per sample, in nats.
-
-    The factor `T^2` keeps the gradient's size independent of the temperature (Hinton et al., arXiv:1503.02531).
-
-    Args:
-        teacher_logits: `t`, `(B, K)`.
-        student_logits: `s`, `(B, K)`.
-        temperature: `T`, above 0.
-
-    Returns:
-        `(B,)`, at least float32. Gradients: both logits, any order.
-
-    Raises:
-        ValueError: a temperature that is not positive.
-    """
-    check_temperature(temperature)
-    teacher, student = _log_probabilities(teacher_logits, student_logits, temperature)
-    return temperature**2 * _kl(teacher, student)
 
 
 class Disagreement(ABC):
@@ -131,7 +112,11 @@ class JensenShannon(Tempered):
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
         teacher, student = _log_probabilities(teacher_logits, student_logits, self.temperature)
         middle = torch.logaddexp(teacher, student) - math.log(2)
-        return self.temperature**2 * 0.5 * (_kl(teacher, middle) + _kl(student, middle))
+        return (
+            self.temperature**2
+            * 0.5
+            * (kl_of_log_probabilities(teacher, middle) + kl_of_log_probabilities(student, middle))
+        )
 
 
 class LogitMSE(Disagreement):
@@ -172,17 +157,6 @@ def same_type(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, T
     return teacher_logits.to(compute), student_logits.to(compute)
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise `ValueError` unless it is a positive number."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature={temperature}: wanted a positive number")
-
-
 def _log_probabilities(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     teacher, student = same_type(teacher_logits, student_logits)
     return F.log_softmax(teacher / temperature, dim=-1), F.log_softmax(student / temperature, dim=-1)
-
-
-def _kl(first: Tensor, second: Tensor) -> Tensor:
-    """Of log-probabilities."""
-    return (first.exp() * (first - second)).sum(-1)

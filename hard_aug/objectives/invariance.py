@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from hard_aug.objectives.disagreement import kl_divergence
+from hard_aug.ops.divergence import kl_divergence
 
 
 def teacher_change(*, reference_logits: Tensor, hard_logits: Tensor) -> Tensor:

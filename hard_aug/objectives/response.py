@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hard_aug.objectives.disagreement import Reference, Tempered, kl_divergence
+from hard_aug.objectives.disagreement import Reference, Tempered
+from hard_aug.ops.divergence import kl_divergence
 
 
 class ResponseChange(Tempered):

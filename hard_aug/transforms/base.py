@@ -16,6 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hard_aug.ops.compose import Plan
+from hard_aug.ops.compose.plan import Stage
+from hard_aug.ops.warp_color.reference import clamp_with_gradient
+
 SQRT_HALF = math.sqrt(0.5)
 
 
@@ -94,6 +98,15 @@ def squash(u: Tensor, spec: tuple[Parameter, ...]) -> dict[str, Tensor]:
     return values
 
 
+def plan_of(stage: Stage, spec: tuple[Parameter, ...], *, focal_length: float = 1.0) -> Plan:
+    """How `ops.compose` makes the matrices of a built-in stage from its columns of `u`."""
+    ranges = {}
+    for column, parameter in enumerate(spec):
+        low, high = parameter.low, parameter.high
+        ranges[parameter.name] = (column, *((math.log(low), math.log(high)) if parameter.logarithmic else (low, high)))
+    return Plan.of(stage, ranges, focal_length=focal_length)
+
+
 class Transform(ABC):
     """A differentiable function `(images, u, context) -> images`.
 
@@ -145,6 +158,11 @@ class Transform(ABC):
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """Transform checked input; see `__call__`."""
 
+    def apply_clamped(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        """Transform checked input; see `render`. Those that can clamp on their way do."""
+        out = self.apply(images, u, context)
+        return out if self.bounded else clamp_with_gradient(out)
+
     def __call__(self, images: Tensor, u: Tensor, context: Context | None = None) -> Tensor:
         """Transform `images`, `(B, C, H, W)` in [0, 1], by `u`, `(B, P)`; the output has the shape of `images`.
 
@@ -154,6 +172,17 @@ class Transform(ABC):
 
         Gradients: images yes, parameters yes, second order no.
         """
+        self._check(images, u)
+        with torch.autocast(images.device.type, enabled=False):  # coordinates want more than half precision
+            return self.apply(images, u, context or Context())
+
+    def render(self, images: Tensor, u: Tensor, context: Context | None = None) -> Tensor:
+        """`__call__`, clamped to [0, 1]. The gradient passes as if nothing had been clamped."""
+        self._check(images, u)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.apply_clamped(images, u, context or Context())
+
+    def _check(self, images: Tensor, u: Tensor) -> None:
         if images.ndim != 4:
             raise ValueError(
                 f"{type(self).__name__} wants images of shape (B, C, H, W), got {tuple(images.shape)}; "
@@ -165,8 +194,6 @@ class Transform(ABC):
         if len(u) != len(images):
             raise ValueError(f"got {len(images)} images and u for {len(u)}: they must be equal in number")
         self.check_channels(images.shape[1])
-        with torch.autocast(images.device.type, enabled=False):  # coordinates want more than half precision
-            return self.apply(images, u, context or Context())
 
     def _check_parameters(self, u: Tensor) -> None:
         if u.ndim != 2 or u.shape[1] != self.size:

@@ -13,13 +13,11 @@ out to one matrix and gradients never vanish inside. (Hue by rotation is not the
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
 from hard_aug.ops import warp_color
-from hard_aug.transforms.base import ColorTransform, Context, Parameter
+from hard_aug.ops.compose import compose_color
+from hard_aug.transforms.base import ColorTransform, Context, Parameter, plan_of
 from hard_aug.transforms.settings import check_factors, check_positive
 
 
@@ -60,6 +58,7 @@ class Color(ColorTransform):
         if not spec:
             raise ValueError("Color with every part switched off does nothing; give at least one range")
         self.spec = tuple(spec)
+        self.plan = plan_of("color", self.spec)
 
     def check_channels(self, channels: int) -> None:
         chromatic = [p.name for p in self.spec if p.name in ("saturation", "hue")]
@@ -73,33 +72,11 @@ class Color(ColorTransform):
         raise ValueError(f"Color wants images of 1 or 3 channels, got {channels}")
 
     def color_matrix(self, u: Tensor, channels: int) -> Tensor:
-        values = self.decode(u)
-        zero, one = torch.zeros_like(u[:, 0]), torch.ones_like(u[:, 0])
-        contrast, brightness = values.get("contrast", one), values.get("brightness", zero)
-        offset = 0.5 * (1 - contrast) + brightness
-        if channels == 1:
-            return torch.stack((contrast, offset), dim=1)[:, None]
-        # On the grey axis: contrast alone. Across it: also saturation, and rotation by the hue (Rodrigues' formula).
-        strength = contrast * values.get("saturation", one)
-        angle = torch.deg2rad(values.get("hue", zero))
-        across, turn = strength * angle.cos(), strength * angle.sin() / math.sqrt(3)
-        grey = (contrast - across) / 3
-        diagonal, before, after = grey + across, grey - turn, grey + turn
-        rows = (
-            diagonal,
-            before,
-            after,
-            offset,
-            after,
-            diagonal,
-            before,
-            offset,
-            before,
-            after,
-            diagonal,
-            offset,
-        )
-        return torch.stack(rows, dim=1).view(-1, 3, 4)
+        self._check_parameters(u)
+        return compose_color(u, self.plan, channels=channels)
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         return warp_color(images, color_matrix=self.color_matrix(u, images.shape[1]))
+
+    def apply_clamped(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        return warp_color(images, color_matrix=self.color_matrix(u, images.shape[1]), clamp=True)

@@ -14,15 +14,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from hard_aug.ops import warp_color
-from hard_aug.transforms.base import (
-    ColorTransform,
-    Context,
-    DisplacementTransform,
-    Parameter,
-    SpatialTransform,
-    Transform,
-)
+from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.runs import runs_of
 
 
 class Compose(Transform):
@@ -44,7 +37,7 @@ class Compose(Transform):
         stages = _flat(stages)
         self.stages = stages
         self._sizes = [stage.size for stage in stages]
-        self._runs = _runs(stages)
+        self._runs = runs_of(stages)
         spec: list[Parameter] = []
         for stage in stages:
             names, blocks = {p.name for p in spec}, {p.block for p in spec}
@@ -73,41 +66,15 @@ class Compose(Transform):
         return logits
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
-        parts = torch.split(u, self._sizes, dim=1)
         for run in self._runs:
-            images = self._apply_run(images, parts, run, context)
+            images = run.apply(images, u, context)
         return images
 
-    def _apply_run(self, images: Tensor, parts: tuple[Tensor, ...], run: list[int], context: Context) -> Tensor:
-        height, width = images.shape[-2:]
-        channels = images.shape[1]
-        inverse_map: Tensor | None = None
-        color: Tensor | None = None
-        displacement: Tensor | None = None
-        padding_mode, projective = "zeros", False
-        for index in run:
-            stage, part = self.stages[index], parts[index]
-            if isinstance(stage, SpatialTransform):
-                matrix = stage.inverse_map(part, height, width)
-                inverse_map = matrix if inverse_map is None else inverse_map @ matrix
-                padding_mode = getattr(stage, "padding_mode", "zeros")
-                projective = projective or stage.projective
-            elif isinstance(stage, DisplacementTransform):
-                displacement = stage.displacement(part, height, width)
-                padding_mode = getattr(stage, "padding_mode", "zeros")
-            elif isinstance(stage, ColorTransform):
-                matrix = stage.color_matrix(part, channels)
-                color = matrix if color is None else _chain_colors(first=color, second=matrix)
-            else:
-                return stage.apply(images, part, context)
-        return warp_color(
-            images,
-            inverse_map=inverse_map,
-            displacement=displacement,
-            color_matrix=color,
-            padding_mode=padding_mode,  # type: ignore[arg-type]  # one of the modes, as the stages have checked
-            projective=projective,
-        )
+    def apply_clamped(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        *first, last = self._runs
+        for run in first:
+            images = run.apply(images, u, context)
+        return last.apply(images, u, context, clamp=not self.bounded)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -121,38 +88,3 @@ def _flat(stages: tuple[Transform, ...]) -> tuple[Transform, ...]:
     for stage in stages:
         flat.extend(_flat(stage.stages) if type(stage) is Compose else (stage,))
     return tuple(flat)
-
-
-def _chain_colors(*, first: Tensor, second: Tensor) -> Tensor:
-    channels = first.shape[1]
-    linear = second[:, :, :channels]
-    return torch.cat(
-        (linear @ first[:, :, :channels], linear @ first[:, :, channels:] + second[:, :, channels:]), dim=2
-    )
-
-
-def _place(stage: Transform | None) -> int | None:
-    """Where in a run a stage stands: maps, then one displacement, then colours; None: in none."""
-    for place, kind in enumerate((SpatialTransform, DisplacementTransform, ColorTransform)):
-        if isinstance(stage, kind):
-            return place
-    return None
-
-
-def _runs(stages: tuple[Transform, ...]) -> list[list[int]]:
-    """Indices of the stages, grouped so that each group is one call of `warp_color` or one other stage."""
-    runs: list[list[int]] = []
-    previous: Transform | None = None
-    for index, stage in enumerate(stages):
-        before, now = _place(previous), _place(stage)
-        joins = before is not None and now is not None and before <= now and (before, now) != (1, 1)
-        if joins and now != 2:
-            modes = {getattr(s, "padding_mode", "zeros") for s in (previous, stage)}
-            if len(modes) > 1:
-                raise ValueError(f"neighbouring spatial stages have different padding, {sorted(modes)}; give them one")
-        if joins:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-        previous = stage
-    return runs

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.ops import warp_color
-from hard_aug.ops.warp_color.reference import PaddingMode
+from hard_aug.ops.warp_color import PaddingMode
 from hard_aug.transforms.base import Context, DisplacementTransform, Parameter
 from hard_aug.transforms.settings import check_padding_mode, check_pair
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from hard_aug.ops import warp_color
-from hard_aug.ops.warp_color.reference import PaddingMode
-from hard_aug.transforms.base import Context, Parameter, SpatialTransform
+from hard_aug.ops.compose import compose_map
+from hard_aug.ops.warp_color import PaddingMode
+from hard_aug.transforms.base import Context, Parameter, SpatialTransform, plan_of
 from hard_aug.transforms.settings import check_padding_mode
 
 LARGEST_TILT = 60.0
@@ -56,6 +56,7 @@ class Perspective(SpatialTransform):
             )
         check_padding_mode(padding_mode)
         self.spec = tuple(Parameter(f"tilt_{axis}", -tilt, tilt, 0.0, "degrees", block="perspective") for axis in "xy")
+        self.plan = plan_of("perspective", self.spec, focal_length=focal_length)
         self.focal_length = focal_length
         self.padding_mode: PaddingMode = padding_mode
 
@@ -64,30 +65,9 @@ class Perspective(SpatialTransform):
         return True
 
     def inverse_map(self, u: Tensor, height: int, width: int) -> Tensor:
-        values = self.decode(u)
-        distance = self.focal_length * max(height, width)
-        sin_x, cos_x = _sin_cos(values["tilt_x"])
-        sin_y, cos_y = _sin_cos(values["tilt_y"])
-        # R is the turn about the vertical axis after that about the horizontal one:
-        # x' = cos_y x + sin_x sin_y y,  y' = cos_x y,  z' = sin_y x - sin_x cos_y y.
-        zero = torch.zeros_like(sin_x)
-        first = torch.stack((distance * cos_y, zero, sin_y), dim=1)
-        second = torch.stack((distance * sin_x * sin_y, distance * cos_x, -sin_x * cos_y), dim=1)
-        third = torch.stack((zero, zero, zero + distance), dim=1)
-        # The inverse of [first second third] is its adjugate, up to a scale that a homography does not have.
-        rows = (
-            torch.linalg.cross(second, third),
-            torch.linalg.cross(third, first),
-            torch.linalg.cross(first, second),
-        )
-        adjugate = torch.stack(rows, dim=1)
-        return adjugate / distance**2
+        self._check_parameters(u)
+        return compose_map(u, self.plan, height=height, width=width)
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         inverse_map = self.inverse_map(u, *images.shape[-2:])
         return warp_color(images, inverse_map=inverse_map, padding_mode=self.padding_mode, projective=True)
-
-
-def _sin_cos(degrees: Tensor) -> tuple[Tensor, Tensor]:
-    angle = torch.deg2rad(degrees)
-    return angle.sin(), angle.cos()

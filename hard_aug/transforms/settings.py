@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
-from hard_aug.ops.warp_color.reference import PaddingMode
+from hard_aug.ops.warp_color import PaddingMode
 
 
 def check_positive(**ranges: float | None) -> None:

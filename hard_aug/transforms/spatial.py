@@ -1,8 +1,9 @@
 """Affine: translation, rotation, anisotropic scale and shear of each image, in one gather.
 
 An input point `p`, in pixels from the centre, goes to `R H S p + t`, with scale `S`, then shear `H = [[1, h], [0, 1]]`,
-then rotation `R`, then translation `t`. The map that is sampled is its inverse, in closed form. Spatial transformers:
-Jaderberg et al., arXiv:1506.02025; a learned distribution of them is the first augmenter of HARD, arXiv:2305.14890.
+then rotation `R`, then translation `t`. The map that is sampled is its inverse, in closed form (`ops.compose`).
+Spatial transformers: Jaderberg et al., arXiv:1506.02025; a learned distribution of them is the first augmenter of HARD,
+arXiv:2305.14890.
 
 | parameter | unit | direction of positive values |
 |---|---|---|
@@ -14,12 +15,12 @@ Jaderberg et al., arXiv:1506.02025; a learned distribution of them is the first 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hard_aug.ops import warp_color
-from hard_aug.ops.warp_color.reference import PaddingMode
-from hard_aug.transforms.base import Context, Parameter, SpatialTransform
+from hard_aug.ops.compose import compose_map
+from hard_aug.ops.warp_color import PaddingMode
+from hard_aug.transforms.base import Context, Parameter, SpatialTransform, plan_of
 from hard_aug.transforms.settings import check_factors, check_padding_mode, check_positive
 
 
@@ -68,6 +69,7 @@ class Affine(SpatialTransform):
         if not spec:
             raise ValueError("Affine with every part switched off does nothing; give at least one range")
         self.spec = tuple(spec)
+        self.plan = plan_of("affine", self.spec)
         self.padding_mode: PaddingMode = padding_mode
 
     @property
@@ -75,18 +77,8 @@ class Affine(SpatialTransform):
         return True
 
     def inverse_map(self, u: Tensor, height: int, width: int) -> Tensor:
-        values = self.decode(u)
-        zero, one = torch.zeros_like(u[:, 0]), torch.ones_like(u[:, 0])
-        angle = torch.deg2rad(values.get("rotation", zero))
-        shear = values.get("shear", zero)
-        inverse_x, inverse_y = 1 / values.get("scale_x", one), 1 / values.get("scale_y", one)
-        x, y = values.get("translation_x", zero) * width, values.get("translation_y", zero) * height
-        cos, sin = angle.cos(), angle.sin()
-        # (R H S)^-1 = S^-1 H^-1 R^T, and the offset is -(R H S)^-1 t.
-        a, b = (cos + shear * sin) * inverse_x, (sin - shear * cos) * inverse_x
-        c, d = -sin * inverse_y, cos * inverse_y
-        rows = (a, b, -(a * x + b * y), c, d, -(c * x + d * y), zero, zero, one)
-        return torch.stack(rows, dim=1).view(-1, 3, 3)
+        self._check_parameters(u)
+        return compose_map(u, self.plan, height=height, width=width)
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         inverse_map = self.inverse_map(u, *images.shape[-2:])

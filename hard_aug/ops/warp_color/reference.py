@@ -1,15 +1,6 @@
-"""The warp-and-colour operation in PyTorch: one bilinear gather, then one affine map of each pixel's channels.
+"""The warp-and-colour operation in PyTorch: the truth that the kernels are held against, and what runs on the CPU.
 
-Conventions (pinned by `tests/test_ops.py`):
-
-- Pixel centres are at integer + 1/2; coordinates are pixels from the image's centre, `x` to the right and `y` down,
-  in the order `(x, y)`. In PyTorch's terms this is `align_corners=False`.
-- `inverse_map` takes an *output* position to the *input* position that is read there. With
-  `projective=True` a position whose third coordinate is not positive lies behind the viewer, outside the image.
-- `displacement` is added to the output position before the map: `input = M(q + d(q))`. It is given at the points of a
-  coarse grid, and `d` is their uniform cubic B-spline over the image (free-form deformation: Rueckert et al., 1999).
-  The basis is positive and sums to one, so no pixel moves further than the largest control value.
-- Positions outside the image read zero by default; colour comes after the warp, so it applies to that fill too.
+See `hard_aug.ops.warp_color` for the conventions and the README beside this file for the mathematics.
 """
 
 from __future__ import annotations
@@ -23,7 +14,7 @@ from torch import Tensor
 
 PaddingMode = Literal["zeros", "border", "reflection"]
 SMALLEST_DEPTH = 1e-3
-#: In PyTorch's coordinates, where the image ends at 1.
+#: In PyTorch's coordinates, where the image ends at 1: where positions are that are behind the viewer or no numbers.
 OUTSIDE = 3.0
 
 
@@ -33,38 +24,69 @@ def warp_color(
     inverse_map: Tensor | None = None,
     displacement: Tensor | None = None,
     color_matrix: Tensor | None = None,
+    partner: Tensor | None = None,
+    partner_weight: Tensor | None = None,
+    normalization: Tensor | None = None,
     padding_mode: PaddingMode = "zeros",
     projective: bool = False,
-) -> Tensor:
-    """Warp each image by its own map and displacement and recolour it by its own matrix.
-
-    Args:
-        images: `(B, C, H, W)`, floating point.
-        inverse_map: `(B, 3, 3)` affine or projective maps from output to input positions, in pixels from the centre;
-            None: the identity.
-        displacement: `(B, 2, h, w)` pixels in x and in y, at least 4 control points on each axis; None: none.
-        color_matrix: `(B, C, C + 1)`; a pixel `s` becomes `M[:, :C] @ s + M[:, C]`; None: colours stay.
-        padding_mode: what is read outside the image.
-        projective: whether the maps' last rows count. Otherwise they are taken to be (0, 0, 1), which is faster.
-
-    Returns:
-        `(B, C, H, W)` in the dtype and memory format of `images`. Nothing is clamped.
-
-    The arithmetic is float32, or float64 where an argument is. Gradients: images yes, parameters yes, second order no.
-    """
-    matrices = [m for m in (inverse_map, displacement, color_matrix) if m is not None]
-    if not matrices or images.numel() == 0:
-        return images
-    compute = reduce(torch.promote_types, (m.dtype for m in matrices), torch.promote_types(images.dtype, torch.float32))
+    clamp: bool = False,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, ...]:
+    """See `hard_aug.ops.warp_color.warp_color`: the images, and the normalised ones. Arguments are checked there."""
+    compute = compute_dtype(images, inverse_map, displacement, color_matrix, partner_weight)
     channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    out = images.to(compute)
+    dtype = output_dtype(images, dtype)
     with torch.autocast(device_type=images.device.type, enabled=False):
-        if inverse_map is not None or displacement is not None:
+        out = _unit(images, compute)
+        if partner is not None and partner_weight is not None:
+            weight = partner_weight.to(compute)[:, None, None, None]
+            out = torch.lerp(out, _unit(partner, compute), weight)
+        if (inverse_map is not None or displacement is not None) and out.numel():
             out = _warp(out, inverse_map, displacement, projective, padding_mode)
-        if color_matrix is not None:
+        if color_matrix is not None and out.numel():
             out = _recolor(out, color_matrix.to(compute))
-    out = out.to(images.dtype)
-    return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+        if clamp:
+            out = clamp_with_gradient(out)
+        outputs = [out]
+        for mean, std in () if normalization is None else normalization.to(compute):
+            outputs.append((out - mean[:, None, None]) / std[:, None, None])
+    form = torch.channels_last if channels_last else torch.preserve_format
+    return tuple(output.to(dtype, memory_format=form) for output in outputs)
+
+
+def compute_dtype(images: Tensor, *parameters: Tensor | None) -> torch.dtype:
+    """float32, or float64 where an argument is."""
+    types = [tensor.dtype for tensor in (images, *parameters) if tensor is not None and tensor.is_floating_point()]
+    return reduce(torch.promote_types, types, torch.float32)
+
+
+def output_dtype(images: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """What is asked for, or else the images' own; float32 for bytes."""
+    if dtype is not None:
+        return dtype
+    return images.dtype if images.is_floating_point() else torch.float32
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp to [0, 1] and let the gradient pass as if nothing had been clamped, at any order."""
+
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def clamp_with_gradient(images: Tensor) -> Tensor:
+    """Clamp to [0, 1]; the gradient passes as if nothing had been clamped, so saturated pixels still learn."""
+    clamped: Tensor = _Clamp.apply(images)
+    return clamped
 
 
 def control_to_pixels(control: Tensor, height: int, width: int) -> Tensor:
@@ -73,6 +95,13 @@ def control_to_pixels(control: Tensor, height: int, width: int) -> Tensor:
     Raises:
         ValueError: fewer than 4 control points on an axis, or more than pixels.
     """
+    check_control_grid(control, height, width)
+    rows, columns = control.shape[-2:]
+    return spline_basis(rows, height, control) @ control @ spline_basis(columns, width, control).mT
+
+
+def check_control_grid(control: Tensor, height: int, width: int) -> None:
+    """Raise `ValueError` for fewer than 4 control points on an axis, or more than pixels."""
     rows, columns = control.shape[-2:]
     if min(rows, columns) < 4:
         raise ValueError(f"a control grid of {rows} x {columns}: a cubic B-spline wants at least 4 x 4 points")
@@ -80,16 +109,20 @@ def control_to_pixels(control: Tensor, height: int, width: int) -> Tensor:
         raise ValueError(
             f"a control grid of {rows} x {columns} is larger than the images, {height} x {width}; use fewer points"
         )
-    return _spline_basis(rows, height, control) @ control @ _spline_basis(columns, width, control).mT
 
 
-def _spline_basis(points: int, pixels: int, like: Tensor) -> Tensor:
+def spline_basis(points: int, pixels: int, like: Tensor) -> Tensor:
     """`(pixels, points)`: the weight of each control point at each pixel centre. Control point 1 lies at the edge."""
     place = (torch.arange(pixels, dtype=like.dtype, device=like.device) + 0.5) * ((points - 3) / pixels)
     distance = (place[:, None] + 1 - torch.arange(points, dtype=like.dtype, device=like.device)).abs()
     near = 2 / 3 - distance.square() * (1 - distance / 2)
     far = (2 - distance).clamp(min=0) ** 3 / 6
     return torch.where(distance < 1, near, far)
+
+
+def _unit(images: Tensor, compute: torch.dtype) -> Tensor:
+    """Bytes become shares of 255."""
+    return images.to(compute) if images.is_floating_point() else images.to(compute) / 255
 
 
 def _warp(
@@ -106,7 +139,10 @@ def _warp(
     if inverse_map is not None:  # pixel units to PyTorch's [-1, 1]: D^-1 M D with D = diag(width / 2, height / 2, 1)
         theta = inverse_map.to(images.dtype) * to_pixels / to_pixels[:, None]
     if theta is not None and displacement is None and not projective:
-        grid = F.affine_grid(theta[:, :2], list(images.shape), align_corners=False)
+        finite = theta[:, :2].isfinite().all(2).all(1)[:, None, None]
+        nowhere = images.new_zeros(2, 3)
+        nowhere[:, 2] = OUTSIDE
+        grid = F.affine_grid(torch.where(finite, theta[:, :2], nowhere), list(images.shape), align_corners=False)
     else:
         identity = torch.eye(2, 3, dtype=images.dtype, device=images.device)[None]
         grid = F.affine_grid(identity, [1, 1, height, width], align_corners=False)
@@ -117,6 +153,7 @@ def _warp(
             grid = grid.flatten(1, 2).expand(batch, -1, -1) @ theta[:, :, :2].mT + theta[:, None, :, 2]
             grid = _projected(grid) if projective else grid[..., :2]
             grid = grid.view(batch, height, width, 2)
+        grid = torch.where(grid.isfinite().all(-1, keepdim=True), grid, OUTSIDE)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
 
 

@@ -1,0 +1,169 @@
+"""The compose kernels as custom operators of PyTorch: known to autograd, `torch.compile` and CUDA graphs.
+
+They are registered when this file is imported; triton is imported, and a kernel compiled, when one runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hard_aug.ops.backend import on_device_of
+
+#: Samples of one program, and the warps that do them.
+BLOCK, WARPS = 64, 2
+
+
+@torch.library.custom_op("hard_aug::compose", mutates_args=())
+def compose(
+    u: Tensor,
+    columns: Sequence[int],
+    centres: Sequence[float],
+    halves: Sequence[float],
+    first: int,
+    second: int,
+    colored: bool,
+    height: int,
+    width: int,
+    channels: int,
+    distance: float,
+) -> tuple[Tensor, Tensor]:
+    """The map `(B, 3, 3)` and the colour matrix `(B, C, C + 1)`, each empty where there is none.
+
+    `u` is contiguous float32. `first` and `second` are the stages that move pixels: 1 affine, 2 perspective, 0 none.
+    """
+    from hard_aug.ops.compose import triton as kernels
+
+    inverse_map, color = _outputs(u, first, colored, channels)
+    if len(u):
+        with on_device_of(u):
+            kernels._forward[(-(-len(u) // BLOCK),)](
+                u=u,
+                inverse_map=inverse_map,
+                color=color,
+                batch=len(u),
+                size=u.shape[1],
+                centres=tuple(map(float, centres)),
+                halves=tuple(map(float, halves)),
+                height=height,
+                width=width,
+                distance=distance,
+                AT=tuple(columns),
+                FIRST=first,
+                SECOND=second,
+                C=channels,
+                COLORED=colored,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
+    return inverse_map, color
+
+
+@compose.register_fake
+def _(
+    u: Tensor,
+    columns: Sequence[int],
+    centres: Sequence[float],
+    halves: Sequence[float],
+    first: int,
+    second: int,
+    colored: bool,
+    height: int,
+    width: int,
+    channels: int,
+    distance: float,
+) -> tuple[Tensor, Tensor]:
+    return _outputs(u, first, colored, channels)
+
+
+def _outputs(u: Tensor, first: int, colored: bool, channels: int) -> tuple[Tensor, Tensor]:
+    batch = u.shape[0]
+    return (
+        u.new_empty((batch, 3, 3) if first else 0),
+        u.new_empty((batch, channels, channels + 1) if colored else 0),
+    )
+
+
+@torch.library.custom_op("hard_aug::compose_backward", mutates_args=())
+def compose_backward(
+    map_gradient: Tensor | None,
+    color_gradient: Tensor | None,
+    u: Tensor,
+    columns: Sequence[int],
+    centres: Sequence[float],
+    halves: Sequence[float],
+    first: int,
+    second: int,
+    height: int,
+    width: int,
+    channels: int,
+    distance: float,
+) -> Tensor:
+    """The gradient of `u`, from those of the map and of the colours, contiguous; None for none."""
+    from hard_aug.ops.compose import triton as kernels
+
+    out = torch.zeros_like(u)
+    if len(u):
+        with on_device_of(u):
+            kernels._backward[(-(-len(u) // BLOCK),)](
+                map_gradient=u if map_gradient is None else map_gradient,
+                color_gradient=u if color_gradient is None else color_gradient,
+                u=u,
+                out=out,
+                batch=len(u),
+                size=u.shape[1],
+                centres=tuple(map(float, centres)),
+                halves=tuple(map(float, halves)),
+                height=height,
+                width=width,
+                distance=distance,
+                AT=tuple(columns),
+                FIRST=0 if map_gradient is None else first,
+                SECOND=0 if map_gradient is None else second,
+                C=channels,
+                COLORED=color_gradient is not None,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
+    return out
+
+
+@compose_backward.register_fake
+def _(
+    map_gradient: Tensor | None,
+    color_gradient: Tensor | None,
+    u: Tensor,
+    columns: Sequence[int],
+    centres: Sequence[float],
+    halves: Sequence[float],
+    first: int,
+    second: int,
+    height: int,
+    width: int,
+    channels: int,
+    distance: float,
+) -> Tensor:
+    return torch.empty_like(u)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    u, columns, centres, halves, first, second, _colored, height, width, channels, distance = inputs
+    ctx.save_for_backward(u)
+    ctx.plan = columns, centres, halves, first, second, height, width, channels, distance
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, map_gradient: Tensor | None, color_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    given = [
+        None if gradient is None or not gradient.numel() else gradient.contiguous()
+        for gradient in (map_gradient, color_gradient)
+    ]
+    (u,) = ctx.saved_tensors
+    gradient = compose_backward(*given, u, *ctx.plan)
+    return (gradient, *(None,) * 10)
+
+
+compose.register_autograd(_backward, setup_context=_setup_context)

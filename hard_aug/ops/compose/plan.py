@@ -1,0 +1,94 @@
+"""Plan: which columns of `u` are which parameters of the built-in spatial and colour stages, and their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Stage = Literal["affine", "perspective", "color"]
+
+#: Every parameter that an operation on `u` knows, in the order of its arguments, with the stage it belongs to.
+SLOTS: dict[str, Stage] = {
+    "translation_x": "affine",
+    "translation_y": "affine",
+    "rotation": "affine",
+    "scale_x": "affine",
+    "scale_y": "affine",
+    "shear": "affine",
+    "tilt_x": "perspective",
+    "tilt_y": "perspective",
+    "brightness": "color",
+    "contrast": "color",
+    "saturation": "color",
+    "hue": "color",
+}
+#: Those that are spanned in log space: factors.
+LOGARITHMIC = ("scale_x", "scale_y", "contrast", "saturation")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How `u`, `(B, P)`, becomes a map and a colour matrix.
+
+    The value of a parameter is `centre + half * (2 Phi(u) - 1)`, and the exponential of that for factors.
+
+    Attributes:
+        stages: in the order in which they are applied, each at most once, colour last.
+        columns: of `u`, by slot; -1 where a parameter is switched off and stays at its identity.
+        centres, halves: by slot, in physical units or their logarithms; 0 where switched off.
+        focal_length: of the perspective, in units of the longer side.
+    """
+
+    stages: tuple[Stage, ...]
+    columns: tuple[int, ...]
+    centres: tuple[float, ...]
+    halves: tuple[float, ...]
+    focal_length: float = 1.0
+
+    @classmethod
+    def of(cls, stage: Stage, ranges: Mapping[str, tuple[int, float, float]], *, focal_length: float = 1.0) -> Plan:
+        """That of one stage.
+
+        Args:
+            ranges: by parameter, its column and its lowest and highest value (for factors: their logarithms).
+        """
+        known = {name: ranges.get(name, (-1, 0.0, 0.0)) for name in SLOTS}
+        return cls(
+            (stage,),
+            tuple(column for column, _, _ in known.values()),
+            tuple((low + high) / 2 for _, low, high in known.values()),
+            tuple((high - low) / 2 for _, low, high in known.values()),
+            focal_length,
+        )
+
+    def shifted(self, columns: int) -> Plan:
+        """For a `u` that has so many columns before."""
+        return replace(self, columns=tuple(c + columns if c >= 0 else c for c in self.columns))
+
+    def then(self, other: Plan) -> Plan | None:
+        """Both in turn on one `u`; None where that is no plan: a stage twice, or a map after colours."""
+        if set(self.stages) & set(other.stages) or "color" in self.stages:
+            return None
+        mine = [column >= 0 for column in self.columns]
+
+        def joined(own: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(a if is_mine else b for a, b, is_mine in zip(own, theirs, mine, strict=True))
+
+        return Plan(
+            (*self.stages, *other.stages),
+            tuple(a if is_mine else b for a, b, is_mine in zip(self.columns, other.columns, mine, strict=True)),
+            joined(self.centres, other.centres),
+            joined(self.halves, other.halves),
+            self.focal_length if "perspective" in self.stages else other.focal_length,
+        )
+
+    @property
+    def maps(self) -> tuple[Stage, ...]:
+        """The stages that move pixels."""
+        return tuple(stage for stage in self.stages if stage != "color")
+
+    @property
+    def colors(self) -> bool:
+        """Whether one recolours them."""
+        return "color" in self.stages

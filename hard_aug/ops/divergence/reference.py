@@ -1,0 +1,43 @@
+"""The Kullback-Leibler divergence in PyTorch: the truth that the kernel is held against, and what runs on the CPU."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kl_divergence(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    *,
+    temperature: float,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """See `hard_aug.ops.divergence.kl_divergence`; arguments are checked there."""
+    compute = torch.promote_types(torch.promote_types(teacher_logits.dtype, student_logits.dtype), torch.float32)
+    teacher, student = teacher_logits.to(compute), student_logits.to(compute)
+    if mask is not None:  # before anything is computed: nothing of such a row may come back as 0 * NaN
+        teacher, student = (logits.masked_fill(~mask[:, None], 0.0) for logits in (teacher, student))
+    divergence = kl_of_log_probabilities(
+        F.log_softmax(teacher / temperature, dim=-1), F.log_softmax(student / temperature, dim=-1)
+    )
+    divergence = temperature**2 * divergence
+    if weights is not None:
+        weights = weights.detach().to(compute)
+        divergence = divergence * (weights if mask is None else weights.masked_fill(~mask, 0.0))
+    return divergence
+
+
+def kl_of_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
+    """`sum p log(p / q)` over the last axis. A class of probability 0 counts nothing.
+
+    Where q rules out what p does not, the divergence is infinite and has no gradient.
+    """
+    nowhere = (first == -math.inf) | (second == -math.inf)
+    divergence = (first.exp() * torch.where(nowhere, 0.0, first - second)).sum(-1)
+    infinite = ((second == -math.inf) & (first > -math.inf)).any(-1)
+    return torch.where(infinite, math.inf, divergence)

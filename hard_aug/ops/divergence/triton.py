@@ -1,0 +1,138 @@
+"""The divergence kernels. The README beside this file has the mathematics; `reference.py` is the truth.
+
+One program does some rows: all classes at once where they are few, else block by block with running maxima and sums
+(Milakov and Gimelshein, arXiv:1805.02867), so that a row of any length is read once. Everything is computed in float32.
+"""
+
+import triton
+import triton.language as tl
+
+#: The kernels that are launched; the others are parts of them.
+LAUNCHED = ("_forward", "_backward")
+
+
+@triton.jit
+def _logits(pointer, row, stride, there, column, classes, temperature):
+    """A block of rows and columns over the temperature; what lies outside is ruled out."""
+    inside = there[:, None] & (column < classes)[None, :]
+    offset = row.to(tl.int64)[:, None] * stride + column[None, :]
+    return tl.load(pointer + offset, mask=inside, other=float("-inf")).to(tl.float32) / temperature
+
+
+@triton.jit
+def _rescaled(largest, values):
+    """The running maximum with these values in it, a finite one to subtract, and what earlier sums are scaled by."""
+    new = tl.maximum(largest, tl.max(values, axis=1))
+    finite = tl.where(new == float("-inf"), 0.0, new)
+    return new, finite, tl.exp(largest - finite)
+
+
+@triton.jit
+def _write_gradients(
+    teacher, student, teacher_gradient, student_gradient, row, there, teacher_stride, student_stride, classes,
+    temperature, factor, largest_t, log_t, largest_s, log_s, divergence,
+    WANT_TEACHER: tl.constexpr, WANT_STUDENT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Both gradients of some rows, from their maxima, the logarithms of their sums, and the divergence."""
+    for start in range(0, classes, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        t = _logits(teacher, row, teacher_stride, there, column, classes, temperature)
+        s = _logits(student, row, student_stride, there, column, classes, temperature)
+        log_p = (t - largest_t[:, None]) - log_t[:, None]
+        log_q = (s - largest_s[:, None]) - log_s[:, None]
+        p = tl.exp(log_p)
+        inside = there[:, None] & (column < classes)[None, :]
+        place = row.to(tl.int64)[:, None] * classes + column[None, :]
+        still = (factor == 0) | (divergence == float("inf"))
+        if WANT_STUDENT:
+            gradient = tl.where(still[:, None], 0.0, factor[:, None] * (tl.exp(log_q) - p))
+            tl.store(student_gradient + place, gradient.to(student_gradient.dtype.element_ty), mask=inside)
+        if WANT_TEACHER:
+            gradient = factor[:, None] * p * (log_p - log_q - divergence[:, None])
+            gradient = tl.where(still[:, None] | (t == float("-inf")), 0.0, gradient)
+            tl.store(teacher_gradient + place, gradient.to(teacher_gradient.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _weight(weights, mask, row, present, WEIGHTED: tl.constexpr, MASKED: tl.constexpr):
+    """The weight of each row, and whether it counts at all."""
+    there = present
+    if MASKED:
+        there = there & (tl.load(mask + row, mask=present, other=0) != 0)
+    weight = tl.where(there, 1.0, 0.0)
+    if WEIGHTED:
+        weight = tl.load(weights + row, mask=there, other=0.0).to(tl.float32)
+    return weight, there
+
+
+@triton.jit
+def _forward(
+    teacher, student, weights, mask, losses, statistics, teacher_gradient, student_gradient,
+    teacher_stride, student_stride, batch, classes, temperature,
+    WEIGHTED: tl.constexpr, MASKED: tl.constexpr, WANT_TEACHER: tl.constexpr, WANT_STUDENT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    present = row < batch
+    weight, there = _weight(weights, mask, row, present, WEIGHTED, MASKED)
+    nothing = tl.zeros((ROWS,), tl.float32)
+    largest_t = nothing + float("-inf")
+    largest_s = nothing + float("-inf")
+    sum_t = nothing
+    sum_s = nothing
+    moment = nothing
+    infinite = nothing
+    for start in range(0, classes, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        t = _logits(teacher, row, teacher_stride, there, column, classes, temperature)
+        s = _logits(student, row, student_stride, there, column, classes, temperature)
+        largest_t, finite_t, scale_t = _rescaled(largest_t, t)
+        largest_s, finite_s, scale_s = _rescaled(largest_s, s)
+        p = tl.exp(t - finite_t[:, None])
+        q = tl.exp(s - finite_s[:, None])
+        nowhere = (t == float("-inf")) | (s == float("-inf"))
+        sum_t = sum_t * scale_t + tl.sum(p, axis=1)
+        sum_s = sum_s * scale_s + tl.sum(q, axis=1)
+        moment = moment * scale_t + tl.sum(p * tl.where(nowhere, 0.0, t - s), axis=1)
+        ruled_out = (s == float("-inf")) & (t > float("-inf"))
+        infinite = tl.maximum(infinite, tl.max(tl.where(ruled_out, 1.0, 0.0), axis=1))
+    log_t = tl.log(sum_t)
+    log_s = tl.log(sum_s)
+    divergence = moment / sum_t - (largest_t - largest_s) - log_t + log_s
+    divergence = tl.where(infinite > 0, float("inf"), divergence)
+    loss = tl.where(there, temperature * temperature * weight * divergence, 0.0)
+    tl.store(losses + row, loss, mask=present)
+    tl.store(statistics + row, largest_t, mask=present)
+    tl.store(statistics + batch + row, log_t, mask=present)
+    tl.store(statistics + 2 * batch + row, largest_s, mask=present)
+    tl.store(statistics + 3 * batch + row, log_s, mask=present)
+    tl.store(statistics + 4 * batch + row, divergence, mask=present)
+    if WANT_TEACHER or WANT_STUDENT:
+        _write_gradients(
+            teacher, student, teacher_gradient, student_gradient, row, present, teacher_stride, student_stride, classes,
+            temperature, tl.where(there, weight * temperature, 0.0), largest_t, log_t, largest_s, log_s, divergence,
+            WANT_TEACHER, WANT_STUDENT, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def _backward(
+    upstream, teacher, student, weights, mask, statistics, teacher_gradient, student_gradient,
+    upstream_stride, teacher_stride, student_stride, batch, classes, temperature,
+    WEIGHTED: tl.constexpr, MASKED: tl.constexpr, WANT_TEACHER: tl.constexpr, WANT_STUDENT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    present = row < batch
+    weight, there = _weight(weights, mask, row, present, WEIGHTED, MASKED)
+    above = tl.load(upstream + row.to(tl.int64) * upstream_stride, mask=there, other=0.0).to(tl.float32)
+    _write_gradients(
+        teacher, student, teacher_gradient, student_gradient, row, present, teacher_stride, student_stride, classes,
+        temperature, tl.where(there, above * weight * temperature, 0.0),
+        tl.load(statistics + row, mask=present, other=0.0),
+        tl.load(statistics + batch + row, mask=present, other=0.0),
+        tl.load(statistics + 2 * batch + row, mask=present, other=0.0),
+        tl.load(statistics + 3 * batch + row, mask=present, other=0.0),
+        tl.load(statistics + 4 * batch + row, mask=present, other=0.0),
+        WANT_TEACHER, WANT_STUDENT, BLOCK,
+    )  # fmt: skip

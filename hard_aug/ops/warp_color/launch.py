@@ -1,0 +1,170 @@
+"""Launches the warp-and-colour kernels: tiles, grids and buffers. It imports triton, and is imported at first use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from hard_aug.ops.backend import on_device_of
+from hard_aug.ops.warp_color import triton as kernels
+from hard_aug.ops.warp_color.reference import spline_basis
+
+#: Pixels of a tile, forward and backward, and the warps that do them.
+FORWARD_PIXELS, BACKWARD_PIXELS, WARPS = 512, 256, 4
+#: A row of a tile: 128 bytes of float32.
+TILE_WIDTH = 32
+#: Tiles of the backward that one program adds up, if more programs than the most are not wanted for one sample.
+TILES_IN_A_PROGRAM, MOST_PROGRAMS = 8, 16
+
+
+def tiling(height: int, width: int, pixels: int) -> tuple[int, int, int, int]:
+    """Height and width of a tile of so many pixels, tiles across, and tiles of an image."""
+    tile_width = min(triton.next_power_of_2(width), TILE_WIDTH)
+    tile_height = pixels // tile_width
+    across = triton.cdiv(width, tile_width)
+    return tile_height, tile_width, across, across * triton.cdiv(height, tile_height)
+
+
+def programs_for(tiles: int) -> int:
+    """How many programs share the backward's tiles of a sample: the size of the image alone decides it."""
+    return min(-(-tiles // TILES_IN_A_PROGRAM), MOST_PROGRAMS)
+
+
+def forward(
+    images: Tensor,
+    parts: dict[str, Tensor | None],
+    outputs: tuple[Tensor, Tensor, Tensor],
+    *,
+    padding: int,
+    projective: bool,
+    clamp: bool,
+) -> None:
+    """Fill `outputs`, of which the normalised ones may be empty. `parts` are the other arguments, by name."""
+    height, width = images.shape[2:]
+    tile_height, tile_width, across, tiles = tiling(height, width, FORWARD_PIXELS)
+    norms = parts["normalization"]
+    with on_device_of(images):
+        kernels._forward[(len(images) * tiles,)](
+            **_common(images, parts, padding=padding, projective=projective),
+            first=outputs[0],
+            second=outputs[1],
+            third=outputs[2],
+            out_strides=outputs[0].stride(),
+            tiles_across=across,
+            tiles=tiles,
+            NORMS=0 if norms is None else len(norms),
+            CLAMP=clamp,
+            TILE_HEIGHT=tile_height,
+            TILE_WIDTH=tile_width,
+            num_warps=WARPS,
+        )
+
+
+def backward(
+    images: Tensor,
+    parts: dict[str, Tensor | None],
+    upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
+    wanted: dict[str, bool],
+    *,
+    padding: int,
+    projective: bool,
+) -> dict[str, Tensor]:
+    """The gradients that are wanted, by argument; fresh tensors."""
+    batch, channels, height, width = images.shape
+    tile_height, tile_width, across, tiles = tiling(height, width, BACKWARD_PIXELS)
+    programs = programs_for(tiles)
+    sums = {
+        "inverse_map": images.new_empty(batch, programs, 9, dtype=torch.float32),
+        "color_matrix": images.new_empty(batch, programs, channels * (channels + 1), dtype=torch.float32),
+        "partner_weight": images.new_empty(batch, programs, dtype=torch.float32),
+    }
+    field = images.new_empty((batch, 2, height, width) if wanted["displacement"] else 0, dtype=torch.float32)
+    gathers = parts["inverse_map"] is not None or parts["displacement"] is not None
+    image_sums = {
+        name: torch.zeros_like(images, dtype=torch.float32, memory_format=torch.contiguous_format)
+        if gathers
+        else torch.empty_like(images, dtype=torch.float32, memory_format=torch.contiguous_format)
+        for name in ("images", "partner")
+        if wanted[name]
+    }
+    one = next(iter(image_sums.values()), images)
+    strides = [images.stride() if g is None else g.stride() for g in upstream]
+    with on_device_of(images):
+        kernels._backward[(batch * programs,)](
+            **_common(images, parts, padding=padding, projective=projective),
+            first=images if upstream[0] is None else upstream[0],
+            second=images if upstream[1] is None else upstream[1],
+            third=images if upstream[2] is None else upstream[2],
+            map_sums=sums["inverse_map"],
+            color_sums=sums["color_matrix"],
+            weight_sums=sums["partner_weight"],
+            field=field,
+            image_gradient=image_sums.get("images", one),
+            partner_gradient=image_sums.get("partner", one),
+            first_strides=strides[0],
+            second_strides=strides[1],
+            third_strides=strides[2],
+            gradient_strides=one.stride(),
+            tiles_across=across,
+            tiles=tiles,
+            programs=programs,
+            FIRST=upstream[0] is not None,
+            SECOND=upstream[1] is not None,
+            THIRD=upstream[2] is not None,
+            WANT_MAP=wanted["inverse_map"],
+            WANT_FIELD=wanted["displacement"],
+            WANT_COLOR=wanted["color_matrix"],
+            WANT_WEIGHT=wanted["partner_weight"],
+            WANT_IMAGES=wanted["images"],
+            WANT_PARTNER=wanted["partner"],
+            TILE_HEIGHT=tile_height,
+            TILE_WIDTH=tile_width,
+            num_warps=WARPS,
+        )
+    found = {name: image.to(images.dtype) for name, image in image_sums.items()}
+    for name, total in sums.items():
+        part = parts[name]
+        if wanted[name] and part is not None:
+            total = total.sum(1) if programs > 1 else total
+            found[name] = total.view(part.shape)
+    control = parts["displacement"]
+    if wanted["displacement"] and control is not None:
+        rows, columns = control.shape[2:]
+        found["displacement"] = spline_basis(rows, height, control).mT @ field @ spline_basis(columns, width, control)
+    return found
+
+
+def _common(images: Tensor, parts: dict[str, Tensor | None], *, padding: int, projective: bool) -> dict[str, Any]:
+    """Arguments of both kernels. A pointer that is not read has the images in its place."""
+    channels, height, width = images.shape[1:]
+    control, partner = parts["displacement"], parts["partner"]
+    return {
+        "images": images,
+        "partner": images if partner is None else partner,
+        "theta": _or(parts["inverse_map"], images),
+        "control": _or(control, images),
+        "color": _or(parts["color_matrix"], images),
+        "weight": _or(parts["partner_weight"], images),
+        "norms": _or(parts["normalization"], images),
+        "image_strides": images.stride(),
+        "partner_strides": (images if partner is None else partner).stride(),
+        "height": height,
+        "width": width,
+        "rows": 0 if control is None else control.shape[2],
+        "columns": 0 if control is None else control.shape[3],
+        "C": channels,
+        "PADDING": padding,
+        "MAP": parts["inverse_map"] is not None,
+        "PROJECTIVE": projective and parts["inverse_map"] is not None,
+        "DISPLACED": control is not None,
+        "COLORED": parts["color_matrix"] is not None,
+        "MIXED": partner is not None,
+        "SCALE": 1 / 255 if images.dtype == torch.uint8 else 1.0,
+    }
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    return other if tensor is None else tensor

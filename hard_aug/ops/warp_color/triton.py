@@ -1,0 +1,425 @@
+"""The warp-and-colour kernels. The README beside this file has the mathematics; `reference.py` is the truth.
+
+One program does a tile of one sample's output pixels. Everything is computed in float32, whatever is read and written.
+The backward sums over the pixels of a sample in a fixed order that depends on the image's size alone: each program adds
+up its tiles and writes its sums, and a second stage adds those. No atomics, but for the gradient of the images, whose
+positions collide.
+"""
+
+import triton
+import triton.language as tl
+
+from hard_aug.ops.warp_color.reference import OUTSIDE, SMALLEST_DEPTH
+
+#: The kernels that are launched; the others are parts of them.
+LAUNCHED = ("_forward", "_backward")
+# A kernel may read a global only where it is a constexpr.
+_DEPTH, _OUTSIDE = tl.constexpr(SMALLEST_DEPTH), tl.constexpr(OUTSIDE)
+#: Positions further out, in pixels, are taken to be there: they fit an integer.
+_FAR = tl.constexpr(float(2**22))
+
+
+@triton.jit
+def _spline_weights(place):
+    """The four weights of the uniform cubic B-spline at `place`, in control points, and the first point's index."""
+    first = tl.floor(place)
+    f = place - first
+    g = 1 - f
+    weights = (
+        g * g * g / 6,
+        2 / 3 - f * f * (1 - f / 2),
+        2 / 3 - g * g * (1 - g / 2),
+        f * f * f / 6,
+    )
+    return first.to(tl.int32), weights
+
+
+@triton.jit
+def _displaced(control, row, column, height, width, rows, columns):
+    """The spline of the control grid of one sample at pixels (row, column): by how much they move in x and in y."""
+    first_column, across = _spline_weights((column + 0.5) * ((columns - 3) / width))
+    first_row, down = _spline_weights((row + 0.5) * ((rows - 3) / height))
+    first_column = tl.minimum(first_column, columns - 4)
+    first_row = tl.minimum(first_row, rows - 4)
+    x = tl.zeros_like(across[0])
+    y = tl.zeros_like(across[0])
+    for i in tl.static_range(4):
+        for j in tl.static_range(4):
+            point = (first_row + i) * columns + first_column + j
+            weight = down[i] * across[j]
+            x += weight * tl.load(control + point)
+            y += weight * tl.load(control + rows * columns + point)
+    return x, y
+
+
+@triton.jit
+def _mapped(theta, x, y, PROJECTIVE: tl.constexpr):
+    """Where the map takes (x, y): the position, in pixels from the centre, its depth, and whether it is in view."""
+    u = theta[0] * x + theta[1] * y + theta[2]
+    v = theta[3] * x + theta[4] * y + theta[5]
+    depth = tl.full(x.shape, 1.0, tl.float32)
+    visible = depth > 0
+    if PROJECTIVE:
+        depth = theta[6] * x + theta[7] * y + theta[8]
+        visible = depth > _DEPTH
+        depth = tl.where(visible, depth, 1.0)
+        u = u / depth
+        v = v / depth
+    return u, v, depth, visible
+
+
+@triton.jit
+def _placed(position, seen, size):
+    """From pixels from the centre to pixels from the first one's centre; what is not seen lies outside."""
+    place = tl.where(seen, position, _OUTSIDE * 0.5 * size) + (size * 0.5 - 0.5)
+    return tl.minimum(tl.maximum(place, -_FAR), _FAR)
+
+
+@triton.jit
+def _padded(place, size, PADDING: tl.constexpr):
+    """The position that is read instead of one outside, and its derivative."""
+    slope = tl.full(place.shape, 1.0, tl.float32)
+    if PADDING == 2:  # about the outer edges of the outer pixels
+        shifted = place + 0.5
+        slope = tl.where(shifted < 0, -1.0, 1.0)
+        shifted = tl.abs(shifted)
+        times = tl.floor(shifted / size)
+        rest = shifted - times * size
+        odd = (times - 2 * tl.floor(times * 0.5)) > 0.5
+        slope = tl.where(odd, -slope, slope)
+        place = tl.where(odd, size - rest, rest) - 0.5
+    if PADDING > 0:
+        slope = tl.where((place > 0) & (place < size - 1), slope, 0.0)
+        place = tl.minimum(tl.maximum(place, 0.0), size - 1.0)
+    return place, slope
+
+
+@triton.jit
+def _corner(images, row, column, inside, strides, height, width, SCALE: tl.constexpr, C: tl.constexpr):
+    """The channels of the pixels at (row, column) of one sample, 0 where there is none."""
+    there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    offset = row * strides[2] + column * strides[3]
+    values = ()
+    for c in tl.static_range(C):
+        value = tl.load(images + c * strides[1] + offset, mask=there, other=0.0).to(tl.float32)
+        values = values + (value * SCALE,)
+    return values
+
+
+@triton.jit
+def _sampled(images, x, y, inside, strides, height, width, SCALE: tl.constexpr, C: tl.constexpr):
+    """Bilinear samples of one image at (x, y), by channel, and their derivatives in x and in y."""
+    left = tl.floor(x)
+    top = tl.floor(y)
+    right_weight = x - left
+    lower_weight = y - top
+    column = left.to(tl.int32)
+    row = top.to(tl.int32)
+    a = _corner(images, row, column, inside, strides, height, width, SCALE, C)
+    b = _corner(images, row, column + 1, inside, strides, height, width, SCALE, C)
+    c = _corner(images, row + 1, column, inside, strides, height, width, SCALE, C)
+    d = _corner(images, row + 1, column + 1, inside, strides, height, width, SCALE, C)
+    values = ()
+    along_x = ()
+    along_y = ()
+    for i in tl.static_range(C):
+        # In this form equal weights of 0 or 1 give a pixel exactly.
+        upper = (1 - right_weight) * a[i] + right_weight * b[i]
+        lower = (1 - right_weight) * c[i] + right_weight * d[i]
+        values = values + ((1 - lower_weight) * upper + lower_weight * lower,)
+        along_x = along_x + ((1 - lower_weight) * (b[i] - a[i]) + lower_weight * (d[i] - c[i]),)
+        along_y = along_y + (lower - upper,)
+    return values, along_x, along_y
+
+
+@triton.jit
+def _sources(
+    theta, control, row, column, height, width, rows, columns,
+    PADDING: tl.constexpr, MAP: tl.constexpr, PROJECTIVE: tl.constexpr, DISPLACED: tl.constexpr,
+):  # fmt: skip
+    """Where output pixels are read: (x, y) in pixels from the first one, its slopes, the position before the map, its
+    depth and its place after it."""
+    x = column + 0.5 - width * 0.5
+    y = row + 0.5 - height * 0.5
+    if DISPLACED:
+        moved_x, moved_y = _displaced(control, row, column, height, width, rows, columns)
+        x += moved_x
+        y += moved_y
+    depth = tl.full(x.shape, 1.0, tl.float32)
+    visible = depth > 0
+    u = x
+    v = y
+    if MAP:
+        u, v, depth, visible = _mapped(theta, x, y, PROJECTIVE)
+    seen = visible & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))  # false for what is no number
+    place_x, slope_x = _padded(_placed(u, seen, width), width, PADDING)
+    place_y, slope_y = _padded(_placed(v, seen, height), height, PADDING)
+    slope_x = tl.where(seen, slope_x, 0.0)
+    slope_y = tl.where(seen, slope_y, 0.0)
+    return place_x, place_y, slope_x, slope_y, x, y, u, v, depth
+
+
+@triton.jit
+def _numbers(pointer, present: tl.constexpr, COUNT: tl.constexpr):
+    """So many scalars from memory."""
+    values = ()
+    if present:
+        for i in tl.static_range(COUNT):
+            values = values + (tl.load(pointer + i).to(tl.float32),)
+    return values
+
+
+@triton.jit
+def _forward(
+    images, partner, theta, control, color, weight, norms, first, second, third,
+    image_strides, partner_strides, out_strides, height, width, rows, columns, tiles_across, tiles,
+    C: tl.constexpr, PADDING: tl.constexpr, MAP: tl.constexpr, PROJECTIVE: tl.constexpr, DISPLACED: tl.constexpr,
+    COLORED: tl.constexpr, MIXED: tl.constexpr, NORMS: tl.constexpr, CLAMP: tl.constexpr,
+    SCALE: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    sample = (program // tiles).to(tl.int64)
+    tile = program % tiles
+    index = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
+    row = (tile // tiles_across) * TILE_HEIGHT + index // TILE_WIDTH
+    column = (tile % tiles_across) * TILE_WIDTH + index % TILE_WIDTH
+    inside = (row < height) & (column < width)
+    numbers = _numbers(theta + sample * 9, MAP, 9)
+    image = images + sample * image_strides[0]
+    if MAP or DISPLACED:
+        x, y, _sx, _sy, _x, _y, _u, _v, _depth = _sources(
+            numbers, control + sample * (2 * rows * columns), row, column, height, width, rows, columns,
+            PADDING, MAP, PROJECTIVE, DISPLACED,
+        )  # fmt: skip
+        values, _along_x, _along_y = _sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
+    else:
+        values = _corner(image, row, column, inside, image_strides, height, width, SCALE, C)
+    if MIXED:
+        share = tl.load(weight + sample).to(tl.float32)
+        other = partner + sample * partner_strides[0]
+        if MAP or DISPLACED:
+            mixed, _mixed_x, _mixed_y = _sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
+        else:
+            mixed = _corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
+        blended = ()
+        for c in tl.static_range(C):
+            blended = blended + (values[c] + share * (mixed[c] - values[c]),)
+        values = blended
+    offset = sample * out_strides[0] + row * out_strides[2] + column * out_strides[3]
+    matrix = _numbers(color + sample * (C * (C + 1)), COLORED, C * (C + 1))
+    for c in tl.static_range(C):
+        value = values[c]
+        if COLORED:
+            value = matrix[c * (C + 1) + C]
+            for i in tl.static_range(C):
+                value += matrix[c * (C + 1) + i] * values[i]
+        if CLAMP:
+            value = tl.minimum(tl.maximum(value, 0.0), 1.0)
+        place = offset + c * out_strides[1]
+        tl.store(first + place, value.to(first.dtype.element_ty), mask=inside)
+        if NORMS > 0:
+            normal = (value - tl.load(norms + c)) / tl.load(norms + C + c)
+            tl.store(second + place, normal.to(second.dtype.element_ty), mask=inside)
+        if NORMS > 1:
+            normal = (value - tl.load(norms + 2 * C + c)) / tl.load(norms + 3 * C + c)
+            tl.store(third + place, normal.to(third.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _upstream(pointer, strides, sample, row, column, inside, C: tl.constexpr):
+    """The gradient of one output, by channel."""
+    offset = sample * strides[0] + row * strides[2] + column * strides[3]
+    values = ()
+    for c in tl.static_range(C):
+        values = values + (tl.load(pointer + offset + c * strides[1], mask=inside, other=0.0).to(tl.float32),)
+    return values
+
+
+@triton.jit
+def _scattered(pointer, gradients, x, y, inside, factor, strides, height, width, C: tl.constexpr):
+    """Add the gradients of samples at (x, y) to the pixels they were read from."""
+    left = tl.floor(x)
+    top = tl.floor(y)
+    for i in tl.static_range(2):
+        for j in tl.static_range(2):
+            column = left.to(tl.int32) + j
+            row = top.to(tl.int32) + i
+            across = x - left if j == 1 else 1 - (x - left)
+            down = y - top if i == 1 else 1 - (y - top)
+            there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            offset = row * strides[2] + column * strides[3]
+            for c in tl.static_range(C):
+                tl.atomic_add(
+                    pointer + offset + c * strides[1], gradients[c] * across * down * factor, mask=there, sem="relaxed"
+                )
+
+
+@triton.jit
+def _stored(pointer, gradients, row, column, inside, factor, strides, C: tl.constexpr):
+    offset = row * strides[2] + column * strides[3]
+    for c in tl.static_range(C):
+        tl.store(pointer + offset + c * strides[1], gradients[c] * factor, mask=inside)
+
+
+@triton.jit
+def _backward(
+    images, partner, theta, control, color, weight, norms, first, second, third,
+    map_sums, color_sums, weight_sums, field, image_gradient, partner_gradient,
+    image_strides, partner_strides, first_strides, second_strides, third_strides, gradient_strides,
+    height, width, rows, columns, tiles_across, tiles, programs,
+    C: tl.constexpr, PADDING: tl.constexpr, MAP: tl.constexpr, PROJECTIVE: tl.constexpr, DISPLACED: tl.constexpr,
+    COLORED: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, THIRD: tl.constexpr,
+    WANT_MAP: tl.constexpr, WANT_FIELD: tl.constexpr, WANT_COLOR: tl.constexpr, WANT_WEIGHT: tl.constexpr,
+    WANT_IMAGES: tl.constexpr, WANT_PARTNER: tl.constexpr,
+    TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    sample = (program // programs).to(tl.int64)
+    split = program % programs
+    index = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
+    nothing = tl.zeros((TILE_HEIGHT * TILE_WIDTH,), tl.float32)
+    numbers = _numbers(theta + sample * 9, MAP, 9)
+    matrix = _numbers(color + sample * (C * (C + 1)), COLORED, C * (C + 1))
+    image = images + sample * image_strides[0]
+    other = partner + sample * partner_strides[0]
+    share = 0.0
+    if MIXED:
+        share = tl.load(weight + sample).to(tl.float32)
+    map_0, map_1, map_2, map_3, map_4, map_5 = nothing, nothing, nothing, nothing, nothing, nothing
+    map_6, map_7, map_8, weight_sum = nothing, nothing, nothing, nothing
+    color_sum = ()
+    for _ in tl.static_range(C * (C + 1)):
+        color_sum = color_sum + (nothing,)
+    for tile in range(split, tiles, programs):
+        row = (tile // tiles_across) * TILE_HEIGHT + index // TILE_WIDTH
+        column = (tile % tiles_across) * TILE_WIDTH + index % TILE_WIDTH
+        inside = (row < height) & (column < width)
+        # The gradient of the colours that go out: their own, and those of the normalised ones.
+        out = ()
+        for _ in tl.static_range(C):
+            out = out + (nothing,)
+        if FIRST:
+            out = _upstream(first, first_strides, sample, row, column, inside, C)
+        if SECOND:
+            more = _upstream(second, second_strides, sample, row, column, inside, C)
+            total = ()
+            for c in tl.static_range(C):
+                total = total + (out[c] + more[c] / tl.load(norms + C + c),)
+            out = total
+        if THIRD:
+            more = _upstream(third, third_strides, sample, row, column, inside, C)
+            total = ()
+            for c in tl.static_range(C):
+                total = total + (out[c] + more[c] / tl.load(norms + 3 * C + c),)
+            out = total
+        # What was read.
+        if MAP or DISPLACED:
+            x, y, slope_x, slope_y, before_x, before_y, u, v, depth = _sources(
+                numbers, control + sample * (2 * rows * columns), row, column, height, width, rows, columns,
+                PADDING, MAP, PROJECTIVE, DISPLACED,
+            )  # fmt: skip
+            values, along_x, along_y = _sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
+        else:
+            values = _corner(image, row, column, inside, image_strides, height, width, SCALE, C)
+        if MIXED:
+            if MAP or DISPLACED:
+                mixed, mixed_x, mixed_y = _sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
+                blended_x = ()
+                blended_y = ()
+                for c in tl.static_range(C):
+                    blended_x = blended_x + (along_x[c] + share * (mixed_x[c] - along_x[c]),)
+                    blended_y = blended_y + (along_y[c] + share * (mixed_y[c] - along_y[c]),)
+                along_x = blended_x
+                along_y = blended_y
+            else:
+                mixed = _corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
+        # Through the colours to what was read.
+        read = out
+        if COLORED:
+            read = ()
+            for i in tl.static_range(C):
+                gradient = nothing
+                for c in tl.static_range(C):
+                    gradient += matrix[c * (C + 1) + i] * out[c]
+                read = read + (gradient,)
+        if WANT_COLOR:
+            sums = ()
+            for c in tl.static_range(C):
+                for i in tl.static_range(C):
+                    value = values[i]
+                    if MIXED:
+                        value = value + share * (mixed[i] - value)
+                    sums = sums + (color_sum[c * (C + 1) + i] + out[c] * value,)
+                sums = sums + (color_sum[c * (C + 1) + C] + out[c],)
+            color_sum = sums
+        if WANT_WEIGHT:
+            for c in tl.static_range(C):
+                weight_sum += read[c] * (mixed[c] - values[c])
+        if WANT_MAP or WANT_FIELD:
+            to_x = nothing
+            to_y = nothing
+            for c in tl.static_range(C):
+                to_x += read[c] * along_x[c]
+                to_y += read[c] * along_y[c]
+            to_x = tl.where(inside, to_x * slope_x / depth, 0.0)
+            to_y = tl.where(inside, to_y * slope_y / depth, 0.0)
+            # Out of view the slopes are 0, and what was no number must not come back as 0 * NaN.
+            to_depth = -(tl.where(to_x != 0, to_x * u, 0.0) + tl.where(to_y != 0, to_y * v, 0.0))
+            if WANT_MAP:
+                safe_x = tl.where((to_x != 0) | (to_y != 0), before_x, 0.0)
+                safe_y = tl.where((to_x != 0) | (to_y != 0), before_y, 0.0)
+                map_0 += to_x * safe_x
+                map_1 += to_x * safe_y
+                map_2 += to_x
+                map_3 += to_y * safe_x
+                map_4 += to_y * safe_y
+                map_5 += to_y
+                if PROJECTIVE:
+                    map_6 += to_depth * safe_x
+                    map_7 += to_depth * safe_y
+                    map_8 += to_depth
+            if WANT_FIELD:
+                field_x = to_x
+                field_y = to_y
+                if MAP:
+                    field_x = to_x * numbers[0] + to_y * numbers[3]
+                    field_y = to_x * numbers[1] + to_y * numbers[4]
+                    if PROJECTIVE:
+                        field_x += to_depth * numbers[6]
+                        field_y += to_depth * numbers[7]
+                    still = (to_x == 0) & (to_y == 0)  # also where the map is no number
+                    field_x = tl.where(still, 0.0, field_x)
+                    field_y = tl.where(still, 0.0, field_y)
+                place = field + sample * (2 * height * width) + row * width + column
+                tl.store(place, field_x, mask=inside)
+                tl.store(place + height * width, field_y, mask=inside)
+        if WANT_IMAGES:
+            target = image_gradient + sample * gradient_strides[0]
+            if MAP or DISPLACED:
+                _scattered(target, read, x, y, inside, (1 - share) * SCALE, gradient_strides, height, width, C)
+            else:
+                _stored(target, read, row, column, inside, (1 - share) * SCALE, gradient_strides, C)
+        if WANT_PARTNER:
+            target = partner_gradient + sample * gradient_strides[0]
+            if MAP or DISPLACED:
+                _scattered(target, read, x, y, inside, share * SCALE, gradient_strides, height, width, C)
+            else:
+                _stored(target, read, row, column, inside, share * SCALE, gradient_strides, C)
+    if WANT_MAP:
+        place = map_sums + program.to(tl.int64) * 9
+        tl.store(place, tl.sum(map_0))
+        tl.store(place + 1, tl.sum(map_1))
+        tl.store(place + 2, tl.sum(map_2))
+        tl.store(place + 3, tl.sum(map_3))
+        tl.store(place + 4, tl.sum(map_4))
+        tl.store(place + 5, tl.sum(map_5))
+        tl.store(place + 6, tl.sum(map_6))
+        tl.store(place + 7, tl.sum(map_7))
+        tl.store(place + 8, tl.sum(map_8))
+    if WANT_COLOR:
+        place = color_sums + program.to(tl.int64) * (C * (C + 1))
+        for i in tl.static_range(C * (C + 1)):
+            tl.store(place + i, tl.sum(color_sum[i]))
+    if WANT_WEIGHT:
+        tl.store(weight_sums + program, tl.sum(weight_sum))
