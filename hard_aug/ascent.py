@@ -102,19 +102,19 @@ class Ascent:
         self, gradients: Sequence[Tensor], mean_change: Tensor, finite: Tensor, images: Tensor
     ) -> None:
         """Step, then put everything back where the step was not finite; the host never learns which it was."""
-        before = [tensor.clone() for tensor in self._state()]
+        before = [tensor.clone() for tensor in self.state()]
         fresh = not self.optimizer.state
         self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
         self._take_note(mean_change.nan_to_num(0.0, 0.0, 0.0), images)
         with torch.no_grad():
-            after = self._state()
+            after = self.state()
             if fresh:  # Adam has only now made its moments, which start at zero
                 before += [torch.zeros_like(tensor) for tensor in after[len(before) :]]
             for tensor, old in zip(after, before, strict=True):
                 tensor.copy_(torch.where(finite, tensor, old))
             self.dropped += ~finite
 
-    def _state(self) -> list[Tensor]:
+    def state(self) -> list[Tensor]:
         """Every tensor that a step changes; Adam's come last."""
         moments = [
             value

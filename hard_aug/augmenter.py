@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from hard_aug.adversary import Adversary
 from hard_aug.ascent import Ascent
 from hard_aug.batch import HardBatch
+from hard_aug.captured import CapturedAscent
 from hard_aug.checks import (
     ImageCheck,
     check_kinds,
     check_labels,
     check_same_classes,
 )
-from hard_aug.compatibility import check_parts
+from hard_aug.compatibility import check_capture, check_parts
 from hard_aug.draws import SharedGenerator, take_up_state
 from hard_aug.inner_loop import ascend_in_call, mean_of_all, searched
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import KL, Disagreement, Hinge, Invariance, Penalty, Reference
+from hard_aug.ops.backend import Backend, check_backend, use_backend
 from hard_aug.players import Players
 from hard_aug.policies import Gaussian, Policy, Search
 from hard_aug.processes import Processes
@@ -64,6 +66,8 @@ class HardAugmenter:
             `hard_aug.models.batch_norm`.
         input_normalization: `(mean, std)` per channel, where the loader's images are normalised; undone on entry, so
             that hard and clean images and the networks' input are in [0, 1].
+        backend: what the operations run on, "auto", "torch" or "triton"; None: see `hard_aug.ops.backend`.
+        capture: play the ascents inside a call back from a CUDA graph; see `hard_aug.captured`.
         seed: of the augmenter's own generator, which every draw comes from.
 
     A call leaves nothing behind in the networks: modes, buffers, `requires_grad`, `.grad` and the global generator
@@ -93,6 +97,8 @@ class HardAugmenter:
         warm_up: int = 0,
         batch_norm: BatchNormMode = "shared",
         input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        backend: Backend | None = None,
+        capture: bool = False,
         seed: int = 0,
     ) -> None:
         check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
@@ -111,6 +117,8 @@ class HardAugmenter:
             raise ValueError(f"share={share}: wanted a share of the batch in (0, 1]")
         if not (isinstance(warm_up, int) and warm_up >= 0):
             raise ValueError(f"warm_up={warm_up}: wanted a number of calls of at least 0")
+        if backend is not None:
+            check_backend(backend)
         check_parts(
             transform=transform, policy=policy, objective=objective, invariance=invariance, schedule=self.schedule
         )
@@ -143,6 +151,11 @@ class HardAugmenter:
             ascent=self._ascent,
             generator=self._generator,
         )
+        self._backend = backend
+        self._captured: CapturedAscent | None = None
+        if capture:
+            check_capture(self.device, schedule=self.schedule, policy=policy, processes=processes)
+            self._captured = CapturedAscent(self._adversary)
         keeps = not isinstance(self.schedule, Joint) or self.schedule.teacher_gradient
         self._shared = SharedBackward(self._adversary, teacher_gradient=keeps)
         self._phase = Phase()
@@ -191,7 +204,8 @@ class HardAugmenter:
         phase = self._phase.state_dict()
         generator_state = self._generator.get_state()
         try:
-            with evaluation_mode(*self._players.running(student=inside or not self._probed)):
+            running = self._players.running(student=inside or not self._probed)
+            with use_backend(self._backend), evaluation_mode(*running):
                 batch = self._make(images, labels, rows, due)
         except BaseException:
             self._generator.set_state(generator_state)
@@ -235,7 +249,8 @@ class HardAugmenter:
         resting = due and isinstance(self.schedule, Threshold) and not self._phase.ascending
         joint = self.schedule if due and isinstance(self.schedule, Joint) else None
         if due:
-            ascend_in_call(adversary, self.schedule, self._phase, source, answers, context)
+            ascend = adversary.ascend if self._captured is None else self._captured
+            ascend_in_call(adversary, self.schedule, self._phase, source, answers, context, ascend=ascend)
         with torch.set_grad_enabled(joint is not None):
             u, own = adversary.draw(source)
         if due:
@@ -266,6 +281,7 @@ class HardAugmenter:
             objective=self.objective,
             default_temperature=float(getattr(self.objective, "temperature", DEFAULT_TEMPERATURE)),
             observer=None if pending is None else pending.observe,
+            backend=self._backend,
         )
 
     def step(self, grad_scaler: torch.amp.GradScaler | None = None, *, hard_weight: float = 1.0) -> None:
@@ -293,7 +309,8 @@ class HardAugmenter:
         if grad_scaler is not None and not isinstance(grad_scaler, torch.amp.GradScaler):
             raise TypeError(f"grad_scaler: wanted a torch.amp.GradScaler, got {type(grad_scaler).__name__}")
         scale = 1.0 if grad_scaler is None else float(grad_scaler.get_scale())
-        self._shared.step(scale * hard_weight)
+        with use_backend(self._backend):
+            self._shared.step(scale * hard_weight)
 
     def check(self) -> None:
         """Raise `ValueError` if a batch since the last check held bad values, or processes had unequal batches.
@@ -318,8 +335,10 @@ class HardAugmenter:
         That is the policy, its optimiser, the multiplier, the uniform share, the schedule's count and phase, gradients
         still pending and the generator.
         """
+        with use_backend(self._backend):
+            pending = self._shared.state_dict()
         return {
-            "pending": self._shared.state_dict(),
+            "pending": pending,
             **self._ascent.state_dict(),
             "calls": self._calls,
             "phase": self._phase.state_dict(),

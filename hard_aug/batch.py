@@ -14,6 +14,7 @@ from hard_aug.distillation import distillation_loss
 from hard_aug.models.batch_norm import ViewStatistics
 from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.objectives import Disagreement, Reference
+from hard_aug.ops.backend import Backend, use_backend
 from hard_aug.ops.divergence import check_temperature
 from hard_aug.transforms import Context
 
@@ -56,6 +57,7 @@ class HardBatch:
         objective: Disagreement,
         default_temperature: float,
         observer: LossObserver | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.images = images
         self.clean_images = clean_images
@@ -72,6 +74,7 @@ class HardBatch:
         self._objective = objective
         self._default_temperature = default_temperature
         self._observer = observer
+        self._backend = backend
         self._student_logits: Tensor | None = None
         self._clean_student_logits: Tensor | None = reference.student_logits
 
@@ -98,11 +101,12 @@ class HardBatch:
             self._student_logits = self._answer(self.images)
         if self._clean_student_logits is None and self._objective.wants_student_reference:
             self._clean_student_logits = self._answer(self.clean_images)
-        return self._objective(
-            teacher_logits=self.teacher_logits,
-            student_logits=self._student_logits,
-            reference=replace(self._reference, student_logits=self._clean_student_logits),
-        )
+        with use_backend(self._backend):
+            return self._objective(
+                teacher_logits=self.teacher_logits,
+                student_logits=self._student_logits,
+                reference=replace(self._reference, student_logits=self._clean_student_logits),
+            )
 
     def _answer(self, images: Tensor) -> Tensor:
         student = unwrapped(self._student)  # a wrapper's forward may wait for other processes
@@ -142,13 +146,14 @@ class HardBatch:
         clean, hard = logits[: len(self)], logits[len(self) :]
         self._student_logits = torch.cat((hard, clean[rows:])).detach()
         self._clean_student_logits = clean.detach()
-        loss = distillation_loss(
-            student_logits=clean, teacher_logits=self.clean_teacher_logits, temperature=temperature
-        )
-        if rows or not len(self):
-            loss = clean_weight * loss + (1 - clean_weight) * distillation_loss(
-                student_logits=hard, teacher_logits=self.teacher_logits[:rows], temperature=temperature
+        with use_backend(self._backend):
+            loss = distillation_loss(
+                student_logits=clean, teacher_logits=self.clean_teacher_logits, temperature=temperature
             )
+            if rows or not len(self):
+                loss = clean_weight * loss + (1 - clean_weight) * distillation_loss(
+                    student_logits=hard, teacher_logits=self.teacher_logits[:rows], temperature=temperature
+                )
         if watched and self._observer is not None:
             self._observer(loss, hard_view, hard.detach(), 1 - clean_weight)
         return loss

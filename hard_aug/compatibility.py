@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import torch
+
 from hard_aug.objectives import Constraint, Disagreement, Invariance
 from hard_aug.policies import Policy, Search
+from hard_aug.processes import Processes
 from hard_aug.schedules import Joint, Schedule, Threshold
 from hard_aug.transforms import Transform
+
+
+def check_capture(device: torch.device, *, schedule: Schedule, policy: Policy, processes: Processes) -> None:
+    """Raise `ValueError` where there is no inner loop that a CUDA graph could hold, naming what serves instead."""
+    if device.type != "cuda":
+        raise ValueError(f"capture=True wants the networks on a CUDA device, and they are on {device}; leave it out")
+    if not processes.alone:
+        raise ValueError("capture=True is for one process: what several exchange is not captured; leave it out")
+    if isinstance(schedule, Joint):
+        raise ValueError(
+            "capture=True plays back the ascents inside a call, and Joint ascends by the caller's own backward; use "
+            "schedule=Alternating(), or leave it out"
+        )
+    if isinstance(policy, Search) and policy.draws is None:
+        raise ValueError("capture=True plays back a policy's ascents, and this Search learns nothing; leave it out")
 
 
 def check_parts(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,24 @@ from hard_aug.transforms import Context
 
 
 def ascend_in_call(
-    adversary: Adversary, schedule: Schedule, phase: Phase, images: Tensor, answers: Reference, context: Context
+    adversary: Adversary,
+    schedule: Schedule,
+    phase: Phase,
+    images: Tensor,
+    answers: Reference,
+    context: Context,
+    *,
+    ascend: Callable[[Tensor, Reference, Context], Tensor],
 ) -> None:
-    """Make the ascents of one call that is due, on the schedule's share of `images`, `(B, C, H, W)`."""
+    """Make the ascents of one call that is due, each by `ascend`, on the schedule's share of `images`, `(B, C, H, W)`.
+
+    `ascend` is `adversary.ascend`, or what plays that back.
+    """
     share = schedule.share(len(images))
     images, context, answers = images[:share], context.first(share), answers.first(share)
     if isinstance(schedule, Alternating):
         for _ in range(schedule.steps if adversary.ascent.parameters else 0):
-            adversary.ascend(images, answers, context)
+            ascend(images, answers, context)
     elif isinstance(schedule, Threshold):
         with torch.no_grad():
             student_logits = adversary.players.student_logits(images)
@@ -29,7 +41,7 @@ def ascend_in_call(
         )
         phase.see_clean(mean_of_all(adversary, clean), schedule)
         for _ in range(schedule.max_steps if phase.ascending else 0):
-            disagreement = adversary.ascend(images, answers, context)
+            disagreement = ascend(images, answers, context)
             if not phase.ascended(mean_of_all(adversary, disagreement[None]), schedule):
                 break
 

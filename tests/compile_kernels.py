@@ -20,40 +20,38 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
-POINTERS |= {torch.bool: "*i1", torch.int32: "*i32"}
+
+class NoDevice:
+    """The driver of a GPU of some architecture that is not there."""
+
+    def __init__(self, architecture: int) -> None:
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
 
 
 class Recorder:
-    """Stands for a kernel, and compiles it for the arguments of each launch."""
+    """Stands for a kernel, and compiles it for the arguments of each launch, as Triton would before it launches."""
 
-    def __init__(self, kernel: Any, architecture: int, found: list[dict[str, Any]]) -> None:
-        self.kernel, self.architecture, self.found = kernel, architecture, found
+    def __init__(self, kernel: Any, found: list[dict[str, Any]]) -> None:
+        self.kernel, self.found = kernel, found
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self.launch
 
-    def launch(self, *, num_warps: int = 4, **arguments: Any) -> None:
+    def launch(self, **arguments: Any) -> None:
+        compiled = self.kernel.warmup(grid=(1,), **arguments)
         constants = {name: value for name, value in arguments.items() if name.isupper()}
-        signature = {
-            parameter.name: "constexpr" if parameter.name.isupper() else kind_of(arguments[parameter.name])
-            for parameter in self.kernel.params
-        }
-        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants)
-        target = GPUTarget("cuda", self.architecture, 32)
-        compiled = triton.compile(source, target=target, options={"num_warps": num_warps})
         self.found.append({"kernel": self.kernel.__name__, "constants": constants, **resources(compiled.asm["cubin"])})
-
-
-def kind_of(value: Any) -> Any:
-    """Triton's name of an argument's type."""
-    if isinstance(value, Tensor):
-        return POINTERS[value.dtype]
-    if isinstance(value, tuple):
-        return tuple(kind_of(part) for part in value)
-    return "fp32" if isinstance(value, float) else "i32"
 
 
 def resources(binary: bytes) -> dict[str, int]:
@@ -68,20 +66,19 @@ def resources(binary: bytes) -> dict[str, int]:
 
 
 @contextmanager
-def recorded(module: Any, architecture: int, found: list[dict[str, Any]]) -> Iterator[None]:
+def recorded(module: Any, found: list[dict[str, Any]]) -> Iterator[None]:
     """Within it the kernels of `module` are compiled instead of launched."""
-    kernels = {name: value for name, value in vars(module).items() if isinstance(value, triton.JITFunction)}
-    launched = {name: kernel for name, kernel in kernels.items() if name in module.LAUNCHED}
+    launched = {name: getattr(module, name) for name in module.LAUNCHED}
     try:
         for name, kernel in launched.items():
-            setattr(module, name, Recorder(kernel, architecture, found))
+            setattr(module, name, Recorder(kernel, found))
         yield
     finally:
         for name, kernel in launched.items():
             setattr(module, name, kernel)
 
 
-def warp_color(architecture: int, found: list[dict[str, Any]]) -> None:
+def warp_color(found: list[dict[str, Any]]) -> None:
     """What a training step launches, and the widest variants."""
     from hard_aug.ops.warp_color import custom
     from hard_aug.ops.warp_color import triton as kernels
@@ -114,21 +111,22 @@ def warp_color(architecture: int, found: list[dict[str, Any]]) -> None:
 
     plain = {"map": True, "projective": False, "displaced": False, "mixed": False, "norms": 0, "image": False}
     everything = {"map": True, "projective": True, "displaced": True, "mixed": True, "norms": 2, "image": True}
-    with recorded(kernels, architecture, found):
+    with recorded(kernels, found):
         for channels in (1, 3):
             launch(torch.rand(2, channels, 32, 32), padding=0, **plain)
         launch(torch.rand(2, 3, 224, 224).to(torch.bfloat16), padding=1, **plain)
         launch((255 * torch.rand(2, 4, 32, 32)).to(torch.uint8), padding=2, **everything | {"image": False})
         launch(torch.rand(2, 3, 32, 32).half(), padding=2, **everything)
         launch(torch.rand(2, 3, 32, 32), padding=0, **plain | {"map": False, "image": True})
+        launch(torch.rand(1, 1, 1, 1), padding=2, **plain)  # numbers that are 1 become constants
 
 
-def compose(architecture: int, found: list[dict[str, Any]]) -> None:
+def compose(found: list[dict[str, Any]]) -> None:
     """Both orders of the maps, and grey images."""
     from hard_aug.ops.compose import custom
     from hard_aug.ops.compose import triton as kernels
 
-    with recorded(kernels, architecture, found):
+    with recorded(kernels, found):
         for first, second, channels in ((1, 0, 3), (1, 2, 3), (2, 1, 1)):
             u = torch.rand(4, 12)
             ranges = ((*range(11), -1), (0.5,) * 12, (0.5,) * 12)
@@ -136,26 +134,27 @@ def compose(architecture: int, found: list[dict[str, Any]]) -> None:
             custom.compose_backward(*outputs, u, *ranges, first, second, 32, 32, channels, 64.0)
 
 
-def divergence(architecture: int, found: list[dict[str, Any]]) -> None:
+def divergence(found: list[dict[str, Any]]) -> None:
     """Few and many classes, alone and with weights and masks."""
     from hard_aug.ops.divergence import custom
     from hard_aug.ops.divergence import triton as kernels
 
-    with recorded(kernels, architecture, found):
-        for classes, dtype in ((10, torch.float32), (1000, torch.bfloat16), (21841, torch.float16)):
-            logits = torch.rand(4, classes).to(dtype)
-            row = torch.rand(4)
+    with recorded(kernels, found):
+        for rows, classes, dtype in ((1, 2, torch.float32), (4, 10, torch.float32), (4, 21841, torch.bfloat16)):
+            logits = torch.rand(rows, classes).to(dtype)
+            row = torch.rand(rows)
             for extra in ((None, None), (row, row > 0.5)):
                 custom.kl_divergence(logits, logits, *extra, 2.0, True, True)
-                custom.kl_divergence_backward(row, logits, logits, *extra, torch.rand(5, 4), 2.0, True, True)
+                custom.kl_divergence_backward(row, logits, logits, *extra, torch.rand(5, rows), 2.0, True, True)
 
 
 def main() -> None:
     architecture = int(sys.argv[1]) if len(sys.argv) > 1 else 90
     found: list[dict[str, Any]] = []
-    warp_color(architecture, found)
-    compose(architecture, found)
-    divergence(architecture, found)
+    driver.set_active(NoDevice(architecture))
+    warp_color(found)
+    compose(found)
+    divergence(found)
     print(json.dumps(found, indent=1))
 
 

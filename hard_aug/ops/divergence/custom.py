@@ -13,7 +13,7 @@ from torch import Tensor
 from hard_aug.ops.backend import on_device_of
 
 #: Classes that a program takes at once, at most, and how many values of rows together it takes at least.
-LARGEST_BLOCK, VALUES = 4096, 1024
+LARGEST_BLOCK, VALUES = 4096, 512
 
 
 def _blocks(classes: int) -> dict[str, int]:

@@ -102,11 +102,11 @@ def _forward(
     divergence = tl.where(infinite > 0, float("inf"), divergence)
     loss = tl.where(there, temperature * temperature * weight * divergence, 0.0)
     tl.store(losses + row, loss, mask=present)
-    tl.store(statistics + row, largest_t, mask=present)
-    tl.store(statistics + batch + row, log_t, mask=present)
-    tl.store(statistics + 2 * batch + row, largest_s, mask=present)
-    tl.store(statistics + 3 * batch + row, log_s, mask=present)
-    tl.store(statistics + 4 * batch + row, divergence, mask=present)
+    tl.store(statistics + row, tl.where(there, largest_t, 0.0), mask=present)
+    tl.store(statistics + batch + row, tl.where(there, log_t, 0.0), mask=present)
+    tl.store(statistics + 2 * batch + row, tl.where(there, largest_s, 0.0), mask=present)
+    tl.store(statistics + 3 * batch + row, tl.where(there, log_s, 0.0), mask=present)
+    tl.store(statistics + 4 * batch + row, tl.where(there, divergence, 0.0), mask=present)
     if WANT_TEACHER or WANT_STUDENT:
         _write_gradients(
             teacher, student, teacher_gradient, student_gradient, row, present, teacher_stride, student_stride, classes,

@@ -5,6 +5,7 @@ See `hard_aug.ops.warp_color` for the conventions and the README beside this fil
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import Literal
 
@@ -138,29 +139,40 @@ def _warp(
     theta = None
     if inverse_map is not None:  # pixel units to PyTorch's [-1, 1]: D^-1 M D with D = diag(width / 2, height / 2, 1)
         theta = inverse_map.to(images.dtype) * to_pixels / to_pixels[:, None]
+        rows = 3 if projective else 2
+        finite = theta[:, :rows].isfinite().all(2).all(1)[:, None, None]
+        theta = torch.where(finite, theta, _nowhere(images))  # nothing comes back as 0 * NaN then
     if theta is not None and displacement is None and not projective:
-        finite = theta[:, :2].isfinite().all(2).all(1)[:, None, None]
-        nowhere = images.new_zeros(2, 3)
-        nowhere[:, 2] = OUTSIDE
-        grid = F.affine_grid(torch.where(finite, theta[:, :2], nowhere), list(images.shape), align_corners=False)
+        grid = F.affine_grid(theta[:, :2], list(images.shape), align_corners=False)
     else:
+        placed: Tensor | None = None
         identity = torch.eye(2, 3, dtype=images.dtype, device=images.device)[None]
         grid = F.affine_grid(identity, [1, 1, height, width], align_corners=False)
         if displacement is not None:
-            moved = control_to_pixels(displacement.to(images.dtype), height, width)
-            grid = grid + moved.permute(0, 2, 3, 1) / to_pixels[:2]
+            moved = control_to_pixels(displacement.to(images.dtype), height, width).permute(0, 2, 3, 1)
+            placed = moved.isfinite().all(-1, keepdim=True)
+            grid = grid + torch.where(placed, moved, 0.0) / to_pixels[:2]
         if theta is not None:
             grid = grid.flatten(1, 2).expand(batch, -1, -1) @ theta[:, :, :2].mT + theta[:, None, :, 2]
             grid = _projected(grid) if projective else grid[..., :2]
             grid = grid.view(batch, height, width, 2)
-        grid = torch.where(grid.isfinite().all(-1, keepdim=True), grid, OUTSIDE)
+        finite = grid.isfinite().all(-1, keepdim=True)
+        grid = torch.where(finite if placed is None else finite & placed, grid, OUTSIDE)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
+
+
+def _nowhere(images: Tensor) -> Tensor:
+    """`(3, 3)`, the map that takes every position outside the image, in PyTorch's coordinates."""
+    nowhere = images.new_zeros(3, 3)
+    nowhere[:2, 2] = OUTSIDE
+    nowhere[2, 2] = 1.0
+    return nowhere
 
 
 def _projected(homogeneous: Tensor) -> Tensor:
     """`(..., 2)` from `(..., 3)`; what lies behind the viewer is put outside the image."""
     depth = homogeneous[..., 2:]
-    visible = depth > SMALLEST_DEPTH
+    visible = (depth > SMALLEST_DEPTH) & (depth < math.inf)
     return torch.where(visible, homogeneous[..., :2] / torch.where(visible, depth, 1.0), OUTSIDE)
 
 

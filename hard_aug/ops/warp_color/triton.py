@@ -61,7 +61,7 @@ def _mapped(theta, x, y, PROJECTIVE: tl.constexpr):
     visible = depth > 0
     if PROJECTIVE:
         depth = theta[6] * x + theta[7] * y + theta[8]
-        visible = depth > _DEPTH
+        visible = (depth > _DEPTH) & (depth < float("inf"))
         depth = tl.where(visible, depth, 1.0)
         u = u / depth
         v = v / depth
