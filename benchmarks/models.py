@@ -63,9 +63,25 @@ def experiment_on(size: int) -> Build:
     return build
 
 
+def timm_pair(classes: int) -> Build:
+    """A ResNet-50 that teaches a ResNet-18, both with random weights."""
+
+    def build() -> tuple[nn.Module, nn.Module]:
+        import timm
+
+        teacher, student = (timm.create_model(name, num_classes=classes) for name in ("resnet50", "resnet18"))
+        return teacher, student
+
+    return build
+
+
+#: Those that a CPU is asked for, unless it is asked for others.
+SMALL = ("experiment-28", "experiment-40", "resnet")
 #: Name: how it is built, and the shape of its batch.
 PAIRS: dict[str, tuple[Build, tuple[int, ...]]] = {
     "experiment-28": (experiment_on(28), (128, 1, 28, 28)),
     "experiment-40": (experiment_on(40), (128, 1, 40, 40)),
     "resnet": (resnets, (64, 3, 32, 32)),
+    "resnet18-32": (timm_pair(10), (256, 3, 32, 32)),
+    "resnet18-224": (timm_pair(1000), (128, 3, 224, 224)),
 }

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from benchmarks.models import PAIRS
+from benchmarks.models import PAIRS, SMALL
 from benchmarks.timing import (
     environment,
     interleaved,
@@ -73,22 +73,28 @@ def experiment_schedule() -> Schedule:
     return schedule
 
 
-def random_step(teacher: nn.Module, student: nn.Module, images: Tensor) -> Callable[[], object]:
+def autocast(images: Tensor, precision: torch.dtype) -> torch.autocast:
+    """Around the forwards of a step."""
+    return torch.autocast(images.device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+def random_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision: torch.dtype) -> Callable[[], object]:
     """The baseline's training step."""
     transform = Affine()
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
     def step() -> None:
-        with torch.no_grad():
-            u = torch.randn(len(images), transform.size, device=images.device)
-            augmented = transform(images, u)
-            clean_logits, augmented_logits = teacher(images), teacher(augmented)
-        clean, hard = student(torch.cat((images, augmented))).chunk(2)
-        loss = 0.5 * distillation_loss(student_logits=clean, teacher_logits=clean_logits, temperature=TEMPERATURE)
-        loss = loss + 0.5 * distillation_loss(
-            student_logits=hard, teacher_logits=augmented_logits, temperature=TEMPERATURE
-        )
+        with autocast(images, precision):
+            with torch.no_grad():
+                u = torch.randn(len(images), transform.size, device=images.device)
+                augmented = transform(images, u)
+                clean_logits, augmented_logits = teacher(images), teacher(augmented)
+            clean, hard = student(torch.cat((images, augmented))).chunk(2)
+            loss = 0.5 * distillation_loss(student_logits=clean, teacher_logits=clean_logits, temperature=TEMPERATURE)
+            loss = loss + 0.5 * distillation_loss(
+                student_logits=hard, teacher_logits=augmented_logits, temperature=TEMPERATURE
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,15 +102,16 @@ def random_step(teacher: nn.Module, student: nn.Module, images: Tensor) -> Calla
     return step
 
 
-def plain_step(teacher: nn.Module, student: nn.Module, images: Tensor) -> Callable[[], object]:
+def plain_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision: torch.dtype) -> Callable[[], object]:
     """Distillation on the clean view alone: half the student's work."""
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
     def step() -> None:
-        with torch.no_grad():
-            logits = teacher(images)
-        loss = distillation_loss(student_logits=student(images), teacher_logits=logits, temperature=TEMPERATURE)
+        with autocast(images, precision):
+            with torch.no_grad():
+                logits = teacher(images)
+            loss = distillation_loss(student_logits=student(images), teacher_logits=logits, temperature=TEMPERATURE)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -112,14 +119,23 @@ def plain_step(teacher: nn.Module, student: nn.Module, images: Tensor) -> Callab
     return step
 
 
-def hard_step(teacher: nn.Module, student: nn.Module, images: Tensor, schedule: Schedule) -> Callable[[], object]:
+def hard_step(
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor,
+    schedule: Schedule,
+    precision: torch.dtype,
+    *,
+    capture: bool = False,
+) -> Callable[[], object]:
     """The training step with a HardAugmenter of the default policy."""
-    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=schedule)
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=schedule, capture=capture)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
     def step() -> None:
-        loss = augmenter(images).loss()
+        with autocast(images, precision):
+            loss = augmenter(images).loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,27 +144,42 @@ def hard_step(teacher: nn.Module, student: nn.Module, images: Tensor, schedule: 
     return step
 
 
-def steps(pair: str, device: torch.device) -> dict[str, Callable[[], object]]:
+def memory_format(device: torch.device) -> torch.memory_format:
+    """That in which a GPU's convolutions are fastest."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
+
+
+def steps(pair: str, device: torch.device, precision: torch.dtype = torch.float32) -> dict[str, Callable[[], object]]:
     """The rows of one table."""
     build, shape = PAIRS[pair]
     torch.manual_seed(0)
-    teacher, student = build()
+    teacher, student = (network.to(memory_format=memory_format(device)) for network in build())
     teacher = teacher.to(device).eval().requires_grad_(False)
-    images = torch.rand(shape).to(device)
+    images = torch.rand(shape).to(device).to(memory_format=memory_format(device))
 
     def own_student() -> nn.Module:
         return copy.deepcopy(student).to(device)
 
-    rows = {BASELINE: random_step(teacher, own_student(), images)}
+    rows = {BASELINE: random_step(teacher, own_student(), images, precision)}
     for name, schedule in schedules().items():
-        rows[name] = hard_step(teacher, own_student(), images, schedule)
-    rows["plain KD, clean view alone"] = plain_step(teacher, own_student(), images)
+        rows[name] = hard_step(teacher, own_student(), images, schedule, precision)
+        if device.type == "cuda" and isinstance(schedule, Alternating):
+            rows[f"{name}, captured"] = hard_step(teacher, own_student(), images, schedule, precision, capture=True)
+    rows["plain KD, clean view alone"] = plain_step(teacher, own_student(), images, precision)
     return rows
 
 
-def measure(pair: str, device: torch.device, *, rounds: int, calls: int, warmup: int) -> dict[str, dict[str, Any]]:
+def measure(
+    pair: str,
+    device: torch.device,
+    *,
+    rounds: int,
+    calls: int,
+    warmup: int,
+    precision: torch.dtype = torch.float32,
+) -> dict[str, dict[str, Any]]:
     """Time and peak memory of every row of a pair. `calls` should be a multiple of `period()`."""
-    rows = steps(pair, device)
+    rows = steps(pair, device, precision)
     progress(f"{pair}: warming up")
     times = interleaved(rows, baseline=BASELINE, device=device, rounds=rounds, calls=calls, warmup=warmup, label=pair)
     result: dict[str, dict[str, Any]] = {}
@@ -174,7 +205,7 @@ def memory_of_a_process(pair: str, name: str) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__, json_path="benchmarks/results/step_cost.json", rounds=15, calls=period())
-    options.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="teachers and students")
+    options.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(SMALL), help="teachers and students")
     options.add_argument("--only", metavar="ROW", help="do eight steps of one row and print the process's peak memory")
     arguments = options.parse_args()
     if arguments.calls % period():

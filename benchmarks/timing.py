@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "kornia", "timm", "hard_aug")
+PACKAGES = ("torch", "triton", "torchvision", "kornia", "timm", "liger-kernel", "hard_aug")
 
 
 def parser(description: str | None, *, json_path: str, rounds: int, calls: int) -> argparse.ArgumentParser:

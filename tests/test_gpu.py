@@ -11,7 +11,9 @@ from deterministic import FromImages
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
+from hard_aug.captured import WARM_UP
 from hard_aug.objectives import ConfidenceGap
+from hard_aug.ops import use_backend, warp_color
 from hard_aug.policies import Conditional, Search
 from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective
@@ -175,3 +177,113 @@ def test_ascent_is_that_of_the_cpu(teacher: nn.Module, plain_student: nn.Module,
         means.append(augmenter.policy.mean.detach().cpu())
     assert bool(means[0].any())
     assert torch.allclose(means[0], means[1], atol=0.01)
+
+
+def small_networks() -> tuple[nn.Module, nn.Module]:
+    """For colour images of any size of at least 8 pixels."""
+    torch.manual_seed(4)
+    networks = []
+    for width in (16, 8):
+        features = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        networks.append(nn.Sequential(features, nn.Linear(16 * width, 10)).cuda())
+    return networks[0].eval(), networks[1]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("schedule", [Alternating(steps=2), Threshold(max_steps=2)])
+def test_a_captured_ascent_is_the_ascent(schedule: Any, autocast: bool) -> None:
+    teacher, student = small_networks()
+    students = [copy.deepcopy(student) for _ in range(2)]
+    plain, captured = (
+        HardAugmenter(
+            teacher=teacher, student=own, transform=Compose(Affine(), Color()), schedule=schedule, capture=capture
+        )
+        for own, capture in zip(students, (False, True), strict=True)
+    )
+    optimizers = [torch.optim.SGD(own.parameters(), lr=0.05) for own in students]
+    for step_number in range(12):
+        images = torch.rand(32 if step_number % 4 else 20, 3, 32, 32, device="cuda")
+        batches = []
+        for augmenter, optimizer in zip((plain, captured), optimizers, strict=True):
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
+                hard = augmenter(images)
+                loss = hard.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            batches.append(hard)
+        assert torch.allclose(batches[0].u, batches[1].u, atol=1e-3)
+    assert captured._captured is not None
+    assert captured._captured._replay is not None
+    assert captured.dropped_steps == 0
+
+
+def test_a_captured_step_does_not_wait() -> None:
+    teacher, student = small_networks()
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Compose(Affine(), Color()), capture=True)
+    images = torch.rand(16, 3, 32, 32, device="cuda")
+    for _ in range(8):
+        step(augmenter, images)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step(augmenter, images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_network_that_waits_can_not_be_captured() -> None:
+    class Waiting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_networks()[1]
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images) * (1.0 if float(images.sum()) > 0 else 2.0)
+
+    augmenter = HardAugmenter(teacher=small_networks()[0], student=Waiting(), transform=Affine(), capture=True)
+    images = torch.rand(8, 3, 16, 16, device="cuda")
+    for _ in range(WARM_UP):
+        augmenter(images)
+    with pytest.raises(RuntimeError, match="can't be recorded as a CUDA graph"):
+        augmenter(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parity_at_224(dtype: torch.dtype) -> None:
+    axis = torch.linspace(0, 6, 224, device="cuda")
+    images = (0.5 + 0.25 * (axis[:, None] * axis).sin() + 0.2 * (2 * axis).cos()).expand(4, 3, -1, -1).to(dtype)
+    transform = Compose(Affine(), Perspective(), Color())
+    found = []
+    for backend in ("torch", "triton"):
+        u = torch.randn(4, transform.size, generator=torch.Generator().manual_seed(0)).cuda().requires_grad_()
+        with use_backend(backend):
+            out = transform.render(images, u)
+        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).cuda()
+        found.append((out.detach().float(), torch.autograd.grad((out.float() * weight).sum(), u)[0]))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-3 if dtype == torch.float32 else 1e-2)
+    assert float((found[0][1] - found[1][1]).abs().max() / found[0][1].abs().max()) < 1e-2
+
+
+def test_launches() -> None:
+    transform = Compose(Affine(), Color())
+    images = torch.rand(8, 3, 32, 32, device="cuda")
+    u = torch.randn(8, transform.size, device="cuda", requires_grad=True)
+
+    def run() -> None:
+        torch.autograd.grad(transform.render(images, u), u, torch.ones_like(images))
+
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    launched = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    # Two kernels there, two back, and the filling of the upstream gradient and of zeros for unused columns.
+    assert len(launched) <= 6, launched
+
+
+def test_bfloat16_is_rounded_to_the_nearest() -> None:
+    images = torch.rand(2, 3, 16, 16, device="cuda")
+    identity = torch.eye(3, device="cuda").expand(2, 3, 3)
+    out = warp_color(images, inverse_map=identity, dtype=torch.bfloat16, backend="triton")
+    assert torch.equal(out, images.to(torch.bfloat16))

@@ -1,0 +1,109 @@
+"""Rows for warp and colour: the same augmentation, with a gradient of its parameters, in as many ways as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.augment import kornia_functionals, kornia_parameters, own_transform
+from benchmarks.graphs import copying, graphed
+from hard_aug.ops import use_backend, warp_color
+from hard_aug.ops.backend import Backend
+
+#: Name: type of the images and of the output.
+TYPES: dict[str, tuple[torch.dtype, torch.dtype]] = {
+    "fp32": (torch.float32, torch.float32),
+    "bf16": (torch.bfloat16, torch.bfloat16),
+    "u8 to bf16": (torch.uint8, torch.bfloat16),
+}
+PASSES = ("forward", "forward and backward", "kernel forward", "kernel backward")
+Row = Callable[[], object]
+
+
+def warp_rows(
+    shape: tuple[int, ...], types: str, kind: str, device: torch.device, *, compiled: bool, repeats: int
+) -> tuple[str, dict[str, tuple[Row, int]]]:
+    """The baseline's name, and rows: what is timed, and how many calls that is.
+
+    Args:
+        kind: "forward" and "forward and backward" begin with the raw parameters, and "kernel ..." with matrices.
+        compiled: whether torch.compile is among the rows, which takes up to a minute for each.
+        repeats: calls in a CUDA graph.
+    """
+    given, wanted = TYPES[types]
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(shape, generator=generator)
+    images = ((255 * pictures) if given == torch.uint8 else pictures).to(device, given)
+    weight = torch.randn(shape, generator=generator).to(device, wanted)
+    moved = images.numel() * (images.element_size() + weight.element_size())
+    if kind.startswith("kernel"):
+        return _kernel_rows(images, weight, kind, moved, repeats=repeats, generator=generator)
+    transform = own_transform(shape[1])
+    u = torch.randn(shape[0], transform.size, generator=generator).to(device).requires_grad_()
+    leaves = kornia_parameters(shape[0], shape[1], shape[3], generator, device)
+    run = transform._runs[0]
+
+    def ours(backend: Backend) -> Callable[[], Tensor]:
+        def forward() -> Tensor:
+            with use_backend(backend):
+                inverse_map, color = run._matrices(u, *shape[2:], shape[1])
+                return warp_color(images, inverse_map=inverse_map, color_matrix=color, dtype=wanted)
+
+        return forward
+
+    zero, one = torch.zeros(shape[1], device=device), torch.ones(shape[1], device=device)
+
+    def theirs() -> Tensor:
+        plain = images.float() / 255 if given == torch.uint8 else images.float()
+        return kornia_functionals(plain, leaves, zero, one).to(wanted)
+
+    def finished(forward: Callable[[], Tensor], parameters: list[Tensor]) -> Row:
+        if kind == "forward":
+            return torch.no_grad()(forward)
+        return lambda: torch.autograd.grad(forward(), parameters, weight)
+
+    composed = finished(ours("torch"), [u])
+    rows: dict[str, tuple[Row, int]] = {
+        "kornia": (finished(theirs, list(leaves.values())), 1),
+        "composed": (composed, 1),
+    }
+    if compiled:
+        rows["composed, compiled"] = (finished(torch.compile(ours("torch")), [u]), 1)
+    if device.type == "cuda":
+        kernel = finished(ours("triton"), [u])
+        rows["hard_aug"] = (kernel, 1)
+        rows["composed, CUDA graph"] = (graphed(composed, repeats=repeats), repeats)
+        rows["hard_aug, CUDA graph"] = (graphed(kernel, repeats=repeats), repeats)
+    copy = copying(moved * (1 if kind == "forward" else 2), device)
+    rows["copy of the same bytes"] = (graphed(copy, repeats=repeats), repeats) if device.type == "cuda" else (copy, 1)
+    return ("hard_aug, CUDA graph" if device.type == "cuda" else "composed"), rows
+
+
+def _kernel_rows(
+    images: Tensor, weight: Tensor, kind: str, moved: int, *, repeats: int, generator: torch.Generator
+) -> tuple[str, dict[str, tuple[Row, int]]]:
+    """The kernels by themselves, with matrices given, in CUDA graphs."""
+    batch, channels, height, width = images.shape
+    transform = own_transform(channels)
+    u = torch.randn(batch, transform.size, generator=generator).to(images.device)
+    inverse_map, color = transform._runs[0]._matrices(u, height, width, channels)
+    if inverse_map is None or color is None:
+        raise RuntimeError("the benchmark's transform has both a map and colours")
+    inverse_map, color = inverse_map.contiguous(), color.contiguous()
+    tensors = (images, inverse_map, None, color, None, None, None)
+    if kind == "kernel forward":
+
+        def call() -> object:
+            return torch.ops.hard_aug.warp_color(*tensors, 0, False, False, weight.dtype)
+    else:
+        wanted = [False, True, False, True, False, False]
+
+        def call() -> object:
+            return torch.ops.hard_aug.warp_color_backward(weight, None, None, *tensors, 0, False, wanted)
+
+    return "hard_aug, CUDA graph", {
+        "hard_aug, CUDA graph": (graphed(call, repeats=repeats), repeats),
+        "copy of the same bytes": (graphed(copying(moved, images.device), repeats=repeats), repeats),
+    }
