@@ -33,6 +33,8 @@ _installed = find_spec("triton") is not None
 def use_backend(backend: Backend | None) -> Iterator[None]:
     """Within it, calls that name no backend take this one; None changes nothing.
 
+    To be entered outside what `torch.compile` compiles; inside it calls take what is in force there.
+
     Raises:
         ValueError: an unknown backend.
     """
