@@ -9,154 +9,10 @@ positions collide.
 import triton
 import triton.language as tl
 
-from hard_aug.ops.warp_color.reference import OUTSIDE, SMALLEST_DEPTH
+from hard_aug.ops.warp_color.triton_sampling import corner, sampled, sources
 
 #: The kernels that are launched; the others are parts of them.
 LAUNCHED = ("_forward", "_backward")
-# A kernel may read a global only where it is a constexpr.
-_DEPTH, _OUTSIDE = tl.constexpr(SMALLEST_DEPTH), tl.constexpr(OUTSIDE)
-#: Positions further out, in pixels, are taken to be there: they fit an integer.
-_FAR = tl.constexpr(float(2**22))
-
-
-@triton.jit
-def _spline_weights(place):
-    """The four weights of the uniform cubic B-spline at `place`, in control points, and the first point's index."""
-    first = tl.floor(place)
-    f = place - first
-    g = 1 - f
-    weights = (
-        g * g * g / 6,
-        2 / 3 - f * f * (1 - f / 2),
-        2 / 3 - g * g * (1 - g / 2),
-        f * f * f / 6,
-    )
-    return first.to(tl.int32), weights
-
-
-@triton.jit
-def _displaced(control, row, column, height, width, rows, columns):
-    """The spline of the control grid of one sample at pixels (row, column): by how much they move in x and in y."""
-    first_column, across = _spline_weights((column + 0.5) * ((columns - 3) / width))
-    first_row, down = _spline_weights((row + 0.5) * ((rows - 3) / height))
-    first_column = tl.minimum(first_column, columns - 4)
-    first_row = tl.minimum(first_row, rows - 4)
-    x = tl.zeros_like(across[0])
-    y = tl.zeros_like(across[0])
-    for i in tl.static_range(4):
-        for j in tl.static_range(4):
-            point = (first_row + i) * columns + first_column + j
-            weight = down[i] * across[j]
-            x += weight * tl.load(control + point)
-            y += weight * tl.load(control + rows * columns + point)
-    return x, y
-
-
-@triton.jit
-def _mapped(theta, x, y, PROJECTIVE: tl.constexpr):
-    """Where the map takes (x, y): the position, in pixels from the centre, its depth, and whether it is in view."""
-    u = theta[0] * x + theta[1] * y + theta[2]
-    v = theta[3] * x + theta[4] * y + theta[5]
-    depth = tl.full(x.shape, 1.0, tl.float32)
-    visible = depth > 0
-    if PROJECTIVE:
-        depth = theta[6] * x + theta[7] * y + theta[8]
-        visible = (depth > _DEPTH) & (depth < float("inf"))
-        depth = tl.where(visible, depth, 1.0)
-        u = u / depth
-        v = v / depth
-    return u, v, depth, visible
-
-
-@triton.jit
-def _placed(position, seen, size):
-    """From pixels from the centre to pixels from the first one's centre; what is not seen lies outside."""
-    place = tl.where(seen, position, _OUTSIDE * 0.5 * size) + (size * 0.5 - 0.5)
-    return tl.minimum(tl.maximum(place, -_FAR), _FAR)
-
-
-@triton.jit
-def _padded(place, size, PADDING: tl.constexpr):
-    """The position that is read instead of one outside, and its derivative."""
-    slope = tl.full(place.shape, 1.0, tl.float32)
-    if PADDING == 2:  # about the outer edges of the outer pixels
-        shifted = place + 0.5
-        slope = tl.where(shifted < 0, -1.0, 1.0)
-        shifted = tl.abs(shifted)
-        times = tl.floor(shifted / size)
-        rest = shifted - times * size
-        odd = (times - 2 * tl.floor(times * 0.5)) > 0.5
-        slope = tl.where(odd, -slope, slope)
-        place = tl.where(odd, size - rest, rest) - 0.5
-    if PADDING > 0:
-        slope = tl.where((place > 0) & (place < size - 1), slope, 0.0)
-        place = tl.minimum(tl.maximum(place, 0.0), size - 1.0)
-    return place, slope
-
-
-@triton.jit
-def _corner(images, row, column, inside, strides, height, width, SCALE: tl.constexpr, C: tl.constexpr):
-    """The channels of the pixels at (row, column) of one sample, 0 where there is none."""
-    there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    offset = row * strides[2] + column * strides[3]
-    values = ()
-    for c in tl.static_range(C):
-        value = tl.load(images + c * strides[1] + offset, mask=there, other=0.0).to(tl.float32)
-        values = values + (value * SCALE,)
-    return values
-
-
-@triton.jit
-def _sampled(images, x, y, inside, strides, height, width, SCALE: tl.constexpr, C: tl.constexpr):
-    """Bilinear samples of one image at (x, y), by channel, and their derivatives in x and in y."""
-    left = tl.floor(x)
-    top = tl.floor(y)
-    right_weight = x - left
-    lower_weight = y - top
-    column = left.to(tl.int32)
-    row = top.to(tl.int32)
-    a = _corner(images, row, column, inside, strides, height, width, SCALE, C)
-    b = _corner(images, row, column + 1, inside, strides, height, width, SCALE, C)
-    c = _corner(images, row + 1, column, inside, strides, height, width, SCALE, C)
-    d = _corner(images, row + 1, column + 1, inside, strides, height, width, SCALE, C)
-    values = ()
-    along_x = ()
-    along_y = ()
-    for i in tl.static_range(C):
-        # In this form equal weights of 0 or 1 give a pixel exactly.
-        upper = (1 - right_weight) * a[i] + right_weight * b[i]
-        lower = (1 - right_weight) * c[i] + right_weight * d[i]
-        values = values + ((1 - lower_weight) * upper + lower_weight * lower,)
-        along_x = along_x + ((1 - lower_weight) * (b[i] - a[i]) + lower_weight * (d[i] - c[i]),)
-        along_y = along_y + (lower - upper,)
-    return values, along_x, along_y
-
-
-@triton.jit
-def _sources(
-    theta, control, row, column, height, width, rows, columns,
-    PADDING: tl.constexpr, MAP: tl.constexpr, PROJECTIVE: tl.constexpr, DISPLACED: tl.constexpr,
-):  # fmt: skip
-    """Where output pixels are read: (x, y) in pixels from the first one, its slopes, the position before the map, its
-    depth and its place after it."""
-    x = column + 0.5 - width * 0.5
-    y = row + 0.5 - height * 0.5
-    if DISPLACED:
-        moved_x, moved_y = _displaced(control, row, column, height, width, rows, columns)
-        x += moved_x
-        y += moved_y
-    depth = tl.full(x.shape, 1.0, tl.float32)
-    visible = depth > 0
-    u = x
-    v = y
-    if MAP:
-        u, v, depth, visible = _mapped(theta, x, y, PROJECTIVE)
-    seen = visible & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))  # false for what is no number
-    place_x, slope_x = _padded(_placed(u, seen, width), width, PADDING)
-    place_y, slope_y = _padded(_placed(v, seen, height), height, PADDING)
-    slope_x = tl.where(seen, slope_x, 0.0)
-    slope_y = tl.where(seen, slope_y, 0.0)
-    return place_x, place_y, slope_x, slope_y, x, y, u, v, depth
 
 
 @triton.jit
@@ -187,20 +43,20 @@ def _forward(
     numbers = _numbers(theta + sample * 9, MAP, 9)
     image = images + sample * image_strides[0]
     if MAP or DISPLACED:
-        x, y, _sx, _sy, _x, _y, _u, _v, _depth = _sources(
+        x, y, _sx, _sy, _x, _y, _u, _v, _depth = sources(
             numbers, control + sample * (2 * rows * columns), row, column, height, width, rows, columns,
             PADDING, MAP, PROJECTIVE, DISPLACED,
         )  # fmt: skip
-        values, _along_x, _along_y = _sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
+        values, _along_x, _along_y = sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
     else:
-        values = _corner(image, row, column, inside, image_strides, height, width, SCALE, C)
+        values = corner(image, row, column, inside, image_strides, height, width, SCALE, C)
     if MIXED:
         share = tl.load(weight + sample).to(tl.float32)
         other = partner + sample * partner_strides[0]
         if MAP or DISPLACED:
-            mixed, _mixed_x, _mixed_y = _sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
+            mixed, _mixed_x, _mixed_y = sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
         else:
-            mixed = _corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
+            mixed = corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
         blended = ()
         for c in tl.static_range(C):
             blended = blended + (values[c] + share * (mixed[c] - values[c]),)
@@ -315,16 +171,16 @@ def _backward(
             out = total
         # What was read.
         if MAP or DISPLACED:
-            x, y, slope_x, slope_y, before_x, before_y, u, v, depth = _sources(
+            x, y, slope_x, slope_y, before_x, before_y, u, v, depth = sources(
                 numbers, control + sample * (2 * rows * columns), row, column, height, width, rows, columns,
                 PADDING, MAP, PROJECTIVE, DISPLACED,
             )  # fmt: skip
-            values, along_x, along_y = _sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
+            values, along_x, along_y = sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
         else:
-            values = _corner(image, row, column, inside, image_strides, height, width, SCALE, C)
+            values = corner(image, row, column, inside, image_strides, height, width, SCALE, C)
         if MIXED:
             if MAP or DISPLACED:
-                mixed, mixed_x, mixed_y = _sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
+                mixed, mixed_x, mixed_y = sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
                 blended_x = ()
                 blended_y = ()
                 for c in tl.static_range(C):
@@ -333,7 +189,7 @@ def _backward(
                 along_x = blended_x
                 along_y = blended_y
             else:
-                mixed = _corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
+                mixed = corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
         # Through the colours to what was read.
         read = out
         if COLORED:
