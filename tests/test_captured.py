@@ -78,6 +78,19 @@ def test_a_smaller_batch_runs_as_it_is(teacher: nn.Module, plain_student: nn.Mod
     assert recorder.played == 2 * (6 * WARM_UP - WARM_UP // 2)
 
 
+def test_forms_that_come_now_and_then_run_as_they_are(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    _, captured, recorder = pair(teacher, plain_student, transform=Affine())
+    turned = images.clone().transpose(2, 3)  # other strides
+    for call in range(8 * WARM_UP):
+        captured(images if call % 3 else turned)
+    assert recorder.recorded == 0
+    for call in range(8 * WARM_UP):
+        captured(images if call < WARM_UP + 1 or call % 3 else turned)
+    assert recorder.recorded == 1
+
+
 def test_a_form_that_stays_is_recorded_anew(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
     _, captured, recorder = pair(teacher, plain_student, transform=Affine())
     for size in (4, 8):

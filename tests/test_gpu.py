@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.captured import WARM_UP
-from hard_aug.objectives import ConfidenceGap
+from hard_aug.objectives import ConfidenceGap, Constraint
 from hard_aug.ops import use_backend, warp_color
 from hard_aug.policies import Conditional, Search
 from hard_aug.schedules import Alternating, Joint, Threshold
@@ -49,11 +49,16 @@ def test_device_dtype_and_memory_format(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_steps_do_not_wait_for_the_device(
-    teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any, backend: Any
 ) -> None:
     augmenter = HardAugmenter(
-        teacher=teacher.cuda(), student=plain_student.cuda(), transform=Compose(Affine(), GREY), schedule=schedule
+        teacher=teacher.cuda(),
+        student=plain_student.cuda(),
+        transform=Compose(Affine(), GREY),
+        schedule=schedule,
+        backend=backend,
     )
     images = images.cuda()
     for _ in range(2):  # the first call of a shape reads values
@@ -189,32 +194,42 @@ def small_networks() -> tuple[nn.Module, nn.Module]:
     return networks[0].eval(), networks[1]
 
 
+CAPTURED: dict[str, Any] = {
+    "steps": lambda: {"transform": Compose(Affine(), Color()), "schedule": Alternating(steps=2)},
+    "threshold": lambda: {"transform": Compose(Affine(), Color()), "schedule": Threshold(max_steps=2)},
+    "torch": lambda: {"transform": Compose(Affine(), Color()), "backend": "torch"},
+    "elastic": lambda: {"transform": Compose(Affine(), Elastic(control=4)), "invariance": Constraint()},
+    "conditional": lambda: {"transform": Affine(), "policy": Conditional(Affine().spec, channels=3)},
+    "floor": lambda: {"transform": Affine(), "uniform_floor": 0.3},
+    "mix": lambda: {"transform": PatchMix(image_size=32, patch_size=8)},
+}
+
+
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("schedule", [Alternating(steps=2), Threshold(max_steps=2)])
-def test_a_captured_ascent_is_the_ascent(schedule: Any, autocast: bool) -> None:
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_captured_ascent_is_the_ascent(name: str, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     teacher, student = small_networks()
-    students = [copy.deepcopy(student) for _ in range(2)]
+    students = [student, copy.deepcopy(student)]
     plain, captured = (
-        HardAugmenter(
-            teacher=teacher, student=own, transform=Compose(Affine(), Color()), schedule=schedule, capture=capture
-        )
+        HardAugmenter(teacher=teacher, student=own, capture=capture, **CAPTURED[name]())
         for own, capture in zip(students, (False, True), strict=True)
     )
-    optimizers = [torch.optim.SGD(own.parameters(), lr=0.05) for own in students]
-    for step_number in range(12):
-        images = torch.rand(32 if step_number % 4 else 20, 3, 32, 32, device="cuda")
-        batches = []
-        for augmenter, optimizer in zip((plain, captured), optimizers, strict=True):
-            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
-                hard = augmenter(images)
-                loss = hard.loss()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            batches.append(hard)
-        assert torch.allclose(batches[0].u, batches[1].u, atol=1e-3)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    for step_number in range(16):
+        images = torch.rand(20 if step_number % 8 == 7 else 32, 3, 32, 32, device="cuda")
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
+            hard, other = plain(images), captured(images)
+            loss = hard.loss()
+        assert torch.allclose(hard.u, other.u, atol=1e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():  # one learns, and the other follows in place
+            for follower, leader in zip(students[1].parameters(), students[0].parameters(), strict=True):
+                follower.copy_(leader)
     assert captured._captured is not None
-    assert captured._captured._replay is not None
+    assert captured._captured.recorded
     assert captured.dropped_steps == 0
 
 
@@ -247,6 +262,10 @@ def test_a_network_that_waits_can_not_be_captured() -> None:
         augmenter(images)
     with pytest.raises(RuntimeError, match="can't be recorded as a CUDA graph"):
         augmenter(images)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert bool(torch.rand(4, device="cuda").isfinite().all())  # the global generator draws again
+    augmenter._captured = None
+    assert bool(augmenter(images).u.isfinite().all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -274,6 +293,7 @@ def test_launches() -> None:
         torch.autograd.grad(transform.render(images, u), u, torch.ones_like(images))
 
     run()
+    torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
         torch.cuda.synchronize()

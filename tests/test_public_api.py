@@ -31,7 +31,7 @@ def test_import_is_light() -> None:
 
 def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    loop, defaults, diagnosis, own_loss, resume = blocks
+    loop, defaults, diagnosis, backends, own_loss, resume = blocks
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
@@ -54,6 +54,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         exec(diagnosis, names | {"images": images})
     assert (tmp_path / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+    exec(backends, names | {"images": images})
     before = student[1].weight.clone()
     exec(own_loss, names | {"torch": torch, "images": images})
     assert not torch.equal(student[1].weight, before)

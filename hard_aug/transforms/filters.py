@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 import torch
-from kornia.enhance import sharpness, solarize
+from kornia.enhance import sharpness
 from kornia.filters import filter2d_separable, get_gaussian_kernel1d, motion_blur
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Filter(Transform):
         motion_blur: largest strength, up to 1.
         motion_length: of the line, pixels, odd, at least 3.
 
-    None switches a part off. Gamma and sharpness clamp to [0, 1], with no gradient where they do.
+    On a GPU kornia's motion blur may wait for the device; the others do not. None switches a part off. Gamma and sharpness clamp to [0, 1], with no gradient where they do.
 
     Raises:
         ValueError: a range that is not positive, a strength above 1, a factor under 1, an even length, every part
@@ -103,7 +103,8 @@ class Filter(Transform):
         if "gamma" in values:
             out = out.clamp(SMALLEST_INTENSITY, 1).pow(_per_image(values["gamma"]))
         if "solarize" in values:
-            out = torch.lerp(out, solarize(out), _per_image(values["solarize"]))
+            # kornia's solarize brings its threshold from the host, which on a GPU is to wait.
+            out = torch.lerp(out, torch.where(out < 0.5, out, 1 - out), _per_image(values["solarize"]))
         if "sharpness" in values:
             if min(out.shape[-2:]) < 3:
                 raise ValueError(

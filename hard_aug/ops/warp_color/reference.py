@@ -165,7 +165,7 @@ def _nowhere(images: Tensor) -> Tensor:
     """`(3, 3)`, the map that takes every position outside the image, in PyTorch's coordinates."""
     nowhere = images.new_zeros(3, 3)
     nowhere[:2, 2] = OUTSIDE
-    nowhere[2, 2] = 1.0
+    nowhere[2:, 2] = 1.0  # a slice is filled on the device; a single element would be copied there, and waited for
     return nowhere
 
 
