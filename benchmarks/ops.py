@@ -3,18 +3,24 @@
 Tables, all interleaved, medians and quartiles: `warp` (the augmentation with the gradient of its parameters), `kernels`
 (ours alone, as a share of the copy), `divergence`, and `step` (a training step under each schedule, in bfloat16). On a
 CUDA device everything is measured; on the CPU what runs there. Rows that run out of memory are left out and named.
+
+Results are written after each table, beside those that are in the file from the same environment: on a device with a
+limit of time, measure in parts with `--tables`, `--sizes` and `--types`.
 """
 
 from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import step_cost
+from benchmarks.graphs import Call, Row
 from benchmarks.ops_divergence import KINDS, divergence_rows
 from benchmarks.ops_warp import PASSES, TYPES, warp_rows
 from benchmarks.timing import environment, interleaved, parser, progress, table, write
@@ -23,54 +29,67 @@ SIZES = {"1x28": (1, 28), "3x32": (3, 32), "3x64": (3, 64), "3x224": (3, 224)}
 BATCHES = (64, 256, 1024)
 COMPILED_BATCH = 256
 CLASSES = (10, 100, 1000, 21841)
-COPY = "copy of the same bytes"
 STEP_PAIRS = ("resnet18-32", "resnet18-224")
-Rows = dict[str, tuple[Callable[[], object], int]]
+Make = Callable[[], tuple[str, dict[str, Row]]]
+TOO_LITTLE = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 
-def measured(rows: Rows, *, baseline: str, device: torch.device, label: str, options: Any) -> dict[str, Any]:
-    """Milliseconds of one call of each row, and ratios to `baseline`; with a copy among them, shares of it."""
-    times: dict[str, Any] = interleaved(
-        {name: call for name, (call, _) in rows.items()},
-        baseline=baseline,
-        device=device,
-        rounds=options.rounds,
-        calls=options.calls,
-        warmup=options.warmup,
-        label=label,
-    )
-    for name, (_, repeats) in rows.items():
-        for key in ("median_ms", "q1_ms", "q3_ms"):
-            times[name][key] /= repeats
-        for key in ("ratio", "ratio_q1", "ratio_q3"):
-            times[name][key] *= rows[baseline][1] / repeats
-    if COPY in times:
-        for row in times.values():
-            row["share_of_copy"] = times[COPY]["median_ms"] / row["median_ms"]
-    return times
+def one_table(make: Make, *, label: str, device: torch.device, options: Any) -> dict[str, Any]:
+    """Milliseconds of one call of each row, ratios to the baseline, and shares of a copy of the same bytes.
 
-
-def one_table(make: Callable[[], tuple[str, Rows]], *, label: str, device: torch.device, options: Any) -> Any:
-    """Measure one table; on a device that is too small for it, say so."""
+    A row that runs out of memory is left out, and says so.
+    """
+    calls: dict[str, Call] = {}
+    found: dict[str, Any] = {}
     try:
         baseline, rows = make()
-        times = measured(rows, baseline=baseline, device=device, label=label, options=options)
-    except torch.OutOfMemoryError as error:
+    except TOO_LITTLE as error:
         progress(f"{label}: {error}")
-        return {"left out": "out of memory"}
-    finally:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    print(table(f"{label}, ratio to {baseline}", times))
-    if COPY in times:
-        print(f"{baseline}: {times[baseline]['share_of_copy']:.0%} of the copy of the same bytes\n")
-    return times
+        return {"all": {"left_out": "out of memory"}}
+    for name, row in rows.items():
+        try:
+            calls[name] = row.make()
+            calls[name]()
+        except TOO_LITTLE as error:
+            progress(f"{label}, {name}: {error}")
+            calls.pop(name, None)
+            found[name] = {"left_out": "out of memory"}
+            _free(device)
+    if baseline in calls:
+        times = interleaved(
+            calls,
+            baseline=baseline,
+            device=device,
+            rounds=options.rounds,
+            calls=options.calls,
+            warmup=options.warmup,
+            label=label,
+        )
+        found |= {name: _of_one_call(time, rows[name], rows[baseline]) for name, time in times.items()}
+        for name, row in rows.items():
+            if row.copy in times and name in times:
+                found[name]["share_of_copy"] = found[row.copy]["median_ms"] / found[name]["median_ms"]
+    print(table(f"{label}, ratio to {baseline}", {name: found[name] for name in rows if name in found}))
+    return found
 
 
-def warp_tables(kinds: tuple[str, ...], device: torch.device, options: Any) -> dict[str, Any]:
+def _of_one_call(time: dict[str, float], row: Row, baseline: Row) -> dict[str, float]:
+    time = dict(time)
+    for key in ("median_ms", "q1_ms", "q3_ms"):
+        time[key] /= row.repeats
+    for key in ("ratio", "ratio_q1", "ratio_q3"):
+        time[key] *= baseline.repeats / row.repeats
+    return time
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def warp_tables(kinds: tuple[str, ...], device: torch.device, options: Any) -> Iterator[tuple[str, Any]]:
     """By size, batch, types and pass."""
-    found = {}
     for size, batch, types, kind in itertools.product(options.sizes, options.batches, options.types, kinds):
         channels, pixels = SIZES[size]
         shape = (batch, channels, pixels, pixels)
@@ -79,16 +98,15 @@ def warp_tables(kinds: tuple[str, ...], device: torch.device, options: Any) -> d
 
         def make(
             shape: tuple[int, ...] = shape, types: str = types, kind: str = kind, compiled: bool = compiled
-        ) -> tuple[str, Rows]:
+        ) -> tuple[str, dict[str, Row]]:
             return warp_rows(shape, types, kind, device, compiled=compiled, repeats=options.repeats)
 
-        found[label] = one_table(make, label=label, device=device, options=options)
-    return found
+        yield label, one_table(make, label=label, device=device, options=options)
+        _free(device)
 
 
-def divergence_tables(device: torch.device, options: Any) -> dict[str, Any]:
+def divergence_tables(device: torch.device, options: Any) -> Iterator[tuple[str, Any]]:
     """By classes, batch and type."""
-    found = {}
     for classes, batch, kind, dtype in itertools.product(
         options.classes, options.batches, KINDS, (torch.float32, torch.bfloat16)
     ):
@@ -101,27 +119,42 @@ def divergence_tables(device: torch.device, options: Any) -> dict[str, Any]:
             kind: str = kind,
             dtype: torch.dtype = dtype,
             compiled: bool = compiled,
-        ) -> tuple[str, Rows]:
+        ) -> tuple[str, dict[str, Row]]:
             return divergence_rows(batch, classes, dtype, kind, device, compiled=compiled, repeats=options.repeats)
 
-        found[label] = one_table(make, label=label, device=device, options=options)
-    return found
+        yield label, one_table(make, label=label, device=device, options=options)
+        _free(device)
 
 
-def step_tables(device: torch.device, options: Any) -> dict[str, Any]:
+def step_tables(device: torch.device, options: Any) -> Iterator[tuple[str, Any]]:
     """By pair of networks; see `benchmarks.step_cost`."""
-    found = {}
     for pair in options.pairs:
-        found[pair] = step_cost.measure(
-            pair,
-            device,
-            rounds=options.rounds,
-            calls=step_cost.period(),
-            warmup=options.warmup,
-            precision=torch.bfloat16,
-        )
-        print(table(f"{pair} in bfloat16, ratio to {step_cost.BASELINE}", found[pair]))
-    return found
+        try:
+            times = step_cost.measure(
+                pair,
+                device,
+                rounds=options.rounds,
+                calls=step_cost.period(),
+                warmup=options.warmup,
+                precision=torch.bfloat16,
+            )
+        except TOO_LITTLE as error:
+            progress(f"{pair}: {error}")
+            yield pair, {"all": {"left_out": "out of memory"}}
+            continue
+        finally:
+            _free(device)
+        print(table(f"{pair} in bfloat16, ratio to {step_cost.BASELINE}", times))
+        yield pair, times
+
+
+def known(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before in the same environment, to be added to; else nothing."""
+    if not path.exists():
+        return {"environment": environment}
+    before: dict[str, Any] = json.loads(path.read_text())
+    same = {**before["environment"], "date": environment["date"]} == environment
+    return {**before, "environment": environment} if same else {"environment": environment}
 
 
 def main() -> None:
@@ -146,15 +179,17 @@ def main() -> None:
     if device.type != "cuda" and "kernels" in tables:
         progress("kernels are not measured: they want a CUDA device")
         tables.remove("kernels")
-    results: dict[str, Any] = {"environment": environment(device, arguments.threads)}
+    results = known(arguments.json, environment(device, arguments.threads))
+    makers = {
+        "warp": lambda: warp_tables(PASSES[:2], device, arguments),
+        "kernels": lambda: warp_tables(PASSES[2:], device, arguments),
+        "divergence": lambda: divergence_tables(device, arguments),
+        "step": lambda: step_tables(device, arguments),
+    }
     for name in tables:
-        if name in ("warp", "kernels"):
-            results[name] = warp_tables(PASSES[2:] if name == "kernels" else PASSES[:2], device, arguments)
-        elif name == "divergence":
-            results[name] = divergence_tables(device, arguments)
-        else:
-            results[name] = step_tables(device, arguments)
-        write(arguments.json, results)  # after each, so that a later failure loses nothing
+        for label, times in makers[name]():
+            results.setdefault(name, {})[label] = times
+            write(arguments.json, results)  # after each, so that running out of time loses one
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.augment import kornia_functionals, kornia_parameters, own_transform
-from benchmarks.graphs import copying, graphed
+from benchmarks.graphs import Call, Row, copy_row, in_a_graph, plain
 from hard_aug.ops import use_backend, warp_color
 from hard_aug.ops.backend import Backend
 
@@ -19,13 +19,13 @@ TYPES: dict[str, tuple[torch.dtype, torch.dtype]] = {
     "u8 to bf16": (torch.uint8, torch.bfloat16),
 }
 PASSES = ("forward", "forward and backward", "kernel forward", "kernel backward")
-Row = Callable[[], object]
+COPY = "copy of the same bytes"
 
 
 def warp_rows(
     shape: tuple[int, ...], types: str, kind: str, device: torch.device, *, compiled: bool, repeats: int
-) -> tuple[str, dict[str, tuple[Row, int]]]:
-    """The baseline's name, and rows: what is timed, and how many calls that is.
+) -> tuple[str, dict[str, Row]]:
+    """The baseline's name, and rows.
 
     Args:
         kind: "forward" and "forward and backward" begin with the raw parameters, and "kernel ..." with matrices.
@@ -62,31 +62,30 @@ def warp_rows(
         plain = images.float() / 255 if given == torch.uint8 else images.float()
         return kornia_functionals(plain, leaves, zero, one).to(wanted)
 
-    def finished(forward: Callable[[], Tensor], parameters: list[Tensor]) -> Row:
+    def finished(forward: Callable[[], Tensor], parameters: list[Tensor]) -> Call:
         if kind == "forward":
             return torch.no_grad()(forward)
         return lambda: torch.autograd.grad(forward(), parameters, weight)
 
     composed = finished(ours("torch"), [u])
-    rows: dict[str, tuple[Row, int]] = {
-        "kornia": (finished(theirs, list(leaves.values())), 1),
-        "composed": (composed, 1),
-    }
+    rows = {"kornia": plain(finished(theirs, list(leaves.values()))), "composed": plain(composed)}
     if compiled:
-        rows["composed, compiled"] = (finished(ours("torch", torch.compile(composition)), [u]), 1)
+        # Each shape by itself, without what was compiled for others: that would count as one function too many.
+        torch.compiler.reset()
+        whole = torch.compile(composition, dynamic=False, fullgraph=True)
+        rows["composed, compiled"] = plain(finished(ours("torch", whole), [u]))
     if device.type == "cuda":
         kernel = finished(ours("triton"), [u])
-        rows["hard_aug"] = (kernel, 1)
-        rows["composed, CUDA graph"] = (graphed(composed, repeats=repeats), repeats)
-        rows["hard_aug, CUDA graph"] = (graphed(kernel, repeats=repeats), repeats)
-    copy = copying(moved * (1 if kind == "forward" else 2), device)
-    rows["copy of the same bytes"] = (graphed(copy, repeats=repeats), repeats) if device.type == "cuda" else (copy, 1)
+        rows["hard_aug"] = plain(kernel)
+        rows["composed, CUDA graph"] = in_a_graph(composed, repeats, copy=COPY)
+        rows["hard_aug, CUDA graph"] = in_a_graph(kernel, repeats, copy=COPY)
+    rows[COPY] = copy_row(moved * (1 if kind == "forward" else 2), device, repeats)
     return ("hard_aug, CUDA graph" if device.type == "cuda" else "composed"), rows
 
 
 def _kernel_rows(
     images: Tensor, weight: Tensor, kind: str, moved: int, *, repeats: int, generator: torch.Generator
-) -> tuple[str, dict[str, tuple[Row, int]]]:
+) -> tuple[str, dict[str, Row]]:
     """The kernels by themselves, with matrices given, in CUDA graphs."""
     batch, channels, height, width = images.shape
     transform = own_transform(channels)
@@ -106,7 +105,8 @@ def _kernel_rows(
         def call() -> object:
             return torch.ops.hard_aug.warp_color_backward(weight, None, None, *tensors, 0, False, wanted)
 
-    return "hard_aug, CUDA graph", {
-        "hard_aug, CUDA graph": (graphed(call, repeats=repeats), repeats),
-        "copy of the same bytes": (graphed(copying(moved, images.device), repeats=repeats), repeats),
+    rows = {
+        "hard_aug, CUDA graph": in_a_graph(call, repeats, copy=COPY),
+        COPY: copy_row(moved, images.device, repeats),
     }
+    return "hard_aug, CUDA graph", rows

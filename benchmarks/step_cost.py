@@ -35,12 +35,15 @@ from benchmarks.timing import (
 )
 from experiments.memory import keep_freed_memory
 from hard_aug import HardAugmenter
+from hard_aug.captured import WARM_UP
 from hard_aug.distillation import distillation_loss
-from hard_aug.schedules import Alternating, Joint, Schedule
+from hard_aug.schedules import Alternating, Joint, Schedule, Threshold
 from hard_aug.transforms import Affine
 
 BASELINE = "KD + random augmentation"
 TEMPERATURE = 2.0
+#: Ends the names of rows whose ascents are played back from a CUDA graph.
+CAPTURED = ", captured"
 
 
 def schedules() -> dict[str, Schedule]:
@@ -54,6 +57,7 @@ def schedules() -> dict[str, Schedule]:
         Alternating(fraction=0.25),
         Alternating(fraction=0.25, every=6),
         Alternating(steps=3),
+        Threshold(),
     ]
     own = experiment_schedule()
     if own not in rows:
@@ -163,8 +167,8 @@ def steps(pair: str, device: torch.device, precision: torch.dtype = torch.float3
     rows = {BASELINE: random_step(teacher, own_student(), images, precision)}
     for name, schedule in schedules().items():
         rows[name] = hard_step(teacher, own_student(), images, schedule, precision)
-        if device.type == "cuda" and isinstance(schedule, Alternating):
-            rows[f"{name}, captured"] = hard_step(teacher, own_student(), images, schedule, precision, capture=True)
+        if device.type == "cuda" and not isinstance(schedule, Joint):
+            rows[name + CAPTURED] = hard_step(teacher, own_student(), images, schedule, precision, capture=True)
     rows["plain KD, clean view alone"] = plain_step(teacher, own_student(), images, precision)
     return rows
 
@@ -181,19 +185,35 @@ def measure(
     """Time and peak memory of every row of a pair. `calls` should be a multiple of `period()`."""
     rows = steps(pair, device, precision)
     progress(f"{pair}: warming up")
+    pools = {name: recording(row, device) for name, row in rows.items() if name.endswith(CAPTURED)}
     times = interleaved(rows, baseline=BASELINE, device=device, rounds=rounds, calls=calls, warmup=warmup, label=pair)
     result: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
         if device.type == "cuda":
             reset_peak(device)
+            before = torch.cuda.memory_allocated(device) / 2**20
             for _ in range(calls):
                 row()
             memory = peak_memory(device)
+            memory["mib"] += pools.get(name, 0.0) - before
+            memory["of"] = "allocated on the device beyond the start of a step, and the pool of a graph"
         else:
             progress(f"{pair}: peak memory of {name}")
             memory = memory_of_a_process(pair, name)
         result[name] = {**times[name], "peak_memory": memory}
     return result
+
+
+def recording(row: Callable[[], object], device: torch.device) -> float:
+    """Call a row until its ascents have been recorded; MiB of the memory that this took for good."""
+    for _ in range(WARM_UP * period()):
+        row()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    for _ in range(period()):
+        row()
+    torch.cuda.empty_cache()
+    return float(torch.cuda.memory_reserved(device) - before) / 2**20
 
 
 def memory_of_a_process(pair: str, name: str) -> dict[str, Any]:

@@ -150,17 +150,30 @@ def progress(message: str) -> None:
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table: median, quartiles, ratio, and memory where it was measured."""
+    """A Markdown table: median, quartiles, ratio, and memory and shares of a copy where they were measured."""
     memory = any("peak_memory" in row for row in rows.values())
-    lines = [f"### {title}", "", "| | median ms | quartiles | ratio | quartiles |" + (" peak MiB |" if memory else "")]
-    lines.append("|---|---|---|---|---|" + ("---|" if memory else ""))
+    shares = any("share_of_copy" in row for row in rows.values())
+    more = " peak MiB |" * memory + " of the copy |" * shares
+    lines = [f"### {title}", "", f"| | median ms | quartiles | ratio | quartiles |{more}"]
+    lines.append("|---|---|---|---|---|" + "---|" * (memory + shares))
     for name, row in rows.items():
-        line = f"| {name} | {row['median_ms']:.2f} | {row['q1_ms']:.2f} to {row['q3_ms']:.2f} "
+        if "left_out" in row:
+            lines.append(f"| {name} | {row['left_out']} | | | |" + " |" * (memory + shares))
+            continue
+        line = f"| {name} | {_number(row['median_ms'])} | {_number(row['q1_ms'])} to {_number(row['q3_ms'])} "
         line += f"| {row['ratio']:.2f} | {row['ratio_q1']:.2f} to {row['ratio_q3']:.2f} |"
         if memory:
             line += f" {row['peak_memory']['mib']:.0f} |"
+        if shares:
+            line += f" {row['share_of_copy']:.0%} |" if "share_of_copy" in row else " |"
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _number(milliseconds: float) -> str:
+    """With three figures, down to tens of nanoseconds."""
+    decimals = 2 if milliseconds >= 1 else 3 if milliseconds >= 0.1 else 5
+    return f"{milliseconds:.{decimals}f}"
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -118,6 +118,8 @@ def warp_color(found: list[dict[str, Any]]) -> None:
         launch((255 * torch.rand(2, 4, 32, 32)).to(torch.uint8), padding=2, **everything | {"image": False})
         launch(torch.rand(2, 3, 32, 32).half(), padding=2, **everything)
         launch(torch.rand(2, 3, 32, 32), padding=0, **plain | {"map": False, "image": True})
+        launch(torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last), padding=1, **plain)
+        launch(torch.rand(2, 3, 32, 32)[:, :1].expand(-1, 3, -1, -1), padding=0, **plain)
         launch(torch.rand(1, 1, 1, 1), padding=2, **plain)  # numbers that are 1 become constants
 
 

@@ -100,7 +100,46 @@ def test_sure_players_give_no_nan_and_gradients_sum_to_zero(backend: Any) -> Non
 def test_nan_is_not_hidden(backend: Any) -> None:
     teacher, student = random(3, 5, seed=0), random(3, 5, seed=1)
     teacher[0, 2] = student[1, 0] = math.nan
+    student[0, 1] = -math.inf  # infinite, if it were a number
     assert results(backend, teacher, student)[0].isnan().tolist() == [True, True, False]
+
+
+@needs_triton
+@pytest.mark.parametrize("classes", [10, 9000])
+def test_offsets_of_one_player_cost_no_precision(classes: int) -> None:
+    teacher, student = random(4, classes, seed=0) + 1e4, random(4, classes, seed=1) - 2e4
+    teacher[:, -1] += 3  # the maximum rises in the last block
+    expected = results("torch", teacher.double(), student.double())
+    for one, other in zip(results("triton", teacher, student), expected, strict=True):
+        close(one, other.float(), 1e-5)
+
+
+@needs_triton
+def test_second_order_is_refused_with_the_way_out() -> None:
+    teacher, student = (random(3, 5, seed=s).requires_grad_() for s in (0, 1))
+    losses = kl_divergence(teacher_logits=teacher, student_logits=student, backend="triton")
+    (gradient,) = torch.autograd.grad(losses.sum(), student, create_graph=True)
+    with pytest.raises(RuntimeError, match="kl_divergence: the kernels have no second derivative; use backend='torch'"):
+        gradient.square().sum().backward()
+
+
+@needs_triton
+def test_forward_mode_is_refused() -> None:
+    student = random(3, 5, seed=1)
+
+    def loss(teacher: Tensor) -> Tensor:
+        return kl_divergence(teacher_logits=teacher, student_logits=student, backend="triton")
+
+    with pytest.raises(RuntimeError, match="derivatives in reverse mode alone"):
+        torch.func.jvp(loss, (random(3, 5),), (random(3, 5),))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_in_inference_mode(backend: Any) -> None:
+    with torch.inference_mode():
+        teacher, student = random(3, 5, seed=0), random(3, 5, seed=1)
+        _, gradient, _ = kl_divergence_with_gradients(teacher_logits=teacher, student_logits=student, backend=backend)
+    assert bool(gradient.any())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -197,6 +236,7 @@ def test_compiles_to_one_graph() -> None:
         ({"weights": torch.zeros(2)}, ValueError, r"weights: wanted shape \(3,\)"),
         ({"mask": torch.zeros(3)}, TypeError, "wanted torch.bool"),
         ({"teacher_logits": torch.zeros(3, 5, dtype=torch.int64)}, TypeError, "wanted floating point"),
+        ({"weights": [1.0, 2.0, 3.0]}, TypeError, "weights: wanted a torch.Tensor, got list"),
         ({"teacher_logits": torch.zeros(3, 5, device="meta")}, ValueError, "several devices"),
     ],
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hard_aug.ops import warp_color
+from hard_aug.ops import warp_color, warp_color_normalized
 
 
 def reflected(position: float, size: int) -> float:
@@ -98,3 +99,84 @@ def test_any_wide_argument_makes_the_arithmetic_wide(wide: str) -> None:
     found = warp_color(**mixed)  # type: ignore[arg-type]  # by name
     assert found.dtype == mixed["images"].dtype
     assert torch.equal(found, expected.to(found.dtype))
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+def test_the_identity_is_exact_at_powers_of_two(size: int) -> None:
+    images = torch.rand(2, 1, size, size)
+    identity = torch.eye(3).expand(2, 3, 3)
+    assert torch.equal(warp_color(images, inverse_map=identity), images)
+    assert torch.equal(warp_color(images, inverse_map=identity, projective=True), images)
+    turn = torch.tensor([[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]).expand(2, 3, 3)
+    assert torch.equal(warp_color(images, inverse_map=turn), images.rot90(1, (2, 3)))
+
+
+def test_elsewhere_the_identity_rounds() -> None:
+    images = torch.rand(1, 1, 27, 28)
+    assert torch.allclose(warp_color(images, inverse_map=torch.eye(3)[None]), images, atol=1e-5)
+
+
+def test_gradients_of_mixing_and_normalised_outputs_match_finite_differences() -> None:
+    images, partner = (torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    inverse_map = torch.eye(3, dtype=torch.float64) + 0.1 * torch.randn(2, 3, 3, dtype=torch.float64)
+    inverse_map[:, 2, :2] /= 20
+    displacement = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    weight = torch.rand(2, dtype=torch.float64)
+    normalization = torch.rand(2, 2, 3, dtype=torch.float64) + 0.5
+
+    def outputs(*given: Tensor) -> tuple[Tensor, ...]:
+        names = ("inverse_map", "displacement", "partner", "partner_weight")
+        named = dict(zip(names, given[1:], strict=True))
+        return warp_color_normalized(given[0], normalization=normalization, projective=True, **named)
+
+    leaves = (inverse_map.requires_grad_(), displacement.requires_grad_(), partner, weight.requires_grad_())
+    assert torch.autograd.gradcheck(outputs, (images, *leaves), eps=1e-7, atol=1e-5)
+
+
+def test_a_clamp_lets_the_gradient_pass() -> None:
+    images = torch.rand(1, 1, 4, 4)
+    color = torch.tensor([[[3.0, -1.0]]], requires_grad=True)
+    out = warp_color(images, color_matrix=color, clamp=True)
+    assert float(out.detach().min()) == 0
+    assert float(out.detach().max()) == 1
+    (gradient,) = torch.autograd.grad(out.sum(), color)
+    assert torch.allclose(gradient, torch.stack((images.sum(), torch.tensor(16.0)))[None, None])
+
+
+IMAGES = torch.rand(2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"images": IMAGES.numpy()}, TypeError, "wanted a torch.Tensor, got ndarray"),
+        ({"images": IMAGES[0]}, ValueError, r"wanted shape \(B, C, H, W\)"),
+        ({"images": IMAGES.long()}, TypeError, "torch.int64: wanted floating point, or torch.uint8"),
+        ({"inverse_map": torch.eye(3)}, ValueError, r"inverse_map: wanted shape \(2, 3, 3\)"),
+        ({"inverse_map": torch.zeros(3, 3, 3)}, ValueError, r"inverse_map: wanted shape \(2, 3, 3\)"),
+        ({"inverse_map": torch.zeros(2, 2, 3)}, ValueError, r"got \(2, 2, 3\)"),
+        ({"inverse_map": torch.zeros(2, 3, 3).long()}, TypeError, r"use inverse_map.float\(\)"),
+        ({"inverse_map": [1.0]}, TypeError, "inverse_map is list"),
+        ({"inverse_map": torch.zeros(2, 3, 3, device="meta")}, ValueError, "wanted one device"),
+        ({"color_matrix": torch.zeros(2, 3, 3)}, ValueError, r"color_matrix: wanted shape \(2, 3, 4\)"),
+        ({"displacement": torch.zeros(2, 3, 4, 4)}, ValueError, r"displacement: wanted shape \(2, 2, h, w\)"),
+        ({"displacement": torch.zeros(2, 2, 3, 4)}, ValueError, "at least 4 x 4 points"),
+        ({"displacement": torch.zeros(2, 2, 4, 9)}, ValueError, "larger than the images"),
+        ({"partner": IMAGES}, ValueError, "partner without partner_weight"),
+        ({"partner_weight": torch.zeros(2)}, ValueError, "partner_weight without partner"),
+        ({"partner": IMAGES.half(), "partner_weight": torch.zeros(2)}, ValueError, "partner is torch.float16"),
+        ({"partner": IMAGES[:1], "partner_weight": torch.zeros(2)}, ValueError, "wanted what the images are"),
+        ({"partner": IMAGES, "partner_weight": torch.zeros(3)}, ValueError, r"partner_weight: wanted shape \(2,\)"),
+        ({"padding_mode": "wrap"}, ValueError, "padding_mode='wrap'"),
+        ({"dtype": torch.uint8}, TypeError, "wanted a floating-point torch.dtype"),
+        ({"dtype": "float16"}, TypeError, "wanted a floating-point torch.dtype"),
+        ({"backend": "numpy"}, ValueError, "backend='numpy'"),
+        ({"normalization": torch.ones(3, 2, 3)}, ValueError, "for 3 networks: wanted 1 or 2"),
+        ({"normalization": torch.ones(1, 2, 1)}, ValueError, r"normalization: wanted shape \(N, 2, 3\)"),
+        ({"normalization": None}, TypeError, "normalization is NoneType"),
+    ],
+)
+def test_bad_input(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    function: Any = warp_color_normalized if "normalization" in given else warp_color
+    with pytest.raises(error, match=message):
+        function(given.pop("images", IMAGES), **given)

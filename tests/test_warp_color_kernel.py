@@ -213,9 +213,24 @@ def test_nan_in_the_images_stays_where_it_is_read() -> None:
     images[0, 0, 2, 3] = math.nan
     shift = torch.eye(3, device=DEVICE)[None].clone()
     shift[0, :2, 2] = 0.25
-    found, expected = (warp_color(images, inverse_map=shift, backend=b) for b in ("triton", "torch"))  # type: ignore[arg-type]  # from a tuple
-    close(found, expected, COORDINATES)
-    assert int(found.isnan().sum()) == 4
+    for clamp in (False, True):
+        found, expected = (
+            warp_color(images, inverse_map=shift, clamp=clamp, backend=backend)  # type: ignore[arg-type]  # from a tuple
+            for backend in ("triton", "torch")
+        )
+        close(found, expected, COORDINATES)
+        assert int(found.isnan().sum()) == 4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_bad_control_point_puts_out_what_it_touches(value: float) -> None:
+    shape = (1, 1, 12, 12)
+    displacement = random(1, 2, 7, 7)
+    displacement[0, 1, 0, 0] = value
+    (expected, expected_gradients), (found, gradients) = both(pictures(shape), {"displacement": displacement})
+    close(found[0], expected[0], ROUNDED)
+    close(gradients["displacement"], expected_gradients["displacement"], ROUNDED)
+    assert 0 < int((found[0] == 0).sum()) < 40
 
 
 def test_ten_runs_are_bit_equal_whatever_memory_holds() -> None:
@@ -256,7 +271,7 @@ def test_second_order_is_refused() -> None:
     theta = values["inverse_map"].requires_grad_()
     out = warp_color(pictures(shape), **values, backend="triton").square().sum()
     (gradient,) = torch.autograd.grad(out, theta, create_graph=True)
-    with pytest.raises(RuntimeError, match="warp_color_backward"):
+    with pytest.raises(RuntimeError, match="warp_color: the kernels have no second derivative"):
         gradient.sum().backward()
 
 
@@ -316,10 +331,17 @@ def test_what_is_dispatched() -> None:
         (torch.rand(1, 3, 4, 4).double(), {}, "float64"),
         (torch.rand(1, 3, 4, 4), {"dtype": torch.float64}, "writes float16, bfloat16 or float32"),
         (torch.rand(1, 3, 4, 4), {"inverse_map": torch.eye(3)[None].double()}, "inverse_map is torch.float64"),
-        (torch.rand(1, 1, 1, 1).expand(1, 1, 2**16, 2**16), {}, "2\\^31 elements"),
+        (torch.rand(1, 1, 1, 1), {"expand": (1, 1, 2**16, 2**16)}, "2\\^31 elements"),
+        (torch.rand(1, 3, 4, 4), {"partner": (3, 2**30, 4, 1)}, "2\\^31 elements"),
     ],
 )
 def test_what_the_kernel_does_not_serve_is_refused(images: Tensor, settings: dict[str, Any], reason: str) -> None:
+    images = images.to(DEVICE)
+    if "expand" in settings:
+        images, settings = images.expand(settings["expand"]), {}
+    if "partner" in settings:  # the strides alone count; the memory is never read
+        far = torch.empty(0, device=DEVICE).as_strided((0, 3, 4, 4), settings["partner"])
+        images, settings = images[:0], {"partner": far, "partner_weight": torch.rand(0, device=DEVICE)}
     settings = {name: value.to(DEVICE) if isinstance(value, Tensor) else value for name, value in settings.items()}
     with pytest.raises(RuntimeError, match=f"backend='triton'.*{reason}"):
-        warp_color(images.to(DEVICE), clamp=True, **settings, backend="triton")
+        warp_color(images, clamp=True, **settings, backend="triton")

@@ -9,19 +9,23 @@
 Chosen by the argument of a call; without one by the innermost `use_backend`; without one by the environment variable
 HARD_AUG_BACKEND; without that it is `auto`. Tensors on the CPU are served by `triton` only under its interpreter
 (TRITON_INTERPRET=1 before Python starts), for tests; `auto` never takes that for them, it is slow.
+
+The kernels have first derivatives in reverse mode, by `backward` and `torch.autograd.grad`. `torch.func` and second
+derivatives want `torch`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Backend = Literal["auto", "torch", "triton"]
 VARIABLE = "HARD_AUG_BACKEND"
@@ -33,7 +37,8 @@ _installed = find_spec("triton") is not None
 def use_backend(backend: Backend | None) -> Iterator[None]:
     """Within it, calls that name no backend take this one; None changes nothing.
 
-    To be entered outside what `torch.compile` compiles; inside it calls take what is in force there.
+    To be entered outside what `torch.compile` compiles: it can't be entered inside. What is compiled takes the backend
+    of the context, and of the environment variable as it was when that was compiled.
 
     Raises:
         ValueError: an unknown backend.
@@ -87,6 +92,8 @@ def takes_triton(backend: Backend | None, device: torch.device, refusal: str | N
         check_backend(backend)
     if backend == "torch":
         return False
+    if forward_ad._current_level >= 0:
+        refusal = "the kernels have derivatives in reverse mode alone, and this is a forward-mode derivative"
     if backend == "auto":
         return device.type == "cuda" and _installed and refusal is None
     if not _installed:
@@ -99,6 +106,15 @@ def takes_triton(backend: Backend | None, device: torch.device, refusal: str | N
     if refusal is not None:
         raise RuntimeError(f"backend='triton': {refusal}; or use backend='torch' (or 'auto', which takes what serves)")
     return True
+
+
+def refuse_second_order(operation: str, remedy: str) -> Callable[..., None]:
+    """A backward for the operators that are backwards themselves."""
+
+    def refuse(ctx: Any, *gradients: Any) -> None:
+        raise RuntimeError(f"{operation}: the kernels have no second derivative; {remedy}")
+
+    return refuse
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:

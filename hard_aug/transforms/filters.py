@@ -43,7 +43,8 @@ class Filter(Transform):
         motion_blur: largest strength, up to 1.
         motion_length: of the line, pixels, odd, at least 3.
 
-    On a GPU kornia's motion blur may wait for the device; the others do not. None switches a part off. Gamma and sharpness clamp to [0, 1], with no gradient where they do.
+    On a GPU kornia's motion blur may wait for the device; the others do not. None switches a part off.
+    Gamma and sharpness clamp to [0, 1], with no gradient where they do.
 
     Raises:
         ValueError: a range that is not positive, a strength above 1, a factor under 1, an even length, every part

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hard_aug.ops import warp_color
 from hard_aug.ops.compose import Plan, compose
+from hard_aug.ops.compose.reference import matrix_product
 from hard_aug.ops.warp_color import PaddingMode
 from hard_aug.ops.warp_color.reference import clamp_with_gradient
 from hard_aug.transforms.base import (
@@ -78,7 +79,7 @@ class Run:
         for stage, columns in zip(self.stages, self._columns, strict=True):
             if isinstance(stage, SpatialTransform):
                 matrix = stage.inverse_map(u[:, columns], height, width)
-                inverse_map = matrix if inverse_map is None else inverse_map @ matrix
+                inverse_map = matrix if inverse_map is None else matrix_product(inverse_map, matrix)
             elif isinstance(stage, ColorTransform):
                 matrix = stage.color_matrix(u[:, columns], channels)
                 color = matrix if color is None else _chain_colors(first=color, second=matrix)
@@ -131,6 +132,5 @@ def _plan(stages: list[Transform], columns: list[int]) -> Plan | None:
 def _chain_colors(*, first: Tensor, second: Tensor) -> Tensor:
     channels = first.shape[1]
     linear = second[:, :, :channels]
-    return torch.cat(
-        (linear @ first[:, :, :channels], linear @ first[:, :, channels:] + second[:, :, channels:]), dim=2
-    )
+    product = matrix_product(linear, first)
+    return torch.cat((product[:, :, :channels], product[:, :, channels:] + second[:, :, channels:]), dim=2)

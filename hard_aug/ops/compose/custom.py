@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hard_aug.ops.backend import on_device_of
+from hard_aug.ops.backend import on_device_of, refuse_second_order
+from hard_aug.ops.compose.plan import SLOTS
 
 #: Samples of one program, and the warps that do them.
 BLOCK, WARPS = 64, 2
@@ -105,7 +106,9 @@ def compose_backward(
     """The gradient of `u`, from those of the map and of the colours, contiguous; None for none."""
     from hard_aug.ops.compose import triton as kernels
 
-    out = torch.zeros_like(u)
+    out = (
+        torch.empty_like(u) if _all_written(u, columns, channels, map_gradient, color_gradient) else torch.zeros_like(u)
+    )
     if len(u):
         with on_device_of(u):
             kernels._backward[(-(-len(u) // BLOCK),)](
@@ -129,6 +132,18 @@ def compose_backward(
                 num_warps=WARPS,
             )
     return out
+
+
+def _all_written(
+    u: Tensor, columns: Sequence[int], channels: int, map_gradient: Tensor | None, color_gradient: Tensor | None
+) -> bool:
+    """Whether every column of `u` is a parameter of something that has a gradient."""
+    names = list(SLOTS)
+    given = [name for name, column in zip(names, columns, strict=True) if column >= 0]
+    of_color = {name for name in given if SLOTS[name] == "color"}
+    if len(given) < u.shape[1] or (channels == 1 and of_color & {"saturation", "hue"}):
+        return False
+    return (color_gradient is not None or not of_color) and (map_gradient is not None or len(of_color) == len(given))
 
 
 @compose_backward.register_fake
@@ -167,3 +182,4 @@ def _backward(ctx: Any, map_gradient: Tensor | None, color_gradient: Tensor | No
 
 
 compose.register_autograd(_backward, setup_context=_setup_context)
+compose_backward.register_autograd(refuse_second_order("compose", "use backend='torch'"))

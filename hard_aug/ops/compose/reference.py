@@ -22,7 +22,7 @@ def compose(u: Tensor, plan: Plan, *, height: int, width: int, channels: int) ->
     values = _decoded(u, plan)
     makers = {"affine": affine_inverse, "perspective": perspective_inverse}
     maps = [makers[stage](values, height=height, width=width, focal_length=plan.focal_length) for stage in plan.maps]
-    inverse_map = reduce(_product, maps) if maps else None
+    inverse_map = reduce(matrix_product, maps) if maps else None
     return inverse_map, color_matrix(values, channels) if plan.colors else None
 
 
@@ -88,6 +88,6 @@ def color_matrix(values: Values, channels: int) -> Tensor:
     return torch.stack(rows, dim=1).view(-1, 3, 4)
 
 
-def _product(first: Tensor, second: Tensor) -> Tensor:
-    """Of 3x3 matrices, by elements: a matrix product may be taken in TensorFloat-32, a tenth of a pixel off."""
+def matrix_product(first: Tensor, second: Tensor) -> Tensor:
+    """`(B, i, k)` by `(B, k, j)`, by elements: `@` may be taken in TensorFloat-32, a tenth of a pixel off."""
     return (first[:, :, :, None] * second[:, None]).sum(2)

@@ -101,7 +101,7 @@ def _transposed(m):
     return m[0], m[3], m[6], m[1], m[4], m[7], m[2], m[5], m[8]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _forward(
     u, inverse_map, color, batch, size, centres, halves, height, width, distance,
     AT: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, C: tl.constexpr, COLORED: tl.constexpr,
@@ -172,7 +172,7 @@ def _learn_tilts(g, parts, u, out, sample, there, size, at, halves, distance):
     _learn(tilted_y * _RADIANS, u, out, sample, there, size, at, halves, _TILT_Y)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _backward(
     map_gradient, color_gradient, u, out, batch, size, centres, halves, height, width, distance,
     AT: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, C: tl.constexpr, COLORED: tl.constexpr,

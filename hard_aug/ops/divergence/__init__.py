@@ -75,8 +75,8 @@ def kl_divergence_with_gradients(
             *_plain(teacher_logits.detach(), student_logits.detach(), weights, mask), float(temperature), True, True
         )
         return losses, gradients[0], gradients[1]
-    with torch.enable_grad():
-        leaves = [logits.detach().requires_grad_() for logits in (teacher_logits, student_logits)]
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [logits.detach().clone().requires_grad_() for logits in (teacher_logits, student_logits)]
         losses = reference.kl_divergence(*leaves, temperature=temperature, weights=weights, mask=mask)
         teacher, student = torch.autograd.grad(losses.sum(), leaves)
     return losses.detach(), teacher, student
@@ -98,6 +98,9 @@ def _takes_kernel(
 ) -> bool:
     """Check all arguments and say whether the kernel is to run."""
     check_temperature(temperature)
+    for name, value in (("teacher_logits", teacher), ("student_logits", student), ("weights", weights), ("mask", mask)):
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name}: wanted a torch.Tensor, got {type(value).__name__}")
     if teacher.shape != student.shape:
         raise ValueError(
             f"teacher's logits are {tuple(teacher.shape)}, student's {tuple(student.shape)}: "
@@ -126,8 +129,8 @@ def _refusal(tensors: dict[str, Tensor | None]) -> str | None:
     logits = tensors["teacher_logits"]
     if logits is not None and (logits.ndim != 2 or logits.shape[1] == 0):
         return f"the kernel takes logits of shape (B, K), got {tuple(logits.shape)}"
-    if logits is not None and max(logits.shape) >= 2**31 - 8192:
-        return f"the kernel counts rows and classes in 32 bits, got {tuple(logits.shape)}"
+    if logits is not None and (5 * logits.shape[0] >= 2**31 or logits.shape[1] >= 2**31 - 8192):
+        return f"the kernel counts rows and classes in 32 bits, got {tuple(logits.shape)}; use smaller batches"
     return None
 
 

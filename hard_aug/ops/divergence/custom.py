@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hard_aug.ops.backend import on_device_of
+from hard_aug.ops.backend import on_device_of, refuse_second_order
 
 #: Classes that a program takes at once, at most, and how many values of rows together it takes at least.
 LARGEST_BLOCK, VALUES = 4096, 512
@@ -166,3 +166,4 @@ def _backward(ctx: Any, upstream: Tensor | None, *others: Tensor | None) -> tupl
 
 
 kl_divergence.register_autograd(_backward, setup_context=_setup_context)
+kl_divergence_backward.register_autograd(refuse_second_order("kl_divergence", "use backend='torch'"))

@@ -21,10 +21,11 @@ def _logits(pointer, row, stride, there, column, classes, temperature):
 
 @triton.jit
 def _rescaled(largest, values):
-    """The running maximum with these values in it, a finite one to subtract, and what earlier sums are scaled by."""
+    """The running maximum with these values in it, a finite one to subtract, what earlier sums are scaled by, and by
+    how much earlier differences to the maximum fall."""
     new = tl.maximum(largest, tl.max(values, axis=1))
     finite = tl.where(new == float("-inf"), 0.0, new)
-    return new, finite, tl.exp(largest - finite)
+    return new, finite, tl.exp(largest - finite), tl.where(largest == float("-inf"), 0.0, largest - finite)
 
 
 @triton.jit
@@ -65,7 +66,7 @@ def _weight(weights, mask, row, present, WEIGHTED: tl.constexpr, MASKED: tl.cons
     return weight, there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _forward(
     teacher, student, weights, mask, losses, statistics, teacher_gradient, student_gradient,
     teacher_stride, student_stride, batch, classes, temperature,
@@ -86,20 +87,22 @@ def _forward(
         column = start + tl.arange(0, BLOCK)
         t = _logits(teacher, row, teacher_stride, there, column, classes, temperature)
         s = _logits(student, row, student_stride, there, column, classes, temperature)
-        largest_t, finite_t, scale_t = _rescaled(largest_t, t)
-        largest_s, finite_s, scale_s = _rescaled(largest_s, s)
+        largest_t, finite_t, scale_t, fall_t = _rescaled(largest_t, t)
+        largest_s, finite_s, scale_s, fall_s = _rescaled(largest_s, s)
+        moment = (moment + sum_t * (fall_t - fall_s)) * scale_t
         p = tl.exp(t - finite_t[:, None])
         q = tl.exp(s - finite_s[:, None])
         nowhere = (t == float("-inf")) | (s == float("-inf"))
         sum_t = sum_t * scale_t + tl.sum(p, axis=1)
         sum_s = sum_s * scale_s + tl.sum(q, axis=1)
-        moment = moment * scale_t + tl.sum(p * tl.where(nowhere, 0.0, t - s), axis=1)
+        difference = (t - finite_t[:, None]) - (s - finite_s[:, None])
+        moment += tl.sum(p * tl.where(nowhere, 0.0, difference), axis=1)
         ruled_out = (s == float("-inf")) & (t > float("-inf"))
         infinite = tl.maximum(infinite, tl.max(tl.where(ruled_out, 1.0, 0.0), axis=1))
     log_t = tl.log(sum_t)
     log_s = tl.log(sum_s)
-    divergence = moment / sum_t - (largest_t - largest_s) - log_t + log_s
-    divergence = tl.where(infinite > 0, float("inf"), divergence)
+    divergence = moment / sum_t - log_t + log_s
+    divergence = tl.where((infinite > 0) & (divergence == divergence), float("inf"), divergence)  # NaN stays
     loss = tl.where(there, temperature * temperature * weight * divergence, 0.0)
     tl.store(losses + row, loss, mask=present)
     tl.store(statistics + row, tl.where(there, largest_t, 0.0), mask=present)
@@ -115,7 +118,7 @@ def _forward(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def _backward(
     upstream, teacher, student, weights, mask, statistics, teacher_gradient, student_gradient,
     upstream_stride, teacher_stride, student_stride, batch, classes, temperature,

@@ -63,21 +63,20 @@ def warp_color(
     Returns:
         `(B, C, H, W)` in the memory format of `images`, contiguous or channels_last.
 
-    The arithmetic is float32, or float64 where an argument is. Gradients: images yes, parameters yes, second order no.
-    With the kernel that of the parameters is the same from run to run to the last bit; that of the images is not where
-    they were gathered, and is refused under `torch.use_deterministic_algorithms(True)`.
+    The arithmetic is float32, or float64 where an argument is. Gradients: images yes, parameters yes, by `backward` and
+    `torch.autograd.grad`; second order no. With the kernel that of the parameters is the same from run to run to the
+    last bit; that of the images is not where they were gathered, and is refused under
+    `torch.use_deterministic_algorithms(True)`.
 
     Raises:
         TypeError, ValueError: wrong types, shapes or numbers of samples, arguments on several devices.
         RuntimeError: `backend="triton"`, and the kernel does not serve: it takes 1, 3 or 4 channels, no float64.
     """
-    parameters = {"inverse_map": inverse_map, "displacement": displacement, "color_matrix": color_matrix}
-    nothing = all(p is None for p in (*parameters.values(), partner)) and not clamp
-    if nothing and images.is_floating_point() and dtype in (None, images.dtype):
-        return images
     return _outputs(
         images,
-        **parameters,
+        inverse_map=inverse_map,
+        displacement=displacement,
+        color_matrix=color_matrix,
         partner=partner,
         partner_weight=partner_weight,
         normalization=None,
@@ -109,9 +108,14 @@ def warp_color_normalized(
     Args:
         normalization: `(N, 2, C)`, N of 1 or 2: mean and standard deviation of each channel, constants.
 
+    Raises:
+        TypeError, ValueError, RuntimeError: as `warp_color`.
+
     Returns:
         the images, and for each n `(images - mean) / std`, all `(B, C, H, W)` of one type. Gradients: through all.
     """
+    if not isinstance(normalization, Tensor):
+        raise TypeError(f"normalization is {type(normalization).__name__}: wanted a torch.Tensor of shape (N, 2, C)")
     return _outputs(
         images,
         inverse_map=inverse_map,
@@ -151,7 +155,12 @@ def _outputs(
         "normalization": normalization,
     }
     check_arguments(images, parameters, partner=partner, padding_mode=padding_mode, dtype=dtype)
-    if not takes_triton(backend, images.device, refusal(images, parameters, dtype=dtype)):
+    kernel = takes_triton(backend, images.device, refusal(images, parameters, partner=partner, dtype=dtype))
+    nothing = all(p is None for p in (*parameters.values(), partner)) and not clamp
+    if nothing and images.is_floating_point() and dtype in (None, images.dtype):
+        return (images,)
+    normalization = None if normalization is None else normalization.detach()
+    if not kernel:
         return reference.warp_color(
             images,
             inverse_map=inverse_map,
@@ -172,7 +181,7 @@ def _outputs(
         _plain(color_matrix),
         partner,
         _plain(partner_weight),
-        None if normalization is None else _plain(normalization.detach()),
+        _plain(normalization),
         _PADDING[padding_mode],
         projective,
         clamp,

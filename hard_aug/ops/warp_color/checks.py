@@ -33,8 +33,8 @@ def check_arguments(
         raise TypeError(f"images are {images.dtype}: wanted floating point, or torch.uint8")
     if padding_mode not in get_args(PaddingMode):
         raise ValueError(f"padding_mode={padding_mode!r}: wanted one of {', '.join(get_args(PaddingMode))}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"dtype={dtype}: wanted a floating-point type")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype={dtype!r}: wanted a floating-point torch.dtype")
     batch, channels, height, width = images.shape
     wanted: dict[str, tuple[int | str, ...]] = {
         "inverse_map": (batch, 3, 3),
@@ -55,6 +55,8 @@ def check_arguments(
     if (partner is None) != (weight is None):
         missing, given = ("partner", "partner_weight") if partner is None else ("partner_weight", "partner")
         raise ValueError(f"{given} without {missing}: wanted both, or neither")
+    if partner is not None and not isinstance(partner, Tensor):
+        raise TypeError(f"partner is {type(partner).__name__}: wanted a torch.Tensor")
     if partner is not None and (partner.shape, partner.dtype, partner.device) != (
         images.shape,
         images.dtype,
@@ -68,8 +70,9 @@ def check_arguments(
 
 def _check_parameter(name: str, value: Tensor, images: Tensor, wanted: tuple[int | str, ...]) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} is {kind}: wanted a floating-point tensor; use {name}.float()")
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name} is {value.dtype}: wanted a floating-point tensor; use {name}.float()")
+        raise TypeError(f"{name} is {type(value).__name__}: wanted a floating-point torch.Tensor")
     fits = value.ndim == len(wanted) and all(
         isinstance(want, str) or size == want for size, want in zip(value.shape, wanted, strict=True)
     )
@@ -83,7 +86,14 @@ def _check_parameter(name: str, value: Tensor, images: Tensor, wanted: tuple[int
         raise ValueError(f"{name} is on {value.device} and the images are on {images.device}: wanted one device")
 
 
-def refusal(images: Tensor, parameters: Mapping[str, Tensor | None], *, dtype: torch.dtype | None) -> str | None:
+def span(tensor: Tensor) -> int:
+    """How many elements of memory one sample reaches across."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+
+
+def refusal(
+    images: Tensor, parameters: Mapping[str, Tensor | None], *, partner: Tensor | None, dtype: torch.dtype | None
+) -> str | None:
     """Why the kernel does not serve these arguments, checked before; None: it does."""
     if images.shape[1] not in KERNEL_CHANNELS:
         return f"the kernel takes images of 1, 3 or 4 channels, got {images.shape[1]}"
@@ -94,9 +104,9 @@ def refusal(images: Tensor, parameters: Mapping[str, Tensor | None], *, dtype: t
             return f"the kernel computes in float32, and {name} is {value.dtype}"
     if dtype is not None and dtype not in KERNEL_TYPES:
         return f"the kernel writes float16, bfloat16 or float32, not {dtype}"
-    spans = [(size - 1) * stride for size, stride in zip(images.shape[1:], images.stride()[1:], strict=True)]
-    if sum(spans) > LARGEST or images.shape[1:].numel() > LARGEST:
-        return f"one image spans more than 2^31 elements: {tuple(images.shape[1:])}"
+    for tensor in (images, images if partner is None else partner):
+        if max(span(tensor), images.shape[1:].numel()) > LARGEST:
+            return f"one image spans more than 2^31 elements: {tuple(images.shape[1:])}, strides {tensor.stride()[1:]}"
     if len(images) * -(-images.shape[2:].numel() // 32) > LARGEST:
         return f"more than 2^31 tiles for images of shape {tuple(images.shape)}; use smaller batches"
     return None

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hard_aug.ops.backend import refuse_second_order
+from hard_aug.ops.warp_color.checks import LARGEST, span
+
 PARTS = ("inverse_map", "displacement", "color_matrix", "partner", "partner_weight", "normalization")
 GRADIENTS = ("images", "inverse_map", "displacement", "color_matrix", "partner", "partner_weight")
 
@@ -145,7 +148,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     images, *parts = ctx.saved_tensors
-    used = [gradient if gradient is not None and gradient.numel() else None for gradient in upstream]
+    used = [_readable(gradient) if gradient is not None and gradient.numel() else None for gradient in upstream]
     wanted = [bool(need) for need in ctx.needs_input_grad[: len(GRADIENTS)]]
     nothing = (None,) * 11
     if not any(wanted) or (images.numel() and all(gradient is None for gradient in used)):
@@ -155,6 +158,11 @@ def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     found = warp_color_backward(*used, images, *parts, ctx.padding, ctx.projective, wanted)
     gradients = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
     return (*gradients, *nothing[len(gradients) :])
+
+
+def _readable(gradient: Tensor) -> Tensor:
+    """With offsets inside a sample that fit 32 bits."""
+    return gradient if span(gradient) <= LARGEST else gradient.contiguous()
 
 
 def _refuse_where_determinism_is_asked_for() -> None:
@@ -172,3 +180,4 @@ def _refuse_where_determinism_is_asked_for() -> None:
 
 
 warp_color.register_autograd(_backward, setup_context=_setup_context)
+warp_color_backward.register_autograd(refuse_second_order("warp_color", "no backend has one"))

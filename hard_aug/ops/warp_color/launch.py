@@ -133,7 +133,9 @@ def backward(
     control = parts["displacement"]
     if wanted["displacement"] and control is not None:
         rows, columns = control.shape[2:]
-        found["displacement"] = spline_basis(rows, height, control).mT @ field @ spline_basis(columns, width, control)
+        with torch.autocast(images.device.type, enabled=False):  # a backward may run inside the caller's
+            down, right = spline_basis(rows, height, control), spline_basis(columns, width, control)
+            found["displacement"] = down.mT @ field @ right
     return found
 
 

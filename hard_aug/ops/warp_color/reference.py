@@ -34,7 +34,7 @@ def warp_color(
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     """See `hard_aug.ops.warp_color.warp_color`: the images, and the normalised ones. Arguments are checked there."""
-    compute = compute_dtype(images, inverse_map, displacement, color_matrix, partner_weight)
+    compute = compute_dtype(images, inverse_map, displacement, color_matrix, partner_weight, normalization)
     channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     dtype = output_dtype(images, dtype)
     with torch.autocast(device_type=images.device.type, enabled=False):
@@ -136,29 +136,39 @@ def _warp(
     batch, _, height, width = images.shape
     # Made on the device: `new_tensor` of a list copies from the host and waits for it.
     to_pixels = torch.stack([images.new_full((), size) for size in (width / 2, height / 2, 1.0)])
-    theta = None
+    grid = _pixel_centres(images)
+    outside: Tensor | None = None
+    if displacement is not None:
+        control = displacement.to(images.dtype)
+        finite = control.isfinite()
+        moved = control_to_pixels(torch.where(finite, control, 0.0), height, width).permute(0, 2, 3, 1)
+        # The basis is positive, so a pixel is touched where the spline of the points that are no numbers is not zero.
+        touched = control_to_pixels((~finite).to(control.dtype), height, width) > 0
+        outside = touched.any(1)[..., None]
+        grid = torch.cat((grid[..., :2] + moved / to_pixels[:2], grid[..., 2:].expand(batch, -1, -1, -1)), -1)
     if inverse_map is not None:  # pixel units to PyTorch's [-1, 1]: D^-1 M D with D = diag(width / 2, height / 2, 1)
         theta = inverse_map.to(images.dtype) * to_pixels / to_pixels[:, None]
         rows = 3 if projective else 2
         finite = theta[:, :rows].isfinite().all(2).all(1)[:, None, None]
         theta = torch.where(finite, theta, _nowhere(images))  # nothing comes back as 0 * NaN then
-    if theta is not None and displacement is None and not projective:
-        grid = F.affine_grid(theta[:, :2], list(images.shape), align_corners=False)
-    else:
-        placed: Tensor | None = None
-        identity = torch.eye(2, 3, dtype=images.dtype, device=images.device)[None]
-        grid = F.affine_grid(identity, [1, 1, height, width], align_corners=False)
-        if displacement is not None:
-            moved = control_to_pixels(displacement.to(images.dtype), height, width).permute(0, 2, 3, 1)
-            placed = moved.isfinite().all(-1, keepdim=True)
-            grid = grid + torch.where(placed, moved, 0.0) / to_pixels[:2]
-        if theta is not None:
-            grid = grid.flatten(1, 2).expand(batch, -1, -1) @ theta[:, :, :2].mT + theta[:, None, :, 2]
-            grid = _projected(grid) if projective else grid[..., :2]
-            grid = grid.view(batch, height, width, 2)
+        grid = grid.flatten(1, 2).expand(batch, -1, -1) @ theta[:, :rows].mT
+        grid = _projected(grid).view(batch, height, width, 2) if projective else grid.view(batch, height, width, 2)
+    grid = grid[..., :2].expand(batch, -1, -1, -1)
+    if projective or outside is not None:
         finite = grid.isfinite().all(-1, keepdim=True)
-        grid = torch.where(finite if placed is None else finite & placed, grid, OUTSIDE)
+        grid = torch.where(finite if outside is None else finite & ~outside, grid, OUTSIDE)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
+
+
+def _pixel_centres(images: Tensor) -> Tensor:
+    """`(1, H, W, 3)`, homogeneous, in PyTorch's [-1, 1]; without rounding where sizes are powers of two."""
+    height, width = images.shape[-2:]
+    x, y = (
+        (torch.arange(size, dtype=images.dtype, device=images.device) + 0.5 - size / 2) / (size / 2)
+        for size in (width, height)
+    )
+    grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width), x.new_ones(height, width)), -1)
+    return grid[None]
 
 
 def _nowhere(images: Tensor) -> Tensor:

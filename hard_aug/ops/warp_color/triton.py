@@ -44,7 +44,7 @@ def _forward(
     image = images + sample * image_strides[0]
     if MAP or DISPLACED:
         x, y, _sx, _sy, _x, _y, _u, _v, _depth = sources(
-            numbers, control + sample * (2 * rows * columns), row, column, height, width, rows, columns,
+            numbers, control + sample * 2 * rows * columns, row, column, height, width, rows, columns,
             PADDING, MAP, PROJECTIVE, DISPLACED,
         )  # fmt: skip
         values, _along_x, _along_y = sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
@@ -70,7 +70,9 @@ def _forward(
             for i in tl.static_range(C):
                 value += matrix[c * (C + 1) + i] * values[i]
         if CLAMP:
-            value = tl.minimum(tl.maximum(value, 0.0), 1.0)
+            # A minimum of CUDA's own would turn NaN into a colour.
+            value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            value = tl.minimum(value, 1.0, propagate_nan=tl.PropagateNan.ALL)
         place = offset + c * out_strides[1]
         tl.store(first + place, value.to(first.dtype.element_ty), mask=inside)
         if NORMS > 0:
@@ -172,7 +174,7 @@ def _backward(
         # What was read.
         if MAP or DISPLACED:
             x, y, slope_x, slope_y, before_x, before_y, u, v, depth = sources(
-                numbers, control + sample * (2 * rows * columns), row, column, height, width, rows, columns,
+                numbers, control + sample * 2 * rows * columns, row, column, height, width, rows, columns,
                 PADDING, MAP, PROJECTIVE, DISPLACED,
             )  # fmt: skip
             values, along_x, along_y = sampled(image, x, y, inside, image_strides, height, width, SCALE, C)
@@ -247,7 +249,7 @@ def _backward(
                     still = (to_x == 0) & (to_y == 0)  # also where the map is no number
                     field_x = tl.where(still, 0.0, field_x)
                     field_y = tl.where(still, 0.0, field_y)
-                place = field + sample * (2 * height * width) + row * width + column
+                place = field + sample * 2 * height * width + row * width + column
                 tl.store(place, field_x, mask=inside)
                 tl.store(place + height * width, field_y, mask=inside)
         if WANT_IMAGES:
