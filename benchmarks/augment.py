@@ -2,14 +2,15 @@
 
 The rows, all with parameters per sample and the same ranges:
 
-- hard_aug: one gather and one matrix per pixel; gradient with respect to `u`, decoding included.
+- hard_aug: one gather and one matrix per pixel, the normalisation folded into it; gradient with respect to `u`,
+  decoding included.
 - kornia functionals: affine matrix, `warp_affine`, brightness, contrast, saturation, hue, `normalize`, on explicit
   leaf parameters; gradient with respect to these. Grey images: no saturation and hue.
 - the same two forward only, and kornia's `RandomAffine`, `ColorJiggle`, `Normalize` (p=1), which draw for themselves
   and give no gradient to their parameters.
 
 kornia's hue is that of HSV and its contrast multiplies about 0; ours is a rotation about the grey axis and about 1/2.
-So the work is equal in kind, not in values. hard_aug's rows include a normalisation too, to be equal in it.
+So the work is equal in kind, not in values.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from torch import Tensor
 
 from benchmarks.timing import environment, interleaved, parser, progress, table, write
+from experiments.memory import keep_freed_memory
+from hard_aug.ops import fold_normalization, warp_color
 from hard_aug.transforms import Affine, Color, Compose
 
 SHAPES = [(256, 3, 32, 32), (256, 1, 28, 28)]
@@ -45,14 +48,20 @@ def rows_for(shape: tuple[int, ...], device: torch.device) -> dict[str, Callable
     leaves = kornia_parameters(batch, channels, shape[-1], generator, device)
     random_classes = kornia_modules(channels).to(device)
 
+    run = transform._runs[0]
+
     def ours() -> Tensor:
-        return (transform(images, u) - MEAN) / STD
+        inverse_map, color = run._matrices(u, *shape[2:], channels)
+        if color is None:
+            raise RuntimeError("the benchmark's transform has colours")
+        color = fold_normalization(color, mean, std)
+        return warp_color(images, inverse_map=inverse_map, color_matrix=color)
 
     def theirs() -> Tensor:
         return kornia_functionals(images, leaves, mean, std)
 
     def with_gradient(forward: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad((forward() * weight).sum(), parameters)
+        return lambda: torch.autograd.grad(forward(), parameters, weight)
 
     return {
         "hard_aug, forward and backward": with_gradient(ours, [u]),
@@ -144,6 +153,7 @@ def main() -> None:
     options.add_argument("--large", action="store_true", help="also 64x3x224x224")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     device = torch.device(arguments.device)
     results = {}
     for shape in SHAPES + ([LARGE] if arguments.large else []):

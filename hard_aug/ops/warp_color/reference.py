@@ -136,39 +136,42 @@ def _warp(
     batch, _, height, width = images.shape
     # Made on the device: `new_tensor` of a list copies from the host and waits for it.
     to_pixels = torch.stack([images.new_full((), size) for size in (width / 2, height / 2, 1.0)])
-    grid = _pixel_centres(images)
-    outside: Tensor | None = None
-    if displacement is not None:
-        control = displacement.to(images.dtype)
-        finite = control.isfinite()
-        moved = control_to_pixels(torch.where(finite, control, 0.0), height, width).permute(0, 2, 3, 1)
-        # The basis is positive, so a pixel is touched where the spline of the points that are no numbers is not zero.
-        touched = control_to_pixels((~finite).to(control.dtype), height, width) > 0
-        outside = touched.any(1)[..., None]
-        grid = torch.cat((grid[..., :2] + moved / to_pixels[:2], grid[..., 2:].expand(batch, -1, -1, -1)), -1)
+    x, y = (_pixel_centres(size, images) for size in (width, height))
+    theta: Tensor | None = None
     if inverse_map is not None:  # pixel units to PyTorch's [-1, 1]: D^-1 M D with D = diag(width / 2, height / 2, 1)
         theta = inverse_map.to(images.dtype) * to_pixels / to_pixels[:, None]
-        rows = 3 if projective else 2
-        finite = theta[:, :rows].isfinite().all(2).all(1)[:, None, None]
-        theta = torch.where(finite, theta, _nowhere(images))  # nothing comes back as 0 * NaN then
-        grid = grid.flatten(1, 2).expand(batch, -1, -1) @ theta[:, :rows].mT
-        grid = _projected(grid).view(batch, height, width, 2) if projective else grid.view(batch, height, width, 2)
-    grid = grid[..., :2].expand(batch, -1, -1, -1)
+        theta = theta if projective else theta[:, :2]
+        finite = theta.isfinite().all(2).all(1)[:, None, None]
+        theta = torch.where(finite, theta, _nowhere(images)[: theta.shape[1]])  # nothing comes back as 0 * NaN then
+    outside: Tensor | None = None
+    if displacement is None and theta is not None:
+        # A part for each column and a part for each row: one sum of the two is all that touches every pixel.
+        a, b, c = theta[:, None, None].unbind(-1)
+        grid = a * x[:, None] + (b * y[:, None, None] + c)
+    else:
+        grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)[None]
+        if displacement is not None:
+            control = displacement.to(images.dtype)
+            finite = control.isfinite()
+            moved = control_to_pixels(torch.where(finite, control, 0.0), height, width).permute(0, 2, 3, 1)
+            grid = grid + moved / to_pixels[:2]
+            # The basis is positive: a pixel is touched where the spline of the points that are no numbers is not zero.
+            touched = control_to_pixels((~finite).to(control.dtype), height, width) > 0
+            outside = touched.any(1)[..., None]
+        if theta is not None:
+            grid = (grid.flatten(1, 2) @ theta[:, :, :2].mT + theta[:, None, :, 2]).view(batch, height, width, -1)
+    if theta is not None and projective:
+        grid = _projected(grid)
     if projective or outside is not None:
         finite = grid.isfinite().all(-1, keepdim=True)
         grid = torch.where(finite if outside is None else finite & ~outside, grid, OUTSIDE)
+    grid = grid.expand(batch, -1, -1, -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
 
 
-def _pixel_centres(images: Tensor) -> Tensor:
-    """`(1, H, W, 3)`, homogeneous, in PyTorch's [-1, 1]; without rounding where sizes are powers of two."""
-    height, width = images.shape[-2:]
-    x, y = (
-        (torch.arange(size, dtype=images.dtype, device=images.device) + 0.5 - size / 2) / (size / 2)
-        for size in (width, height)
-    )
-    grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width), x.new_ones(height, width)), -1)
-    return grid[None]
+def _pixel_centres(size: int, images: Tensor) -> Tensor:
+    """`(size,)` in PyTorch's [-1, 1]; without rounding where the size is a power of two."""
+    return (torch.arange(size, dtype=images.dtype, device=images.device) + (0.5 - size / 2)) / (size / 2)
 
 
 def _nowhere(images: Tensor) -> Tensor:
