@@ -15,6 +15,7 @@ from hard_aug.transforms.filters import Filter
 from hard_aug.transforms.mix import PatchMix
 from hard_aug.transforms.perspective import Perspective
 from hard_aug.transforms.spatial import Affine
+from hard_aug.transforms.vae import VAELatent
 
 __all__ = [
     "Affine",
@@ -30,4 +31,5 @@ __all__ = [
     "Perspective",
     "SpatialTransform",
     "Transform",
+    "VAELatent",
 ]

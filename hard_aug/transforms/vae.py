@@ -1,0 +1,232 @@
+"""VAELatent: edits in the latents of a pretrained autoencoder, the unconstrained augmenter of HARD (arXiv:2305.14890).
+
+"HARD-VAE-style": the paper edits posteriors of a very deep VAE, and its network for that is not published. Here the
+posterior mean `z` of any autoencoder of diffusers (`AutoencoderKL`, `AutoencoderTiny`) is edited, in units of `spread`,
+the standard deviation of the latents:
+
+    z' = e^scale z + spread (shift + up(local) + sum over k of direction_k D_k)
+
+with `up` bilinear from a coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents.
+
+| parameter | unit |
+|---|---|
+| shift_c | standard deviations, of latent channel c everywhere |
+| scale_c | factor, of latent channel c |
+| local_c_r_s | standard deviations, of latent channel c near point (r, s) of the grid |
+| direction_k | standard deviations, along the k-th pattern |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.settings import check_factors, check_pair, check_positive
+
+#: Points on each axis of the grid that a random pattern is drawn at.
+PATTERN_POINTS = 4
+
+
+class VAELatent(Transform):
+    """Edits of latents inside their ranges. `u = 0` is the identity.
+
+    Args:
+        autoencoder: of diffusers, on the images' device. It is put in evaluation mode, and no
+            gradient is taken of its weights.
+        shift: largest shift of a latent channel, in standard deviations.
+        scale: largest factor of a latent channel, above 1; its reciprocal is the smallest.
+        local: largest shift at a point of the grid, in standard deviations.
+        grid: points of that, (rows, columns) or one number for both.
+        direction: largest step along a pattern, in standard deviations.
+        directions: how many patterns.
+        spread: standard deviation of the autoencoder's latents, above 0; None: `1 / scaling_factor` of its config
+            (for `AutoencoderTiny`, whose latents are scaled already, 1).
+        residual: give back the image plus what the edit changes, so that the student does not learn the blur of a
+            reconstruction, and `u = 0` is the very image. Else: the decoded latents, and `u = 0` is the reconstruction.
+        micro_batch: images that are decoded at once; None: all.
+        checkpointing: decode again in the backward instead of keeping activations.
+        seed: of the patterns.
+
+    None switches a part off.
+
+    Raises:
+        TypeError: no autoencoder.
+        ValueError: a range that is not positive, every part switched off; at a call, images of other channels, or of a
+            size that the autoencoder's stride does not divide.
+
+    Gradients: images yes (through `residual`'s sum alone, not through the encoder), parameters yes, second order no.
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        *,
+        shift: float | None = 1.0,
+        scale: float | None = None,
+        local: float | None = None,
+        grid: int | tuple[int, int] = 4,
+        direction: float | None = None,
+        directions: int = 8,
+        spread: float | None = None,
+        residual: bool = True,
+        micro_batch: int | None = None,
+        checkpointing: bool = False,
+        seed: int = 0,
+    ) -> None:
+        config: Any = getattr(autoencoder, "config", None)
+        if not isinstance(autoencoder, nn.Module) or not all(
+            hasattr(config, name) for name in ("in_channels", "latent_channels")
+        ):
+            raise TypeError(
+                "autoencoder: wanted one of diffusers (AutoencoderKL, AutoencoderTiny), got "
+                f"{type(autoencoder).__name__}"
+            )
+        check_positive(shift=shift, local=local, direction=direction, spread=spread)
+        check_factors(scale=scale)
+        for name, value in (("directions", directions), ("micro_batch", micro_batch)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name}={value}: wanted a whole number of at least 1")
+        self.autoencoder, self.residual = autoencoder.eval(), residual
+        self.micro_batch, self.checkpointing = micro_batch, checkpointing
+        self.config: Any = config
+        self.grid = check_pair(grid=grid)
+        self.spread = spread or 1 / float(getattr(config, "scaling_factor", 1.0))
+        self.channels = int(self.config.latent_channels)
+        self.seed = seed
+        self._patterns: dict[tuple[object, ...], Tensor] = {}
+        self.spec = self._spec(shift, scale, local, direction, directions)
+        if not self.spec:
+            raise ValueError("VAELatent with every part switched off does nothing; give at least one range")
+
+    def _spec(
+        self,
+        shift: float | None,
+        scale: float | None,
+        local: float | None,
+        direction: float | None,
+        directions: int,
+    ) -> tuple[Parameter, ...]:
+        unit = "standard deviations"
+        spec: list[Parameter] = []
+        self._parts: dict[str, slice] = {}
+
+        def add(part: str, names: list[str], low: float, high: float, **more: Any) -> None:
+            self._parts[part] = slice(len(spec), len(spec) + len(names))
+            spec.extend(Parameter(f"{part}_{name}", low, high, block=part, **more) for name in names)
+
+        channels = [str(c) for c in range(self.channels)]
+        if shift is not None:
+            add("shift", channels, -shift, shift, identity=0.0, unit=unit)
+        if scale is not None:
+            add("scale", channels, 1 / scale, scale, identity=1.0, unit="factor", logarithmic=True)
+        if local is not None:
+            rows, columns = self.grid
+            points = [f"{c}_{r}_{s}" for c in channels for r in range(rows) for s in range(columns)]
+            add("local", points, -local, local, identity=0.0, unit=unit)
+        if direction is not None:
+            add("direction", [str(k) for k in range(directions)], -direction, direction, identity=0.0, unit=unit)
+        return tuple(spec)
+
+    @property
+    def bounded(self) -> bool:
+        return False
+
+    def check_channels(self, channels: int) -> None:
+        if channels != self.config.in_channels:
+            raise ValueError(
+                f"the autoencoder takes images of {self.config.in_channels} channels, got {channels}; for grey images "
+                "and an autoencoder of colours wrap both networks to take grey ones, and repeat the channel"
+            )
+
+    def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        if images.numel() == 0:
+            return images
+        self._check_size(*images.shape[-2:])
+        values = torch.stack(tuple(self.decode(u).values()), dim=1)
+        size = self.micro_batch or len(images)
+        parts = [self._edited(*part) for part in zip(torch.split(images, size), torch.split(values, size), strict=True)]
+        out = torch.cat(parts) if len(parts) > 1 else parts[0]
+        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+
+    def _edited(self, images: Tensor, values: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = self.encode(images)
+            plain = self.decode_latents(latents) if self.residual else None
+        edited = self.edit(latents, values)
+        if self.checkpointing and edited.requires_grad:
+            decode = cast(Callable[..., Tensor], checkpoint)
+            out = decode(self.decode_latents, edited, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = self.decode_latents(edited)
+        return (out if plain is None else images + (out - plain)).to(images.dtype)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The posterior mean of images in [0, 1], `(B, latent channels, h, w)` float32."""
+        weight = next(self.autoencoder.parameters())
+        if images.device != weight.device:
+            raise ValueError(
+                f"the autoencoder is on {weight.device} and the images are on {images.device}; move it with "
+                f"autoencoder.to('{images.device}')"
+            )
+        if weight.dtype == torch.float16 and getattr(self.config, "force_upcast", False):
+            raise ValueError(
+                "the autoencoder's config says that it overflows in float16 (force_upcast); use autoencoder.float() or "
+                "autoencoder.bfloat16()"
+            )
+        encoded = self.autoencoder.encode((2 * images - 1).to(weight.dtype))  # type: ignore[operator]  # of diffusers
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return cast(Tensor, latents).float()
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images, about in [0, 1], `(B, C, H, W)` float32. Gradients: latents yes."""
+        weight = next(self.autoencoder.parameters())
+        decoded = self.autoencoder.decode(latents.to(weight.dtype)).sample  # type: ignore[operator]  # of diffusers
+        return (cast(Tensor, decoded).float() + 1) / 2
+
+    def edit(self, latents: Tensor, values: Tensor) -> Tensor:
+        """Latents `(B, c, h, w)` changed by physical values `(B, P)`; see the module's head."""
+        parts = {name: values[:, columns] for name, columns in self._parts.items()}
+        height, width = latents.shape[-2:]
+        out = latents
+        if "scale" in parts:  # about the mean of all latents, which the config knows
+            mean = float(getattr(self.config, "shift_factor", None) or 0.0)
+            out = mean + parts["scale"][:, :, None, None] * (out - mean)
+        if "shift" in parts:
+            out = out + self.spread * parts["shift"][:, :, None, None]
+        if "local" in parts:
+            grid = parts["local"].view(-1, self.channels, *self.grid)
+            out = out + self.spread * F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
+        if "direction" in parts:
+            patterns = self.patterns(parts["direction"].shape[1], height, width, latents.device)
+            out = out + self.spread * torch.einsum("bk,kchw->bchw", parts["direction"], patterns)
+        return out
+
+    def patterns(self, count: int, height: int, width: int, device: torch.device) -> Tensor:
+        """`(K, c, h, w)`, the directions; the same for one seed and size. Kept from one call to the next."""
+        key = (count, height, width, device)
+        if key not in self._patterns:
+            generator = torch.Generator().manual_seed(self.seed)
+            points = torch.randn(count, self.channels, PATTERN_POINTS, PATTERN_POINTS, generator=generator)
+            smooth = F.interpolate(points, (height, width), mode="bicubic", align_corners=False)
+            root = smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
+            self._patterns[key] = (smooth / root).to(device)
+        return self._patterns[key]
+
+    def _check_size(self, height: int, width: int) -> None:
+        tiny: Any = getattr(self.config, "encoder_block_out_channels", (1,))
+        stages: Any = getattr(self.config, "block_out_channels", None) or tiny
+        stride = 2 ** (len(stages) - 1)
+        if height % stride or width % stride:
+            wanted = tuple(math.ceil(size / stride) * stride for size in (height, width))
+            raise ValueError(
+                f"images of {height} x {width}: the autoencoder's stride of {stride} does not divide that; pad them to "
+                f"{wanted[0]} x {wanted[1]}"
+            )
