@@ -48,10 +48,10 @@ def rows_for(shape: tuple[int, ...], device: torch.device) -> dict[str, Callable
     leaves = kornia_parameters(batch, channels, shape[-1], generator, device)
     random_classes = kornia_modules(channels).to(device)
 
-    run = transform._runs[0]
+    run = transform.runs[0]
 
     def ours() -> Tensor:
-        inverse_map, color = run._matrices(u, *shape[2:], channels)
+        inverse_map, color = run.matrices(u, *shape[2:], channels)
         if color is None:
             raise RuntimeError("the benchmark's transform has colours")
         color = fold_normalization(color, mean, std)

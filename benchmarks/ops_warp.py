@@ -43,10 +43,10 @@ def warp_rows(
     transform = own_transform(shape[1])
     u = torch.randn(shape[0], transform.size, generator=generator).to(device).requires_grad_()
     leaves = kornia_parameters(shape[0], shape[1], shape[3], generator, device)
-    run = transform._runs[0]
+    run = transform.runs[0]
 
     def composition() -> Tensor:
-        inverse_map, color = run._matrices(u, *shape[2:], shape[1])
+        inverse_map, color = run.matrices(u, *shape[2:], shape[1])
         return warp_color(images, inverse_map=inverse_map, color_matrix=color, dtype=wanted)
 
     def ours(backend: Backend, forward: Callable[[], Tensor] = composition) -> Callable[[], Tensor]:
@@ -90,7 +90,7 @@ def _kernel_rows(
     batch, channels, height, width = images.shape
     transform = own_transform(channels)
     u = torch.randn(batch, transform.size, generator=generator).to(images.device)
-    inverse_map, color = transform._runs[0]._matrices(u, height, width, channels)
+    inverse_map, color = transform.runs[0].matrices(u, height, width, channels)
     if inverse_map is None or color is None:
         raise RuntimeError("the benchmark's transform has both a map and colours")
     inverse_map, color = inverse_map.contiguous(), color.contiguous()

@@ -28,7 +28,7 @@ TRANSFORMS: dict[str, tuple[Any, int]] = {
 
 def plan_and_size(name: str) -> tuple[Plan, int, int]:
     transform, channels = TRANSFORMS[name][0](), TRANSFORMS[name][1]
-    plan = transform._runs[0]._plan if isinstance(transform, Compose) else transform.plan
+    plan = transform.runs[0].plan if isinstance(transform, Compose) else transform.plan
     return plan, transform.size, channels
 
 
@@ -55,7 +55,7 @@ def test_parity(name: str, batch: int) -> None:
 @needs_triton
 def test_the_identity_is_exact() -> None:
     u = torch.zeros(3, 12, device=DEVICE)
-    plan = Compose(Affine(), Perspective(), Color())._runs[0]._plan
+    plan = Compose(Affine(), Perspective(), Color()).runs[0].plan
     assert plan is not None
     inverse_map, color = compose(u, plan, height=28, width=28, channels=3, backend="triton")
     assert inverse_map is not None
@@ -67,7 +67,7 @@ def test_the_identity_is_exact() -> None:
 def test_a_run_is_the_product_of_its_stages() -> None:
     stages = Affine(), Perspective()
     u = random(4, 8).double()
-    joined = Compose(*stages)._runs[0]._matrices(u, 20, 30, 3)[0]
+    joined = Compose(*stages).runs[0].matrices(u, 20, 30, 3)[0]
     expected = stages[0].inverse_map(u[:, :6], 20, 30) @ stages[1].inverse_map(u[:, 6:], 20, 30)
     assert joined is not None
     assert torch.allclose(joined, expected, atol=1e-12)
@@ -87,7 +87,7 @@ def test_matrices_of_a_derived_class_are_used() -> None:
 
 def test_stages_that_come_twice_are_made_one_by_one() -> None:
     transform = Compose(Affine(), Affine(), GREY)
-    assert transform._runs[0]._plan is None
+    assert transform.runs[0].plan is None
     u = torch.zeros(2, transform.size, device=DEVICE)
     images = random(2, 1, 8, 8).sigmoid()
     assert torch.allclose(transform(images, u), images, atol=1e-5)

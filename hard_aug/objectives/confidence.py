@@ -22,7 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hard_aug.objectives.disagreement import Disagreement, Reference, same_type
+from hard_aug.objectives.disagreement import Disagreement, Reference
+from hard_aug.ops.divergence.reference import same_type
 
 Target = Literal["label", "teacher"]
 

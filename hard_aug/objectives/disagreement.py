@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hard_aug.ops.divergence import check_temperature, kl_divergence, kl_of_log_probabilities
+from hard_aug.ops.divergence.reference import same_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +146,6 @@ class DecisionMaskedKL(Tempered):
             teacher_logits=teacher_logits, student_logits=student_logits, temperature=self.temperature
         )
         return divergence * (teacher_logits.argmax(-1) == student_logits.argmax(-1))
-
-
-def same_type(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:
-    if teacher_logits.shape != student_logits.shape:
-        raise ValueError(
-            f"teacher's logits are {tuple(teacher_logits.shape)}, student's {tuple(student_logits.shape)}: "
-            "both must name the same classes"
-        )
-    compute = torch.promote_types(torch.promote_types(teacher_logits.dtype, student_logits.dtype), torch.float32)
-    return teacher_logits.to(compute), student_logits.to(compute)
 
 
 def _log_probabilities(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from hard_aug.transforms.base import Parameter, unit_interval
+from hard_aug.ops.compose.reference import unit_interval
+from hard_aug.transforms.base import Parameter
 
 #: Beyond so many parameters their correlations are left out.
 LARGEST_FULL_BLOCK = 64

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from hard_aug.ops.compose import Plan
 from hard_aug.ops.compose.plan import Stage
+from hard_aug.ops.compose.reference import unit_interval
 from hard_aug.ops.warp_color.reference import clamp_with_gradient
-
-SQRT_HALF = math.sqrt(0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +74,6 @@ class Context:
 
     def _values(self) -> tuple[Tensor | None, ...]:
         return self.labels, self.partner_images, self.partner_logits, self.noise
-
-
-def unit_interval(u: Tensor) -> Tensor:
-    """`2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
-    return torch.erf(u * SQRT_HALF)
 
 
 def squash(u: Tensor, spec: tuple[Parameter, ...]) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class Compose(Transform):
         stages = _flat(stages)
         self.stages = stages
         self._sizes = [stage.size for stage in stages]
-        self._runs = runs_of(stages)
+        self.runs = runs_of(stages)
         spec: list[Parameter] = []
         for stage in stages:
             names, blocks = {p.name for p in spec}, {p.block for p in spec}
@@ -66,12 +66,12 @@ class Compose(Transform):
         return logits
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
-        for run in self._runs:
+        for run in self.runs:
             images = run.apply(images, u, context)
         return images
 
     def apply_clamped(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
-        *first, last = self._runs
+        *first, last = self.runs
         for run in first:
             images = run.apply(images, u, context)
         return last.apply(images, u, context, clamp=not self.bounded)

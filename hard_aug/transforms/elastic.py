@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hard_aug.ops import warp_color
 from hard_aug.ops.warp_color import PaddingMode
+from hard_aug.ops.warp_color.checks import check_padding_mode
 from hard_aug.transforms.base import Context, DisplacementTransform, Parameter
-from hard_aug.transforms.settings import check_padding_mode, check_pair
+from hard_aug.transforms.settings import check_pair
 
 FEWEST_POINTS = 4
 

@@ -22,6 +22,7 @@ from kornia.enhance import sharpness
 from kornia.filters import filter2d_separable, get_gaussian_kernel1d, motion_blur
 from torch import Tensor
 
+from hard_aug.ops.formats import memory_format_of
 from hard_aug.transforms.base import Context, Parameter, Transform
 from hard_aug.transforms.settings import check_factors, check_positive
 
@@ -128,9 +129,7 @@ class Filter(Transform):
                     "Context(noise=torch.randn_like(images))"
                 )
             out = out + _per_image(values["noise"]) * context.noise.to(compute)
-        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-        out = out.to(images.dtype)
-        return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+        return out.to(images.dtype).contiguous(memory_format=memory_format_of(images))
 
 
 def _per_image(values: Tensor) -> Tensor:

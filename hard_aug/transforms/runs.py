@@ -34,6 +34,9 @@ class Run:
         stages: maps, then one displacement, then colours, each part perhaps missing; or one stage of another kind.
         columns: the first column of `u` of each.
 
+    Attributes:
+        plan: by which `ops.compose` makes all matrices at once; None: they are made one by one, or there are none.
+
     Raises:
         ValueError: spatial stages with different padding.
     """
@@ -47,7 +50,7 @@ class Run:
             raise ValueError(f"neighbouring spatial stages have different padding, {sorted(modes)}; give them one")
         self._padding_mode: PaddingMode = modes.pop() if modes else "zeros"  # type: ignore[assignment]  # one of them
         self._projective = any(isinstance(stage, SpatialTransform) and stage.projective for stage in stages)
-        self._plan = _plan(stages, columns)
+        self.plan = _plan(stages, columns)
 
     def apply(self, images: Tensor, u: Tensor, context: Context, *, clamp: bool = False) -> Tensor:
         """`images`, `(B, C, H, W)`, transformed by this run's columns of `u`, `(B, P)`."""
@@ -56,7 +59,7 @@ class Run:
             return clamp_with_gradient(out) if clamp else out
         height, width = images.shape[-2:]
         channels = images.shape[1]
-        inverse_map, color = self._matrices(u, height, width, channels)
+        inverse_map, color = self.matrices(u, height, width, channels)
         displacement: Tensor | None = None
         for stage, columns in zip(self.stages, self._columns, strict=True):
             if isinstance(stage, DisplacementTransform):
@@ -71,9 +74,10 @@ class Run:
             clamp=clamp,
         )
 
-    def _matrices(self, u: Tensor, height: int, width: int, channels: int) -> tuple[Tensor | None, Tensor | None]:
-        if self._plan is not None:
-            return compose(u, self._plan, height=height, width=width, channels=channels)
+    def matrices(self, u: Tensor, height: int, width: int, channels: int) -> tuple[Tensor | None, Tensor | None]:
+        """The inverse map `(B, 3, 3)` and the colour matrix `(B, C, C + 1)`, None where the stages have none."""
+        if self.plan is not None:
+            return compose(u, self.plan, height=height, width=width, channels=channels)
         inverse_map: Tensor | None = None
         color: Tensor | None = None
         for stage, columns in zip(self.stages, self._columns, strict=True):

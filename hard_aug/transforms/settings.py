@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
-
-from hard_aug.ops.warp_color import PaddingMode
 
 
 def check_positive(**ranges: float | None) -> None:
@@ -21,12 +18,6 @@ def check_factors(**factors: float | None) -> None:
     for name, value in factors.items():
         if value is not None and not (value > 1 and math.isfinite(value)):
             raise ValueError(f"{name}={value}: wanted a factor above 1; {name}=None switches it off")
-
-
-def check_padding_mode(mode: str) -> None:
-    """Raise `ValueError` for a mode that is none."""
-    if mode not in get_args(PaddingMode):
-        raise ValueError(f"padding_mode={mode!r}: wanted 'zeros', 'border' or 'reflection'")
 
 
 def check_pair(**sizes: int | Sequence[int]) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from torch import Tensor
 from hard_aug.ops import warp_color
 from hard_aug.ops.compose import compose_map
 from hard_aug.ops.warp_color import PaddingMode
+from hard_aug.ops.warp_color.checks import check_padding_mode
 from hard_aug.transforms.base import Context, Parameter, SpatialTransform, plan_of
-from hard_aug.transforms.settings import check_factors, check_padding_mode, check_positive
+from hard_aug.transforms.settings import check_factors, check_positive
 
 
 class Affine(SpatialTransform):

@@ -4,9 +4,9 @@
 posterior mean `z` of any autoencoder of diffusers (`AutoencoderKL`, `AutoencoderTiny`) is edited, in units of `spread`,
 the standard deviation of the latents:
 
-    z' = e^scale z + spread (shift + up(local) + sum over k of direction_k D_k)
+    z' = m + scale (z - m) + spread (shift + up(local) + sum over k of direction_k D_k)
 
-with `up` bilinear from a coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents.
+with `m` the mean of the latents that the autoencoder's config knows (`shift_factor`, else 0), `up` bilinear from a coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents.
 
 | parameter | unit |
 |---|---|
@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hard_aug.ops.formats import memory_format_of
 from hard_aug.transforms.base import Context, Parameter, Transform
 from hard_aug.transforms.settings import check_factors, check_pair, check_positive
 
@@ -38,8 +39,8 @@ class VAELatent(Transform):
     """Edits of latents inside their ranges. `u = 0` is the identity.
 
     Args:
-        autoencoder: of diffusers, on the images' device. It is put in evaluation mode, and no
-            gradient is taken of its weights.
+        autoencoder: of diffusers, on the images' device. It is put in evaluation mode, and no gradient is taken of its
+            weights.
         shift: largest shift of a latent channel, in standard deviations.
         scale: largest factor of a latent channel, above 1; its reciprocal is the smallest.
         local: largest shift at a point of the grid, in standard deviations.
@@ -95,10 +96,10 @@ class VAELatent(Transform):
                 raise ValueError(f"{name}={value}: wanted a whole number of at least 1")
         self.autoencoder, self.residual = autoencoder.eval(), residual
         self.micro_batch, self.checkpointing = micro_batch, checkpointing
-        self.config: Any = config
+        self.config = config
         self.grid = check_pair(grid=grid)
         self.spread = spread or 1 / float(getattr(config, "scaling_factor", 1.0))
-        self.channels = int(self.config.latent_channels)
+        self.channels = int(config.latent_channels)
         self.seed = seed
         self._patterns: dict[tuple[object, ...], Tensor] = {}
         self.spec = self._spec(shift, scale, local, direction, directions)
@@ -134,10 +135,6 @@ class VAELatent(Transform):
             add("direction", [str(k) for k in range(directions)], -direction, direction, identity=0.0, unit=unit)
         return tuple(spec)
 
-    @property
-    def bounded(self) -> bool:
-        return False
-
     def check_channels(self, channels: int) -> None:
         if channels != self.config.in_channels:
             raise ValueError(
@@ -153,8 +150,7 @@ class VAELatent(Transform):
         size = self.micro_batch or len(images)
         parts = [self._edited(*part) for part in zip(torch.split(images, size), torch.split(values, size), strict=True)]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
-        channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-        return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+        return out.contiguous(memory_format=memory_format_of(images))
 
     def _edited(self, images: Tensor, values: Tensor) -> Tensor:
         with torch.no_grad():

@@ -26,9 +26,14 @@ def compose(u: Tensor, plan: Plan, *, height: int, width: int, channels: int) ->
     return inverse_map, color_matrix(values, channels) if plan.colors else None
 
 
+def unit_interval(u: Tensor) -> Tensor:
+    """`2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
+    return torch.erf(u * SQRT_HALF)
+
+
 def _decoded(u: Tensor, plan: Plan) -> Values:
     """Values `(B,)` by name; those that are switched off at their identity."""
-    fraction = torch.erf(u * SQRT_HALF)
+    fraction = unit_interval(u)
     off, neutral = u.new_zeros(len(u)), u.new_ones(len(u))
     values: Values = {}
     for name, column, centre, half in zip(SLOTS, plan.columns, plan.centres, plan.halves, strict=True):

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from hard_aug.ops.backend import Backend, takes_triton
 from hard_aug.ops.divergence import custom, reference
-from hard_aug.ops.divergence.reference import kl_of_log_probabilities
+from hard_aug.ops.divergence.reference import check_same_shape, kl_of_log_probabilities
+from hard_aug.ops.formats import KERNEL_TYPES
 
 __all__ = ["check_temperature", "kl_divergence", "kl_divergence_with_gradients", "kl_of_log_probabilities"]
-
-KERNEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def kl_divergence(
@@ -101,11 +100,7 @@ def _takes_kernel(
     for name, value in (("teacher_logits", teacher), ("student_logits", student), ("weights", weights), ("mask", mask)):
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"{name}: wanted a torch.Tensor, got {type(value).__name__}")
-    if teacher.shape != student.shape:
-        raise ValueError(
-            f"teacher's logits are {tuple(teacher.shape)}, student's {tuple(student.shape)}: "
-            "both must name the same classes"
-        )
+    check_same_shape(teacher, student)
     for name, rows in (("weights", weights), ("mask", mask)):
         if rows is not None and rows.shape != teacher.shape[:1]:
             raise ValueError(f"{name}: wanted shape {tuple(teacher.shape[:1])}, got {tuple(rows.shape)}")

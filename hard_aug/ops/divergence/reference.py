@@ -18,8 +18,7 @@ def kl_divergence(
     mask: Tensor | None = None,
 ) -> Tensor:
     """See `hard_aug.ops.divergence.kl_divergence`; arguments are checked there."""
-    compute = torch.promote_types(torch.promote_types(teacher_logits.dtype, student_logits.dtype), torch.float32)
-    teacher, student = teacher_logits.to(compute), student_logits.to(compute)
+    teacher, student = same_type(teacher_logits, student_logits)
     if mask is not None:  # before anything is computed: nothing of such a row may come back as 0 * NaN
         teacher, student = (logits.masked_fill(~mask[:, None], 0.0) for logits in (teacher, student))
     divergence = kl_of_log_probabilities(
@@ -27,7 +26,7 @@ def kl_divergence(
     )
     divergence = temperature**2 * divergence
     if weights is not None:
-        weights = weights.detach().to(compute)
+        weights = weights.detach().to(teacher.dtype)
         divergence = divergence * (weights if mask is None else weights.masked_fill(~mask, 0.0))
     return divergence
 
@@ -41,3 +40,23 @@ def kl_of_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
     divergence = (first.exp() * torch.where(nowhere, 0.0, first - second)).sum(-1)
     infinite = ((second == -math.inf) & (first > -math.inf)).any(-1)
     return torch.where(infinite, math.inf, divergence)
+
+
+def same_type(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one type of at least float32.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    check_same_shape(teacher_logits, student_logits)
+    compute = torch.promote_types(torch.promote_types(teacher_logits.dtype, student_logits.dtype), torch.float32)
+    return teacher_logits.to(compute), student_logits.to(compute)
+
+
+def check_same_shape(teacher_logits: Tensor, student_logits: Tensor) -> None:
+    """Raise `ValueError` unless both name the same classes for as many images."""
+    if teacher_logits.shape != student_logits.shape:
+        raise ValueError(
+            f"teacher's logits are {tuple(teacher_logits.shape)}, student's {tuple(student_logits.shape)}: "
+            "both must name the same classes"
+        )

@@ -8,11 +8,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from hard_aug.ops.formats import KERNEL_TYPES
 from hard_aug.ops.warp_color.reference import PaddingMode, check_control_grid
 
 KERNEL_CHANNELS = (1, 3, 4)
-KERNEL_IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
-KERNEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST = 2**31 - 1
 
 
@@ -31,8 +30,7 @@ def check_arguments(
         raise ValueError(f"images: wanted shape (B, C, H, W), got {tuple(images.shape)}; a single one: images[None]")
     if not images.is_floating_point() and images.dtype != torch.uint8:
         raise TypeError(f"images are {images.dtype}: wanted floating point, or torch.uint8")
-    if padding_mode not in get_args(PaddingMode):
-        raise ValueError(f"padding_mode={padding_mode!r}: wanted one of {', '.join(get_args(PaddingMode))}")
+    check_padding_mode(padding_mode)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype={dtype!r}: wanted a floating-point torch.dtype")
     batch, channels, height, width = images.shape
@@ -68,6 +66,12 @@ def check_arguments(
         )
 
 
+def check_padding_mode(mode: str) -> None:
+    """Raise `ValueError` for a mode that is none."""
+    if mode not in get_args(PaddingMode):
+        raise ValueError(f"padding_mode={mode!r}: wanted 'zeros', 'border' or 'reflection'")
+
+
 def _check_parameter(name: str, value: Tensor, images: Tensor, wanted: tuple[int | str, ...]) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         if isinstance(value, Tensor):
@@ -97,7 +101,7 @@ def refusal(
     """Why the kernel does not serve these arguments, checked before; None: it does."""
     if images.shape[1] not in KERNEL_CHANNELS:
         return f"the kernel takes images of 1, 3 or 4 channels, got {images.shape[1]}"
-    if images.dtype not in KERNEL_IMAGE_TYPES:
+    if images.dtype not in (torch.uint8, *KERNEL_TYPES):
         return f"the kernel takes images of uint8, float16, bfloat16 or float32, got {images.dtype}"
     for name, value in parameters.items():
         if value is not None and value.dtype not in KERNEL_TYPES:

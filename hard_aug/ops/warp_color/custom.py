@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.ops.backend import refuse_second_order
+from hard_aug.ops.formats import memory_format_of
 from hard_aug.ops.warp_color.checks import LARGEST, span
 
 PARTS = ("inverse_map", "displacement", "color_matrix", "partner", "partner_weight", "normalization")
@@ -63,8 +64,7 @@ def _(
 
 def _outputs(images: Tensor, normalization: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     count = 0 if normalization is None else normalization.shape[0]
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    form = torch.channels_last if channels_last else torch.contiguous_format
+    form = memory_format_of(images)
 
     def output(wanted: bool) -> Tensor:
         if not wanted:

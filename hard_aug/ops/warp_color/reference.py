@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hard_aug.ops.formats import memory_format_of
+
 PaddingMode = Literal["zeros", "border", "reflection"]
 SMALLEST_DEPTH = 1e-3
 #: In PyTorch's coordinates, where the image ends at 1: where positions are that are behind the viewer or no numbers.
@@ -35,7 +37,6 @@ def warp_color(
 ) -> tuple[Tensor, ...]:
     """See `hard_aug.ops.warp_color.warp_color`: the images, and the normalised ones. Arguments are checked there."""
     compute = compute_dtype(images, inverse_map, displacement, color_matrix, partner_weight, normalization)
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     dtype = output_dtype(images, dtype)
     with torch.autocast(device_type=images.device.type, enabled=False):
         out = _unit(images, compute)
@@ -51,8 +52,7 @@ def warp_color(
         outputs = [out]
         for mean, std in () if normalization is None else normalization.to(compute):
             outputs.append((out - mean[:, None, None]) / std[:, None, None])
-    form = torch.channels_last if channels_last else torch.preserve_format
-    return tuple(output.to(dtype, memory_format=form) for output in outputs)
+    return tuple(output.to(dtype).contiguous(memory_format=memory_format_of(images)) for output in outputs)
 
 
 def compute_dtype(images: Tensor, *parameters: Tensor | None) -> torch.dtype:
