@@ -6,7 +6,8 @@ the standard deviation of the latents:
 
     z' = m + scale (z - m) + spread (shift + up(local) + sum over k of direction_k D_k)
 
-with `m` the mean of the latents that the autoencoder's config knows (`shift_factor`, else 0), `up` bilinear from a coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents.
+with `m` the mean of the latents that the autoencoder's config knows (`shift_factor`, else 0), `up` bilinear from a
+coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents.
 
 | parameter | unit |
 |---|---|

@@ -41,24 +41,13 @@ def compose(
     inverse_map, color = _outputs(u, first, colored, channels)
     if len(u):
         with on_device_of(u):
-            kernels._forward[(-(-len(u) // BLOCK),)](
-                u=u,
+            kernels._forward[_grid(u)](
                 inverse_map=inverse_map,
                 color=color,
-                batch=len(u),
-                size=u.shape[1],
-                centres=tuple(map(float, centres)),
-                halves=tuple(map(float, halves)),
-                height=height,
-                width=width,
-                distance=distance,
-                AT=tuple(columns),
                 FIRST=first,
                 SECOND=second,
-                C=channels,
                 COLORED=colored,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
+                **_common(u, columns, centres, halves, height, width, channels, distance),
             )
     return inverse_map, color
 
@@ -111,27 +100,47 @@ def compose_backward(
     )
     if len(u):
         with on_device_of(u):
-            kernels._backward[(-(-len(u) // BLOCK),)](
+            kernels._backward[_grid(u)](
                 map_gradient=u if map_gradient is None else map_gradient,
                 color_gradient=u if color_gradient is None else color_gradient,
-                u=u,
                 out=out,
-                batch=len(u),
-                size=u.shape[1],
-                centres=tuple(map(float, centres)),
-                halves=tuple(map(float, halves)),
-                height=height,
-                width=width,
-                distance=distance,
-                AT=tuple(columns),
                 FIRST=0 if map_gradient is None else first,
                 SECOND=0 if map_gradient is None else second,
-                C=channels,
                 COLORED=color_gradient is not None,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
+                **_common(u, columns, centres, halves, height, width, channels, distance),
             )
     return out
+
+
+def _grid(u: Tensor) -> tuple[int]:
+    return (-(-len(u) // BLOCK),)
+
+
+def _common(
+    u: Tensor,
+    columns: Sequence[int],
+    centres: Sequence[float],
+    halves: Sequence[float],
+    height: int,
+    width: int,
+    channels: int,
+    distance: float,
+) -> dict[str, Any]:
+    """Arguments of both kernels."""
+    return {
+        "u": u,
+        "batch": len(u),
+        "size": u.shape[1],
+        "centres": tuple(map(float, centres)),
+        "halves": tuple(map(float, halves)),
+        "height": height,
+        "width": width,
+        "distance": distance,
+        "AT": tuple(columns),
+        "C": channels,
+        "BLOCK": BLOCK,
+        "num_warps": WARPS,
+    }
 
 
 def _all_written(

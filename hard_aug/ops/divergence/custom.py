@@ -16,9 +16,40 @@ from hard_aug.ops.backend import on_device_of, refuse_second_order
 LARGEST_BLOCK, VALUES = 4096, 512
 
 
-def _blocks(classes: int) -> dict[str, int]:
+def _common(
+    teacher: Tensor,
+    student: Tensor,
+    weights: Tensor | None,
+    mask: Tensor | None,
+    temperature: float,
+    gradients: list[Tensor],
+    want_teacher: bool,
+    want_student: bool,
+) -> tuple[tuple[int], dict[str, Any]]:
+    """The grid, and the arguments of both kernels. A pointer that is not read has the teacher in its place."""
+    batch, classes = teacher.shape
     block = min(1 << max(classes - 1, 1).bit_length(), LARGEST_BLOCK)
-    return {"ROWS": max(1, VALUES // block), "BLOCK": block, "num_warps": 8 if block > 2048 else 4}
+    rows = max(1, VALUES // block)
+    return (-(-batch // rows),), {
+        "teacher": teacher,
+        "student": student,
+        "weights": teacher if weights is None else weights,
+        "mask": teacher if mask is None else mask,
+        "teacher_gradient": gradients[0],
+        "student_gradient": gradients[1],
+        "teacher_stride": teacher.stride(0),
+        "student_stride": student.stride(0),
+        "batch": batch,
+        "classes": classes,
+        "temperature": temperature,
+        "WEIGHTED": weights is not None,
+        "MASKED": mask is not None,
+        "WANT_TEACHER": want_teacher,
+        "WANT_STUDENT": want_student,
+        "ROWS": rows,
+        "BLOCK": block,
+        "num_warps": 8 if block > 2048 else 4,
+    }
 
 
 @torch.library.custom_op("hard_aug::kl_divergence", mutates_args=())
@@ -40,28 +71,9 @@ def kl_divergence(
     losses, statistics, *gradients = _outputs(teacher, student, want_teacher, want_student)
     if not len(teacher):
         return losses, statistics, gradients[0], gradients[1]
-    blocks = _blocks(teacher.shape[1])
+    grid, common = _common(teacher, student, weights, mask, temperature, gradients, want_teacher, want_student)
     with on_device_of(teacher):
-        kernels._forward[(-(-len(teacher) // blocks["ROWS"]),)](
-            teacher=teacher,
-            student=student,
-            weights=teacher if weights is None else weights,
-            mask=teacher if mask is None else mask,
-            losses=losses,
-            statistics=statistics,
-            teacher_gradient=gradients[0],
-            student_gradient=gradients[1],
-            teacher_stride=teacher.stride(0),
-            student_stride=student.stride(0),
-            batch=len(teacher),
-            classes=teacher.shape[1],
-            temperature=temperature,
-            WEIGHTED=weights is not None,
-            MASKED=mask is not None,
-            WANT_TEACHER=want_teacher,
-            WANT_STUDENT=want_student,
-            **blocks,
-        )
+        kernels._forward[grid](losses=losses, statistics=statistics, **common)
     return losses, statistics, gradients[0], gradients[1]
 
 
@@ -108,29 +120,9 @@ def kl_divergence_backward(
     _, _, *gradients = _outputs(teacher, student, want_teacher, want_student)
     if not len(teacher):
         return gradients[0], gradients[1]
-    blocks = _blocks(teacher.shape[1])
+    grid, common = _common(teacher, student, weights, mask, temperature, gradients, want_teacher, want_student)
     with on_device_of(teacher):
-        kernels._backward[(-(-len(teacher) // blocks["ROWS"]),)](
-            upstream=upstream,
-            teacher=teacher,
-            student=student,
-            weights=teacher if weights is None else weights,
-            mask=teacher if mask is None else mask,
-            statistics=statistics,
-            teacher_gradient=gradients[0],
-            student_gradient=gradients[1],
-            upstream_stride=upstream.stride(0),
-            teacher_stride=teacher.stride(0),
-            student_stride=student.stride(0),
-            batch=len(teacher),
-            classes=teacher.shape[1],
-            temperature=temperature,
-            WEIGHTED=weights is not None,
-            MASKED=mask is not None,
-            WANT_TEACHER=want_teacher,
-            WANT_STUDENT=want_student,
-            **blocks,
-        )
+        kernels._backward[grid](upstream=upstream, upstream_stride=upstream.stride(0), statistics=statistics, **common)
     return gradients[0], gradients[1]
 
 

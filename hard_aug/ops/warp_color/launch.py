@@ -76,17 +76,16 @@ def backward(
     batch, channels, height, width = images.shape
     tile_height, tile_width, across, tiles = tiling(height, width, BACKWARD_PIXELS)
     programs = programs_for(tiles)
+    counts = {"inverse_map": 9, "color_matrix": channels * (channels + 1), "partner_weight": 1}
     sums = {
-        "inverse_map": images.new_empty(batch, programs, 9, dtype=torch.float32),
-        "color_matrix": images.new_empty(batch, programs, channels * (channels + 1), dtype=torch.float32),
-        "partner_weight": images.new_empty(batch, programs, dtype=torch.float32),
+        name: images.new_empty((batch, programs, count) if wanted[name] else 0, dtype=torch.float32)
+        for name, count in counts.items()
     }
     field = images.new_empty((batch, 2, height, width) if wanted["displacement"] else 0, dtype=torch.float32)
     gathers = parts["inverse_map"] is not None or parts["displacement"] is not None
+    make = torch.zeros_like if gathers else torch.empty_like  # what was gathered is added up
     image_sums = {
-        name: torch.zeros_like(images, dtype=torch.float32, memory_format=torch.contiguous_format)
-        if gathers
-        else torch.empty_like(images, dtype=torch.float32, memory_format=torch.contiguous_format)
+        name: make(images, dtype=torch.float32, memory_format=torch.contiguous_format)
         for name in ("images", "partner")
         if wanted[name]
     }
@@ -120,6 +119,7 @@ def backward(
             WANT_WEIGHT=wanted["partner_weight"],
             WANT_IMAGES=wanted["images"],
             WANT_PARTNER=wanted["partner"],
+            MAP_ROWS=3 if projective else 2,
             TILE_HEIGHT=tile_height,
             TILE_WIDTH=tile_width,
             num_warps=WARPS,

@@ -26,6 +26,24 @@ def _numbers(pointer, present: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _pixels(tile, tiles_across, height, width, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr):
+    """Rows and columns of a tile's pixels, and which of them the image has."""
+    index = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
+    row = (tile // tiles_across) * TILE_HEIGHT + index // TILE_WIDTH
+    column = (tile % tiles_across) * TILE_WIDTH + index % TILE_WIDTH
+    return row, column, (row < height) & (column < width)
+
+
+@triton.jit
+def _blended(values, others, share, C: tl.constexpr):
+    """From the ones to the others, by channel."""
+    blend = ()
+    for c in tl.static_range(C):
+        blend = blend + (values[c] + share * (others[c] - values[c]),)
+    return blend
+
+
+@triton.jit
 def _forward(
     images, partner, theta, control, color, weight, norms, first, second, third,
     image_strides, partner_strides, out_strides, height, width, rows, columns, tiles_across, tiles,
@@ -36,10 +54,7 @@ def _forward(
     program = tl.program_id(0)
     sample = (program // tiles).to(tl.int64)
     tile = program % tiles
-    index = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
-    row = (tile // tiles_across) * TILE_HEIGHT + index // TILE_WIDTH
-    column = (tile % tiles_across) * TILE_WIDTH + index % TILE_WIDTH
-    inside = (row < height) & (column < width)
+    row, column, inside = _pixels(tile, tiles_across, height, width, TILE_HEIGHT, TILE_WIDTH)
     numbers = _numbers(theta + sample * 9, MAP, 9)
     image = images + sample * image_strides[0]
     if MAP or DISPLACED:
@@ -57,10 +72,7 @@ def _forward(
             mixed, _mixed_x, _mixed_y = sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
         else:
             mixed = corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
-        blended = ()
-        for c in tl.static_range(C):
-            blended = blended + (values[c] + share * (mixed[c] - values[c]),)
-        values = blended
+        values = _blended(values, mixed, share, C)
     offset = sample * out_strides[0] + row * out_strides[2] + column * out_strides[3]
     matrix = _numbers(color + sample * (C * (C + 1)), COLORED, C * (C + 1))
     for c in tl.static_range(C):
@@ -91,6 +103,15 @@ def _upstream(pointer, strides, sample, row, column, inside, C: tl.constexpr):
     for c in tl.static_range(C):
         values = values + (tl.load(pointer + offset + c * strides[1], mask=inside, other=0.0).to(tl.float32),)
     return values
+
+
+@triton.jit
+def _added(gradients, more, std, C: tl.constexpr):
+    """The gradients, and with them those of a normalised output."""
+    total = ()
+    for c in tl.static_range(C):
+        total = total + (gradients[c] + more[c] / tl.load(std + c),)
+    return total
 
 
 @triton.jit
@@ -129,13 +150,12 @@ def _backward(
     COLORED: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr,
     FIRST: tl.constexpr, SECOND: tl.constexpr, THIRD: tl.constexpr,
     WANT_MAP: tl.constexpr, WANT_FIELD: tl.constexpr, WANT_COLOR: tl.constexpr, WANT_WEIGHT: tl.constexpr,
-    WANT_IMAGES: tl.constexpr, WANT_PARTNER: tl.constexpr,
+    WANT_IMAGES: tl.constexpr, WANT_PARTNER: tl.constexpr, MAP_ROWS: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     sample = (program // programs).to(tl.int64)
     split = program % programs
-    index = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
     nothing = tl.zeros((TILE_HEIGHT * TILE_WIDTH,), tl.float32)
     numbers = _numbers(theta + sample * 9, MAP, 9)
     matrix = _numbers(color + sample * (C * (C + 1)), COLORED, C * (C + 1))
@@ -144,15 +164,15 @@ def _backward(
     share = 0.0
     if MIXED:
         share = tl.load(weight + sample).to(tl.float32)
-    map_0, map_1, map_2, map_3, map_4, map_5 = nothing, nothing, nothing, nothing, nothing, nothing
-    map_6, map_7, map_8, weight_sum = nothing, nothing, nothing, nothing
+    weight_sum = nothing
+    map_sum = ()
+    for _ in tl.static_range(MAP_ROWS * 3):
+        map_sum = map_sum + (nothing,)
     color_sum = ()
     for _ in tl.static_range(C * (C + 1)):
         color_sum = color_sum + (nothing,)
     for tile in range(split, tiles, programs):
-        row = (tile // tiles_across) * TILE_HEIGHT + index // TILE_WIDTH
-        column = (tile % tiles_across) * TILE_WIDTH + index % TILE_WIDTH
-        inside = (row < height) & (column < width)
+        row, column, inside = _pixels(tile, tiles_across, height, width, TILE_HEIGHT, TILE_WIDTH)
         # The gradient of the colours that go out: their own, and those of the normalised ones.
         out = ()
         for _ in tl.static_range(C):
@@ -161,16 +181,10 @@ def _backward(
             out = _upstream(first, first_strides, sample, row, column, inside, C)
         if SECOND:
             more = _upstream(second, second_strides, sample, row, column, inside, C)
-            total = ()
-            for c in tl.static_range(C):
-                total = total + (out[c] + more[c] / tl.load(norms + C + c),)
-            out = total
+            out = _added(out, more, norms + C, C)
         if THIRD:
             more = _upstream(third, third_strides, sample, row, column, inside, C)
-            total = ()
-            for c in tl.static_range(C):
-                total = total + (out[c] + more[c] / tl.load(norms + 3 * C + c),)
-            out = total
+            out = _added(out, more, norms + 3 * C, C)
         # What was read.
         if MAP or DISPLACED:
             x, y, slope_x, slope_y, before_x, before_y, u, v, depth = sources(
@@ -183,13 +197,8 @@ def _backward(
         if MIXED:
             if MAP or DISPLACED:
                 mixed, mixed_x, mixed_y = sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
-                blended_x = ()
-                blended_y = ()
-                for c in tl.static_range(C):
-                    blended_x = blended_x + (along_x[c] + share * (mixed_x[c] - along_x[c]),)
-                    blended_y = blended_y + (along_y[c] + share * (mixed_y[c] - along_y[c]),)
-                along_x = blended_x
-                along_y = blended_y
+                along_x = _blended(along_x, mixed_x, share, C)
+                along_y = _blended(along_y, mixed_y, share, C)
             else:
                 mixed = corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
         # Through the colours to what was read.
@@ -202,13 +211,13 @@ def _backward(
                     gradient += matrix[c * (C + 1) + i] * out[c]
                 read = read + (gradient,)
         if WANT_COLOR:
+            seen = values
+            if MIXED:
+                seen = _blended(values, mixed, share, C)
             sums = ()
             for c in tl.static_range(C):
                 for i in tl.static_range(C):
-                    value = values[i]
-                    if MIXED:
-                        value = value + share * (mixed[i] - value)
-                    sums = sums + (color_sum[c * (C + 1) + i] + out[c] * value,)
+                    sums = sums + (color_sum[c * (C + 1) + i] + out[c] * seen[i],)
                 sums = sums + (color_sum[c * (C + 1) + C] + out[c],)
             color_sum = sums
         if WANT_WEIGHT:
@@ -227,16 +236,12 @@ def _backward(
             if WANT_MAP:
                 safe_x = tl.where((to_x != 0) | (to_y != 0), before_x, 0.0)
                 safe_y = tl.where((to_x != 0) | (to_y != 0), before_y, 0.0)
-                map_0 += to_x * safe_x
-                map_1 += to_x * safe_y
-                map_2 += to_x
-                map_3 += to_y * safe_x
-                map_4 += to_y * safe_y
-                map_5 += to_y
-                if PROJECTIVE:
-                    map_6 += to_depth * safe_x
-                    map_7 += to_depth * safe_y
-                    map_8 += to_depth
+                to = (to_x, to_y, to_depth)
+                sums = ()
+                for i in tl.static_range(MAP_ROWS):
+                    sums = sums + (map_sum[3 * i] + to[i] * safe_x, map_sum[3 * i + 1] + to[i] * safe_y)
+                    sums = sums + (map_sum[3 * i + 2] + to[i],)
+                map_sum = sums
             if WANT_FIELD:
                 field_x = to_x
                 field_y = to_y
@@ -266,15 +271,10 @@ def _backward(
                 _stored(target, read, row, column, inside, share * SCALE, gradient_strides, C)
     if WANT_MAP:
         place = map_sums + program.to(tl.int64) * 9
-        tl.store(place, tl.sum(map_0))
-        tl.store(place + 1, tl.sum(map_1))
-        tl.store(place + 2, tl.sum(map_2))
-        tl.store(place + 3, tl.sum(map_3))
-        tl.store(place + 4, tl.sum(map_4))
-        tl.store(place + 5, tl.sum(map_5))
-        tl.store(place + 6, tl.sum(map_6))
-        tl.store(place + 7, tl.sum(map_7))
-        tl.store(place + 8, tl.sum(map_8))
+        for i in tl.static_range(MAP_ROWS * 3):
+            tl.store(place + i, tl.sum(map_sum[i]))
+        for i in tl.static_range(MAP_ROWS * 3, 9):
+            tl.store(place + i, 0.0)
     if WANT_COLOR:
         place = color_sums + program.to(tl.int64) * (C * (C + 1))
         for i in tl.static_range(C * (C + 1)):
