@@ -56,7 +56,7 @@ def test_the_identity_is_the_image_or_its_reconstruction(kind: str, pictures: Te
         out = transform(pictures, torch.zeros(3, transform.size))
         expected = pictures
         if not residual:
-            expected = transform.decode_latents(transform.encode(pictures)).detach()
+            expected = transform.codec.decode(transform.codec.encode(pictures)).detach()
         assert torch.allclose(out, expected, atol=1e-5)
     assert transform.size == 2 + 2 + 2 * 6 + 3
 
@@ -136,7 +136,7 @@ def test_the_augmenter_ascends_latents(
     if parts == "composed":
         transform = Compose(transform, Color(saturation=None, hue=None))
     augmenter = HardAugmenter(teacher=teacher, student=plain_student, transform=transform, **settings)
-    weights = [p.clone() for p in getattr(transform, "stages", (transform,))[0].autoencoder.parameters()]
+    weights = [p.clone() for p in getattr(transform, "stages", (transform,))[0].codec.autoencoder.parameters()]
     before = [p.detach().clone() for p in augmenter.policy.parameters()]
     hard = augmenter(images)
     hard.loss().backward()
@@ -146,7 +146,7 @@ def test_the_augmenter_ascends_latents(
     assert not torch.equal(hard.images.detach(), images)
     if parts != "search":
         assert any(not torch.equal(a, b) for a, b in zip(before, augmenter.policy.parameters(), strict=True))
-    model = getattr(transform, "stages", (transform,))[0].autoencoder
+    model = getattr(transform, "stages", (transform,))[0].codec.autoencoder
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(weights, model.parameters(), strict=True))
 
 

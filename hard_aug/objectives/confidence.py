@@ -65,14 +65,23 @@ class ConfidenceGap(_Confidence):
 
     Args:
         gamma: the power, at least 1.
+        start: the power at the start of a search, which moves to `gamma` in equal steps: a search that begins where the
+            student is sure gets a gradient there. None: `gamma` from the start.
         target: what the right class is.
     """
 
-    def __init__(self, gamma: float = 1.0, *, target: Target = "label") -> None:
+    def __init__(self, gamma: float = 1.0, *, start: float | None = None, target: Target = "label") -> None:
         super().__init__(target=target)
-        if not (gamma >= 1 and math.isfinite(gamma)):
-            raise ValueError(f"gamma={gamma}: wanted a number of at least 1")
+        for name, power in (("gamma", gamma), ("start", gamma if start is None else start)):
+            if not (power >= 1 and math.isfinite(power)):
+                raise ValueError(f"{name}={power}: wanted a number of at least 1")
         self.gamma = float(gamma)
+        self.start = None if start is None else float(start)
+
+    def at(self, progress: float) -> ConfidenceGap:
+        if self.start is None or progress >= 1:
+            return self
+        return ConfidenceGap(self.start + (self.gamma - self.start) * max(0.0, progress), target=self.target)
 
     def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
         sure = teacher.softmax(-1).gather(-1, right).squeeze(-1)

@@ -64,6 +64,10 @@ class Disagreement(ABC):
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
         """`(B,)`, at least float32, from two `(B, K)` on the hard images."""
 
+    def at(self, progress: float) -> Disagreement:
+        """What a search ascends when the share `progress`, in [0, 1], of it is over; most stay as they are."""
+        return self
+
 
 class Tempered(Disagreement):
     """A divergence of the softmax at a temperature.

@@ -10,6 +10,7 @@ from hard_aug.transforms.base import (
 )
 from hard_aug.transforms.color import Color
 from hard_aug.transforms.compose import Compose
+from hard_aug.transforms.diffusion import Diffusion
 from hard_aug.transforms.elastic import Elastic
 from hard_aug.transforms.filters import Filter
 from hard_aug.transforms.mix import PatchMix
@@ -23,6 +24,7 @@ __all__ = [
     "ColorTransform",
     "Compose",
     "Context",
+    "Diffusion",
     "DisplacementTransform",
     "Elastic",
     "Filter",

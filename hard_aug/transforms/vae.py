@@ -19,7 +19,6 @@ coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hard_aug.models.autoencoder import LatentCodec
 from hard_aug.ops.formats import memory_format_of
 from hard_aug.transforms.base import Context, Parameter, Transform
 from hard_aug.transforms.settings import check_factors, check_pair, check_positive
@@ -82,25 +82,16 @@ class VAELatent(Transform):
         checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
-        config: Any = getattr(autoencoder, "config", None)
-        if not isinstance(autoencoder, nn.Module) or not all(
-            hasattr(config, name) for name in ("in_channels", "latent_channels")
-        ):
-            raise TypeError(
-                "autoencoder: wanted one of diffusers (AutoencoderKL, AutoencoderTiny), got "
-                f"{type(autoencoder).__name__}"
-            )
+        self.codec = LatentCodec(autoencoder)
         check_positive(shift=shift, local=local, direction=direction, spread=spread)
         check_factors(scale=scale)
         for name, value in (("directions", directions), ("micro_batch", micro_batch)):
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name}={value}: wanted a whole number of at least 1")
-        self.autoencoder, self.residual = autoencoder.eval(), residual
-        self.micro_batch, self.checkpointing = micro_batch, checkpointing
-        self.config = config
+        self.residual, self.micro_batch, self.checkpointing = residual, micro_batch, checkpointing
         self.grid = check_pair(grid=grid)
-        self.spread = spread or 1 / float(getattr(config, "scaling_factor", 1.0))
-        self.channels = int(config.latent_channels)
+        self.spread = spread or 1 / self.codec.scaling_factor
+        self.channels = self.codec.latent_channels
         self.seed = seed
         self._patterns: dict[tuple[object, ...], Tensor] = {}
         self.spec = self._spec(shift, scale, local, direction, directions)
@@ -137,16 +128,12 @@ class VAELatent(Transform):
         return tuple(spec)
 
     def check_channels(self, channels: int) -> None:
-        if channels != self.config.in_channels:
-            raise ValueError(
-                f"the autoencoder takes images of {self.config.in_channels} channels, got {channels}; for grey images "
-                "and an autoencoder of colours wrap both networks to take grey ones, and repeat the channel"
-            )
+        self.codec.check_channels(channels)
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         if images.numel() == 0:
             return images
-        self._check_size(*images.shape[-2:])
+        self.codec.check_size(*images.shape[-2:])
         values = torch.stack(tuple(self.decode(u).values()), dim=1)
         size = self.micro_batch or len(images)
         parts = [self._edited(*part) for part in zip(torch.split(images, size), torch.split(values, size), strict=True)]
@@ -155,38 +142,15 @@ class VAELatent(Transform):
 
     def _edited(self, images: Tensor, values: Tensor) -> Tensor:
         with torch.no_grad():
-            latents = self.encode(images)
-            plain = self.decode_latents(latents) if self.residual else None
+            latents = self.codec.encode(images)
+            plain = self.codec.decode(latents) if self.residual else None
         edited = self.edit(latents, values)
         if self.checkpointing and edited.requires_grad:
             decode = cast(Callable[..., Tensor], checkpoint)
-            out = decode(self.decode_latents, edited, use_reentrant=False, preserve_rng_state=False)
+            out = decode(self.codec.decode, edited, use_reentrant=False, preserve_rng_state=False)
         else:
-            out = self.decode_latents(edited)
+            out = self.codec.decode(edited)
         return (out if plain is None else images + (out - plain)).to(images.dtype)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The posterior mean of images in [0, 1], `(B, latent channels, h, w)` float32."""
-        weight = next(self.autoencoder.parameters())
-        if images.device != weight.device:
-            raise ValueError(
-                f"the autoencoder is on {weight.device} and the images are on {images.device}; move it with "
-                f"autoencoder.to('{images.device}')"
-            )
-        if weight.dtype == torch.float16 and getattr(self.config, "force_upcast", False):
-            raise ValueError(
-                "the autoencoder's config says that it overflows in float16 (force_upcast); use autoencoder.float() or "
-                "autoencoder.bfloat16()"
-            )
-        encoded = self.autoencoder.encode((2 * images - 1).to(weight.dtype))  # type: ignore[operator]  # of diffusers
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return cast(Tensor, latents).float()
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images, about in [0, 1], `(B, C, H, W)` float32. Gradients: latents yes."""
-        weight = next(self.autoencoder.parameters())
-        decoded = self.autoencoder.decode(latents.to(weight.dtype)).sample  # type: ignore[operator]  # of diffusers
-        return (cast(Tensor, decoded).float() + 1) / 2
 
     def edit(self, latents: Tensor, values: Tensor) -> Tensor:
         """Latents `(B, c, h, w)` changed by physical values `(B, P)`; see the module's head."""
@@ -194,7 +158,7 @@ class VAELatent(Transform):
         height, width = latents.shape[-2:]
         out = latents
         if "scale" in parts:  # about the mean of all latents, which the config knows
-            mean = float(getattr(self.config, "shift_factor", None) or 0.0)
+            mean = self.codec.shift_factor
             out = mean + parts["scale"][:, :, None, None] * (out - mean)
         if "shift" in parts:
             out = out + self.spread * parts["shift"][:, :, None, None]
@@ -216,14 +180,3 @@ class VAELatent(Transform):
             root = smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
             self._patterns[key] = (smooth / root).to(device)
         return self._patterns[key]
-
-    def _check_size(self, height: int, width: int) -> None:
-        tiny: Any = getattr(self.config, "encoder_block_out_channels", (1,))
-        stages: Any = getattr(self.config, "block_out_channels", None) or tiny
-        stride = 2 ** (len(stages) - 1)
-        if height % stride or width % stride:
-            wanted = tuple(math.ceil(size / stride) * stride for size in (height, width))
-            raise ValueError(
-                f"images of {height} x {width}: the autoencoder's stride of {stride} does not divide that; pad them to "
-                f"{wanted[0]} x {wanted[1]}"
-            )

@@ -1,0 +1,102 @@
+"""Synthesis: from labels and seeds to hard images that are kept or not, with all that a record of them needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hard_aug.solvers.acceptance import Acceptance, to_bytes
+from hard_aug.solvers.base import Solver
+from hard_aug.solvers.counts import Evaluations
+from hard_aug.solvers.score import Score
+
+
+@dataclass(frozen=True, slots=True)
+class SynthBatch:
+    """Hard images as they would be stored.
+
+    Attributes:
+        images: `(B, C, H, W)` uint8.
+        labels: `(B,)`.
+        soft_labels: `(B, K)`, the teacher's probabilities of these very images.
+        seeds: `(B,)`.
+        scores_before, scores_after: `(B,)`, of the unguided image and of this one before rounding.
+        accepted: `(B,)` bool.
+        evaluations: of the search, without `scores_before` and acceptance.
+        seconds: of all of it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor
+    seeds: Tensor
+    scores_before: Tensor
+    scores_after: Tensor
+    accepted: Tensor
+    evaluations: Evaluations
+    seconds: float
+
+
+def synthesize(
+    solver: Solver,
+    score: Score,
+    acceptance: Acceptance,
+    labels: Tensor,
+    *,
+    seeds: Tensor,
+    images: Tensor | None = None,
+    batch_size: int = 64,
+) -> SynthBatch:
+    """One hard image for each seed, in batches; the result does not depend on their size.
+
+    Args:
+        solver, score: how, and by what.
+        acceptance: which are kept.
+        labels, seeds: `(B,)`.
+        images: `(B, C, H, W)` in [0, 1], real ones to start from; None: from noise.
+        batch_size: images at once; less takes less memory.
+
+    Raises:
+        ValueError: a batch size below 1, or as the solver says.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: wanted at least 1")
+    parts = []
+    for start in range(0, max(1, len(seeds)), batch_size):
+        rows = slice(start, start + batch_size)
+        parts.append(
+            _one(solver, score, acceptance, labels[rows], seeds[rows], None if images is None else images[rows])
+        )
+    return SynthBatch(
+        images=torch.cat([part.images for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        soft_labels=torch.cat([part.soft_labels for part in parts]),
+        seeds=torch.cat([part.seeds for part in parts]),
+        scores_before=torch.cat([part.scores_before for part in parts]),
+        scores_after=torch.cat([part.scores_after for part in parts]),
+        accepted=torch.cat([part.accepted for part in parts]),
+        evaluations=sum((part.evaluations for part in parts), Evaluations()),
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
+def _one(
+    solver: Solver, score: Score, acceptance: Acceptance, labels: Tensor, seeds: Tensor, images: Tensor | None
+) -> SynthBatch:
+    found = solver(score, labels, seeds=seeds, images=images)
+    rounded = to_bytes(found.images)
+    labels = labels.to(rounded.device)
+    accepted, soft = acceptance(rounded, labels)
+    return SynthBatch(
+        rounded,
+        labels,
+        soft,
+        seeds,
+        found.scores_before,
+        found.scores_after,
+        accepted,
+        found.evaluations,
+        found.seconds,
+    )
