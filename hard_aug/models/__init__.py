@@ -2,7 +2,16 @@
 
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.guard import evaluation_mode, unwrapped
+from hard_aug.models.hierarchical_vae import HierarchicalVAE
 from hard_aug.models.normalized import Normalized
 from hard_aug.models.timm import timm_model
 
-__all__ = ["BatchNormMode", "Normalized", "ViewStatistics", "evaluation_mode", "timm_model", "unwrapped"]
+__all__ = [
+    "BatchNormMode",
+    "HierarchicalVAE",
+    "Normalized",
+    "ViewStatistics",
+    "evaluation_mode",
+    "timm_model",
+    "unwrapped",
+]

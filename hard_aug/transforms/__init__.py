@@ -13,6 +13,7 @@ from hard_aug.transforms.compose import Compose
 from hard_aug.transforms.diffusion import Diffusion
 from hard_aug.transforms.elastic import Elastic
 from hard_aug.transforms.filters import Filter
+from hard_aug.transforms.hierarchical import Hierarchical, HierarchicalLatent, latent_spread
 from hard_aug.transforms.mix import PatchMix
 from hard_aug.transforms.perspective import Perspective
 from hard_aug.transforms.spatial import Affine
@@ -28,10 +29,13 @@ __all__ = [
     "DisplacementTransform",
     "Elastic",
     "Filter",
+    "Hierarchical",
+    "HierarchicalLatent",
     "Parameter",
     "PatchMix",
     "Perspective",
     "SpatialTransform",
     "Transform",
     "VAELatent",
+    "latent_spread",
 ]

@@ -1,0 +1,445 @@
+"""HierarchicalVAE and HierarchicalLatent: the hook of HARD-VAE, with small networks and real digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiments.data import load
+from hard_aug import HardAugmenter
+from hard_aug.models.hierarchical_vae import LOWEST_LOG_SCALE, HierarchicalVAE, scale_of
+from hard_aug.policies import Gaussian, Search
+from hard_aug.schedules import Alternating, Joint
+from hard_aug.transforms import Color, Compose
+from hard_aug.transforms.hierarchical import HierarchicalLatent, latent_spread
+
+BLOCKS = ((1, 1), (3, 2), (6, 1))
+LEVELS = 4
+
+
+def small(channels: int = 1, size: int = 12, blocks: Sequence[tuple[int, int]] = BLOCKS) -> HierarchicalVAE:
+    """With priors that are not all the same, as after training."""
+    torch.manual_seed(0)
+    vae = HierarchicalVAE(channels=channels, size=size, blocks=blocks, width=16, latent_channels=3)
+    with torch.no_grad():
+        for name, weight in vae.named_parameters():
+            if ".prior." in name and weight.ndim == 4:
+                weight.normal_(std=weight[0].numel() ** -0.5)
+    return vae.requires_grad_(False)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def identity(level: int, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    return mean, log_scale
+
+
+def random_u(transform: HierarchicalLatent, rows: int = 3, **more: Any) -> Tensor:
+    return torch.randn(rows, transform.size, generator=_seeded(2), **more)
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.rand(3, 1, 12, 12, generator=_seeded(1))
+
+
+def test_the_scale_is_stable() -> None:
+    x = torch.tensor([-1e30, -1e4, -9.5, -1.0, 0.0, 1e-6, 2.0, 1e4, 1e30], requires_grad=True)
+    scale = scale_of(x)
+    (slope,) = torch.autograd.grad(scale.sum(), x)
+    assert torch.allclose(scale[2:], nn.functional.elu(x[2:]) + 1, rtol=1e-3)
+    assert torch.allclose(scale[2:5], x[2:5].exp(), rtol=1e-6)
+    assert bool((scale > 0).all())
+    assert bool(scale.isfinite().all())
+    assert bool(slope.isfinite().all())
+    assert torch.allclose(slope[2:], torch.tensor([-9.5, -1.0, 0, 0, 0, 0, 0]).exp())
+    assert float(scale[0].detach()) == pytest.approx(float(torch.tensor(LOWEST_LOG_SCALE).exp()))
+
+
+def test_training_on_digits_lowers_the_loss_and_the_error() -> None:
+    splits = load("mnist5k", canvas=32)
+    digits, held = splits.train.images[:256], splits.test.images[:64]
+    torch.manual_seed(0)
+    vae = HierarchicalVAE(blocks=((1, 1), (4, 1), (8, 1)), width=16, latent_channels=4)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=4e-3)
+    generator = _seeded(0)
+
+    def error() -> float:
+        return float((vae.edit(held, identity, start=vae.levels) - held).detach().square().mean())
+
+    before = error(), float(vae.loss(held, generator=generator).detach())
+    for step in range(36):
+        loss = vae.loss(digits[step % 16 * 16 :][:16], generator=generator, free_nats=2.0, prefix_weight=0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in vae.parameters())
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+    after = error(), float(vae.loss(held, generator=generator).detach())
+    assert after[0] < 0.7 * float(held.var()) < before[0]
+    assert after[1] < before[1] / 5
+    _, divergence = vae(held, generator=generator)
+    assert divergence.shape == (64, vae.levels)
+    assert bool((divergence >= 0).all())
+
+
+def test_the_bound_is_that_of_its_parts(pictures: Tensor) -> None:
+    vae = small()
+    reconstruction, divergence = vae(pictures, generator=_seeded(5))
+    pixels = torch.distributions.Normal(reconstruction, scale_of(vae.log_scale))
+    per_image = -pixels.log_prob(pictures).sum((1, 2, 3)) + divergence.sum(1)
+    loss = vae.loss(pictures, generator=_seeded(5))
+    assert float(loss) == pytest.approx(float(per_image.mean()) / 144, rel=1e-4)
+    free = vae.loss(pictures, generator=_seeded(5), free_nats=1e6)
+    assert float(free) == pytest.approx(float(loss - divergence.sum(1).mean() / 144) + LEVELS * 1e6 / 144, rel=1e-4)
+    pair = [small(blocks=((3, 1), (6, 1))).loss(pictures, prefix_weight=w, generator=_seeded(5)) for w in (0.0, 2.0)]
+    vae, generator = small(blocks=((3, 1), (6, 1))), _seeded(5)
+    vae(pictures, generator=generator)
+    torch.randint(1, 2, (), generator=generator)
+    prefix = vae.edit(pictures, identity, start=1, end=1, noise=vae.draw_noise(3, generator=generator))
+    error = -torch.distributions.Normal(prefix, scale_of(vae.log_scale)).log_prob(pictures).mean()
+    assert float(pair[1] - pair[0]) == pytest.approx(2 * float(error), rel=1e-4)
+
+
+def test_an_identity_editor_gives_the_reconstruction(pictures: Tensor) -> None:
+    vae = small()
+    for noise in (None, vae.draw_noise(3), vae.draw_noise(1)):
+        plain = vae.edit(pictures, identity, start=LEVELS, end=LEVELS, noise=noise)
+        assert torch.equal(vae.edit(pictures, identity, noise=noise), plain)
+    assert not torch.equal(plain, vae.edit(pictures, identity))  # noise counts
+    one = [part.expand(3, -1, -1, -1) for part in (noise or [])]
+    assert torch.equal(vae.edit(pictures, identity, noise=one), plain)
+    drawn, _ = vae(pictures, generator=_seeded(7))
+    noise = vae.draw_noise(3, generator=_seeded(7))
+    assert torch.equal(vae.edit(pictures, identity, noise=noise), drawn)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 4), (1, 3), (2, 2), (0, 0), (3, 4)])
+def test_where_each_level_comes_from(start: int, end: int, pictures: Tensor) -> None:
+    vae = small()
+    seen: list[int] = []
+
+    def editor(level: int, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(level)
+        assert mean.shape == log_scale.shape == (3, 3, vae.resolutions[level], vae.resolutions[level])
+        return mean, log_scale
+
+    posteriors: list[tuple[int, Tensor]] = []
+    for index in range(LEVELS):
+        level = vae._level(index)
+        level.posterior.register_forward_hook(lambda m, a, out, index=index: posteriors.append((index, out)))
+    out = vae.edit(pictures, editor, start=start, end=end)
+    assert seen == list(range(start, end))
+    assert [index for index, _ in posteriors] == list(range(end))  # beyond it no posterior is asked
+    plain = posteriors[:start]
+    posteriors.clear()
+    vae.edit(pictures, lambda level, mean, scale: (mean + 1, scale), start=start, end=end)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(plain, posteriors[:start], strict=True))
+    if end == 0:  # all of the prior: the image does not count
+        zeros = [torch.zeros_like(part) for part in vae.draw_noise(1)]
+        assert torch.allclose(out, vae.sample(1, noise=zeros).expand(3, -1, -1, -1), atol=1e-6)
+    else:
+        assert not torch.allclose(out[0], out[1], atol=1e-6)
+
+
+def test_samples_are_replayed(pictures: Tensor) -> None:
+    vae = small()
+    a, b = (vae.sample(2, generator=_seeded(3)) for _ in "ab")
+    assert a.shape == (2, 1, 12, 12)
+    assert torch.equal(a, b)
+    noise = vae.draw_noise(2, generator=_seeded(3))
+    assert torch.equal(a, vae.sample(2, noise=noise))
+    assert torch.allclose(a, vae.edit(pictures[:2], identity, start=0, end=0, noise=noise), atol=1e-6)
+    assert vae.sample(0).shape == (0, 1, 12, 12)
+
+
+def test_every_level_changes_the_picture_the_coarsest_everywhere(pictures: Tensor) -> None:
+    vae = small()
+    for index, resolution in enumerate(vae.resolutions):
+
+        def editor(level: int, mean: Tensor, log_scale: Tensor, index: int = index) -> tuple[Tensor, Tensor]:
+            change = torch.zeros_like(mean)
+            change[:, :, 0, 0] = float(level == index)
+            return mean + change, log_scale
+
+        out = vae.edit(pictures, editor)
+        moved = (out - vae.edit(pictures, identity)).abs().amax((0, 1))
+        assert float(moved.max()) > 1e-4
+        if resolution == 1:
+            assert bool((moved > 0).all())
+        if index == LEVELS - 1:  # the last point is out of the reach of its convolutions
+            assert float(moved[-1, -1]) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_saved_model_is_the_same(dtype: torch.dtype, pictures: Tensor, tmp_path: Path) -> None:
+    vae = small().to(dtype)
+    vae.save_pretrained(tmp_path / "new" / "folder")
+    vae.save_pretrained(tmp_path / "new" / "folder")  # over itself
+    again = HierarchicalVAE.from_pretrained(tmp_path / "new" / "folder")
+    assert again.config == vae.config
+    assert not again.training
+    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    out = again.edit(pictures, identity)
+    assert out.dtype == dtype
+    assert torch.equal(out, vae.edit(pictures, identity))
+
+
+def test_files_that_are_no_model(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json and no model\.safetensors"):
+        HierarchicalVAE.from_pretrained(tmp_path)
+    small().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong in (json.dumps(config | {"width": 8}), json.dumps({"a": 1}), "{", "3"):
+        (tmp_path / "config.json").write_text(wrong)
+        with pytest.raises(ValueError, match="holds no HierarchicalVAE that can be read"):
+            HierarchicalVAE.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"no tensors"):
+        (tmp_path / "model.safetensors").write_bytes(broken)
+        with pytest.raises(ValueError, match="can be read"):
+            HierarchicalVAE.from_pretrained(tmp_path)
+
+
+def test_the_identity_is_the_image_or_its_reconstruction(pictures: Tensor) -> None:
+    vae = small()
+    everything = {"scale_log": 1.0, "noise_seed": 0}
+    for settings in ({}, everything, {"start": 1, "end": 3}, {"end": 2, "prior_beyond": True, **everything}):
+        transform = HierarchicalLatent(vae, **settings)
+        u = torch.zeros(3, transform.size)
+        assert torch.equal(transform(pictures, u), pictures)
+        noise = vae.draw_noise(1, generator=_seeded(0)) if "noise_seed" in settings else None
+        end = transform.end if transform.prior_beyond else LEVELS
+        expected = vae.edit(pictures, identity, start=0, end=end, noise=noise)
+        assert torch.equal(HierarchicalLatent(vae, residual=False, **settings)(pictures, u), expected)
+    assert transform.size == 2 * 2 * 3
+    assert [p.block for p in transform.spec] == ["level_0"] * 6 + ["level_1"] * 6
+    assert transform.spec[9].name == "scale_log_1_0"
+
+
+def test_what_each_parameter_does(pictures: Tensor) -> None:
+    vae = small()
+    spread = [torch.tensor([1.0, 2.0, 3.0]) * (level + 1) for level in range(LEVELS)]
+    noise = vae.draw_noise(1, generator=_seeded(4))
+    for given in (None, spread):
+        settings: dict[str, Any] = {"start": 1, "end": 3, "residual": False, "noise_seed": 4, "scale_log": 1.0}
+        transform = HierarchicalLatent(vae, spread=given, **settings)
+        names = [p.name for p in transform.spec]
+        values = torch.zeros(3, transform.size)
+        values[:, names.index("shift_2_1")] = 0.5
+        values[1, names.index("scale_log_1_2")] = -0.7
+
+        def editor(level: int, mean: Tensor, log_scale: Tensor, given: Any = given) -> tuple[Tensor, Tensor]:
+            mean, log_scale = mean.clone(), log_scale.clone()
+            if level == 2:
+                mean[:, 1] += 0.5 * (scale_of(log_scale[:, 1]) if given is None else 6.0)
+            if level == 1:
+                log_scale[1, 2] -= 0.7
+            return mean, log_scale
+
+        expected = vae.edit(pictures, editor, noise=noise)
+        assert torch.allclose(transform.decode_edited(pictures, values), expected, atol=1e-6)
+
+
+def test_the_spread_is_that_of_draws(pictures: Tensor) -> None:
+    vae = small()
+    found = latent_spread(vae, pictures, micro_batch=2)
+    assert [tuple(value.shape) for value in found] == [(3,)] * LEVELS
+    assert bool(torch.stack(found).isfinite().all())
+    maps: list[tuple[Tensor, Tensor]] = []
+
+    def editor(level: int, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        maps.append((mean, scale_of(log_scale)))
+        return mean, log_scale
+
+    vae.edit(pictures, editor)
+    for (mean, scale), spread in zip(maps, found, strict=True):
+        drawn = mean + scale * torch.randn(4000, *mean.shape)
+        assert torch.allclose(drawn.transpose(0, 2).flatten(1).std(1), spread, rtol=0.05)
+    HierarchicalLatent(vae, spread=found)
+    with pytest.raises(ValueError, match="at least 2"):
+        latent_spread(vae, pictures[:1])
+
+
+def test_gradients_match_finite_differences(pictures: Tensor) -> None:
+    vae = small().double()
+    transform = HierarchicalLatent(vae, end=3, scale_log=1.0, noise_seed=0, prior_beyond=True)
+    u = 0.5 * random_u(transform, rows=2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda u: transform(pictures[:2].double(), u), u.requires_grad_(), fast_mode=True)
+    weight = torch.randn(2, 1, 12, 12, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((transform(pictures[:2], u).double() * weight).sum(), u)
+    assert bool((gradient.abs() > 0).all())  # each parameter of each level counts
+
+
+@pytest.mark.parametrize("settings", [{"checkpointing": True}, {"micro_batch": 2}])
+@pytest.mark.parametrize("trained", [True, False])
+def test_memory_is_saved_at_no_price_in_values(settings: dict[str, Any], trained: bool, pictures: Tensor) -> None:
+    vae = small().requires_grad_(trained)
+    found = []
+    for more in ({}, settings):
+        transform = HierarchicalLatent(vae, scale_log=1.0, noise_seed=0, **more)
+        u = random_u(transform).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = transform.render(pictures, u)
+            gradient = torch.autograd.grad(out.square().sum(), u)[0]
+        found.append((out, gradient))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+    assert bool(found[0][1].any(0).all())
+
+
+def test_checkpointing_keeps_less(pictures: Tensor) -> None:
+    kept = []
+    for checkpointing in (False, True):
+        transform = HierarchicalLatent(small(), checkpointing=checkpointing)
+        bytes_ = 0
+
+        def pack(value: Tensor) -> Tensor:
+            nonlocal bytes_
+            bytes_ += value.numel() * value.element_size()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            transform(pictures, random_u(transform).requires_grad_())
+        kept.append(bytes_)
+    assert kept[1] < kept[0] / 10
+
+
+def test_float32_inside_autocast(pictures: Tensor) -> None:
+    vae = small()
+    transform = HierarchicalLatent(vae)
+    u = random_u(transform)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = transform(pictures, u), vae.edit(pictures, identity), vae.sample(2, noise=vae.draw_noise(1))
+        _, divergence = vae(pictures)
+    assert torch.equal(inside[0], transform(pictures, u))
+    assert torch.equal(inside[1], vae.edit(pictures, identity))
+    assert {value.dtype for value in (*inside, divergence)} == {torch.float32}
+    half = transform(pictures.bfloat16(), u)
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.float(), inside[0], atol=0.05)
+
+
+@pytest.mark.parametrize("parts", ["alternating", "joint", "search", "composed"])
+def test_the_augmenter_ascends_levels(teacher: nn.Module, plain_student: nn.Module, images: Tensor, parts: str) -> None:
+    vae = small().requires_grad_(True)
+    transform: Any = HierarchicalLatent(vae, start=0, end=3, shift=3.0)
+    policy: Any = Gaussian(transform.spec)
+    if parts == "search":
+        policy = Search(transform.spec, candidates=2, steps=1)
+    if parts == "composed":
+        transform = Compose(transform, Color(saturation=None, hue=None))
+        policy = Gaussian(transform.spec)
+    schedule = Joint() if parts == "joint" else Alternating(steps=2)
+    augmenter = HardAugmenter(
+        teacher=teacher, student=plain_student, transform=transform, policy=policy, schedule=schedule
+    )
+    weights = [p.detach().clone() for p in vae.parameters()]
+    before = [p.detach().clone() for p in augmenter.policy.parameters()]
+    hard = augmenter(images)
+    hard.loss().backward()
+    augmenter.step()
+    assert hard.images.shape == images.shape
+    assert 0 <= float(hard.images.detach().min()) <= float(hard.images.detach().max()) <= 1
+    assert not torch.equal(hard.images.detach(), images)
+    if parts != "search":
+        assert any(not torch.equal(a, b) for a, b in zip(before, augmenter.policy.parameters(), strict=True))
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(weights, vae.parameters(), strict=True))
+
+
+class Foreign(nn.Module):
+    """A VAE from elsewhere without parameters: one level, whose posterior is about the image itself."""
+
+    levels = 1
+    latent_channels = 1
+
+    def edit(self, images: Tensor, editor: Any, *, start: int, end: int, noise: Any) -> Tensor:
+        mean, log_scale = images, torch.full_like(images, -1.0)
+        if start == 0 and end == 1:
+            mean, log_scale = editor(0, mean, log_scale)
+        return mean if noise is None else mean + scale_of(log_scale) * noise[0]
+
+
+def test_a_module_of_the_form_will_do(pictures: Tensor) -> None:
+    transform = HierarchicalLatent(Foreign(), shift=2.0)
+    out = transform(pictures, torch.full((3, 1), 50.0))
+    assert torch.allclose(out - pictures, torch.full_like(out, 2 * torch.e**-1), atol=1e-5)
+    with pytest.raises(TypeError, match=r"and for noise_seed= draw_noise\(count, \*, generator\); got Foreign"):
+        HierarchicalLatent(Foreign(), noise_seed=0)
+    for wrong in (nn.Linear(2, 2), object(), None, HierarchicalVAE):
+        with pytest.raises(TypeError, match="vae: wanted a HierarchicalVAE, or a torch module with levels"):
+            HierarchicalLatent(wrong)  # type: ignore[arg-type]
+
+
+def test_channels_last_and_empty_batches(pictures: Tensor) -> None:
+    transform = HierarchicalLatent(small(channels=3))
+    wide = pictures.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    out = transform(wide, random_u(transform))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(out, transform(wide.contiguous(), random_u(transform)), atol=1e-5)
+    assert transform(wide[:0], torch.zeros(0, transform.size)).shape == (0, 3, 12, 12)
+
+
+def test_bad_settings() -> None:
+    for settings, message in (
+        ({"blocks": ((1, 1), (4, 0))}, "levels=0: wanted at least 1"),
+        ({"blocks": ((4, 1), (1, 1))}, "wanted rising resolutions"),
+        ({"blocks": ((4, 1), (4, 1))}, "wanted rising resolutions"),
+        ({"blocks": ((3, 1), (6, 1))}, "the last one size"),
+        ({"blocks": ()}, "wanted rising resolutions"),
+        ({"width": 0}, "width=0"),
+        ({"size": -32}, "size=-32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HierarchicalVAE(**settings)
+    for settings in ({"blocks": 3}, {"blocks": ((1, 2, 3),)}, {"width": 2.5}, {"channels": True}):
+        with pytest.raises(TypeError, match="wanted"):
+            HierarchicalVAE(**settings)
+    vae = small()
+    for settings, message in (
+        ({"start": 4}, r"start=4, end=None: wanted 0 <= start < end <= 4"),
+        ({"start": -1}, "wanted 0 <= start"),
+        ({"end": 5}, "end <= 4"),
+        ({"start": 2, "end": 2}, "start < end"),
+        ({"shift": None}, "every part switched off"),
+        ({"shift": -1.0}, "wanted a positive number"),
+        ({"scale_log": 1.0}, "give noise_seed=0"),
+        ({"prior_beyond": True}, "no level is beyond end=4"),
+        ({"micro_batch": 0}, "micro_batch=0"),
+        ({"spread": [1.0] * 3}, "for each of 4 levels"),
+        ({"spread": [torch.ones(2)] * 4}, r"wanted a number or \(3,\)"),
+        ({"spread": [0.0] * 4}, "positive finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HierarchicalLatent(vae, **settings)
+
+
+def test_bad_input(pictures: Tensor) -> None:
+    vae = small()
+    transform = HierarchicalLatent(vae)
+    u = torch.zeros(3, transform.size)
+    with pytest.raises(ValueError, match="takes images of 1 channels, got 3"):
+        transform(pictures.expand(-1, 3, -1, -1), u)
+    with pytest.raises(ValueError, match=r"the VAE takes \(B, 1, 12, 12\)"):
+        transform(pictures[:, :, :9], u)
+    with pytest.raises(ValueError, match=r"the VAE is on meta and the images are on cpu; move it with vae\.to\('cpu'"):
+        HierarchicalLatent(small().to("meta"))(pictures, u)
+    with pytest.raises(ValueError, match=r"the VAE is on meta, the images are on cpu"):
+        small().to("meta").edit(pictures, identity)
+    with pytest.raises(ValueError, match="start=3, end=2"):
+        vae.edit(pictures, identity, start=3, end=2)
+    with pytest.raises(ValueError, match="noise for 1 levels of 4"):
+        vae.edit(pictures, identity, noise=vae.draw_noise(3)[:1])
+    with pytest.raises(ValueError, match=r"noise of level 0 has shape \(2, 3, 1, 1\): wanted \(3, 3, 1, 1\)"):
+        vae.edit(pictures, identity, noise=vae.draw_noise(2))
+    with pytest.raises(ValueError, match="the editor made maps of shape"):
+        vae.edit(pictures, lambda level, mean, log_scale: (mean[:1], log_scale))
