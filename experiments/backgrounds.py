@@ -1,16 +1,15 @@
-"""Grey items on coloured or textured backgrounds: a covariate shift whose spurious feature is known.
+"""Grey items on coloured or striped backgrounds: a covariate shift whose spurious feature is known.
 
-Each class has a home family of backgrounds. A training set with `rare=0` holds the home groups alone: half of the
-class-background groups are absent, and the background tells a student half of the answer. The items are real
-(Fashion-MNIST by default); the painting is ours, in the manner of coloured MNIST.
+Backgrounds come in `families`, and each class has a home family. A training set with `rare=0` holds the home groups
+alone: all other groups of class and background are absent, and with a family for each class the background tells the
+whole answer. The items are real (Fashion-MNIST by default); the painting is ours, in the manner of coloured MNIST.
 
-| kind | family 0 | family 1 |
-|---|---|---|
-| `colour` | warm: hues within 40 degrees of orange | cool: hues within 40 degrees of azure |
-| `texture` | stripes of 4 to 8 pixels, grey | squares of 3 to 6 pixels, grey |
+| kind | family f of F |
+|---|---|
+| `colour` | hues around `360 f / F` degrees, a little cloudy; saturation and value vary |
+| `stripes` | stripes of 4 to 8 pixels, grey, at an angle around `180 f / F` degrees |
 
-The homes of Fashion-MNIST's classes part those that look alike (T-shirt and shirt, pullover and coat, sneaker and
-ankle boot), so that a student that trusts the background loses exactly where the item is hard to tell.
+Hues and angles reach 0.4 of the way to the next family on either side.
 """
 
 from __future__ import annotations
@@ -23,70 +22,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.data import Part, Splits
+from experiments.data import Part
 from experiments.data import load as load_items
+from experiments.groups import Grouped, GroupedSplits
 
-Kind = Literal["colour", "texture"]
-FAMILIES: dict[str, tuple[str, str]] = {"colour": ("warm", "cool"), "texture": ("stripes", "squares")}
-#: Which family is at home behind each class of Fashion-MNIST.
-FASHION_HOMES = (0, 0, 0, 1, 1, 0, 1, 0, 1, 1)
-#: Degrees: the middle of the two families' hues, and how far they go to either side.
-HUES, HUE_RANGE = (30.0, 210.0), 40.0
+Kind = Literal["colour", "stripes"]
+#: How far a family reaches, as a share of the way to the next one.
+REACH = 0.4
 #: How quickly an item covers its background: full where its grey value is above a quarter.
 COVER = 4.0
 
 
-def paint(items: Tensor, families: Tensor, generator: torch.Generator, *, kind: Kind = "colour") -> Tensor:
-    """Put grey items `(N, 1, H, W)` in [0, 1] on backgrounds of `families` `(N,)`; `(N, 3, H, W)` in [0, 1].
+def paint(
+    items: Tensor, backgrounds: Tensor, generator: torch.Generator, *, families: int = 10, kind: Kind = "colour"
+) -> Tensor:
+    """Put grey items `(N, 1, H, W)` in [0, 1] on backgrounds; `(N, 3, H, W)` in [0, 1].
 
     Args:
+        backgrounds: `(N,)` integers, the family behind each item.
         generator: on the CPU; all draws come from it.
+        families: F.
 
     Raises:
-        ValueError: an unknown kind, items that are not grey, or families other than 0 and 1.
+        ValueError: an unknown kind, items that are not grey, or backgrounds outside [0, families).
     """
-    if kind not in FAMILIES:
-        raise ValueError(f"kind={kind!r}: wanted one of {', '.join(FAMILIES)}")
+    if kind not in ("colour", "stripes"):
+        raise ValueError(f"kind={kind!r}: wanted colour or stripes")
     if items.ndim != 4 or items.shape[1] != 1:
         raise ValueError(f"items of shape {tuple(items.shape)}: wanted grey ones, (N, 1, H, W)")
-    if not bool(((families == 0) | (families == 1)).all()):
-        raise ValueError("families: wanted 0 and 1")
-    draw = _colours if kind == "colour" else _textures
-    backgrounds = draw(families, tuple(items.shape[-2:]), generator)
+    if not bool(((backgrounds >= 0) & (backgrounds < families)).all()):
+        raise ValueError(f"backgrounds: wanted 0 to {families - 1}")
+    off = REACH * (2 * torch.rand(len(items), generator=generator) - 1)
+    turn = (backgrounds + off) / families
+    draw = _colours if kind == "colour" else _stripes
     cover = (COVER * items).clamp(0, 1)
-    return cover * items + (1 - cover) * backgrounds
+    return cover * items + (1 - cover) * draw(turn, tuple(items.shape[-2:]), generator)
 
 
-def _colours(families: Tensor, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _colours(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Of hues `turn`, `(N,)`, where 1 is the whole circle."""
     from kornia.color import hsv_to_rgb
 
-    count = len(families)
-    hue = torch.tensor(HUES)[families] + HUE_RANGE * (2 * torch.rand(count, generator=generator) - 1)
-    saturation = 0.5 + 0.4 * torch.rand(count, generator=generator)
-    value = 0.5 + 0.4 * torch.rand(count, generator=generator)
-    hsv = torch.stack((hue % 360 * math.pi / 180, saturation, value), 1)[:, :, None, None]
-    clouds = F.interpolate(torch.randn(count, 1, 4, 4, generator=generator), size, mode="bicubic", align_corners=False)
+    saturation, value = (0.5 + 0.4 * torch.rand(len(turn), generator=generator) for _ in range(2))
+    hsv = torch.stack((turn % 1 * 2 * math.pi, saturation, value), 1)[:, :, None, None]
+    coarse = torch.randn(len(turn), 1, 4, 4, generator=generator)
+    clouds = F.interpolate(coarse, size, mode="bicubic", align_corners=False)
     return (hsv_to_rgb(hsv) * (1 + 0.1 * clouds)).clamp(0, 1)
 
 
-def _textures(families: Tensor, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    count = len(families)
+def _stripes(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """At angles `turn`, `(N,)`, where 1 is half the circle."""
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
-    angle = math.pi * torch.rand(count, 1, 1, generator=generator)
-    period = 4 + 4 * torch.rand(count, 1, 1, generator=generator)
-    phase = 2 * math.pi * torch.rand(2, count, 1, 1, generator=generator)
-    stripes = torch.sin(2 * math.pi / period * (angle.cos() * columns + angle.sin() * rows) + phase[0])
-    side = 0.75 * period
-    squares = torch.sin(math.pi / side * columns + phase[0]) * torch.sin(math.pi / side * rows + phase[1])
-    pattern = torch.where(families[:, None, None] == 0, stripes, squares).sign()
-    dark = 0.2 + 0.2 * torch.rand(count, 1, 1, generator=generator)
-    return (dark + 0.2 * (pattern + 1)).unsqueeze(1).expand(-1, 3, -1, -1)
+    angle = math.pi * turn[:, None, None]
+    period, phase, dark = torch.rand(3, len(turn), 1, 1, generator=generator)
+    across = angle.cos() * columns + angle.sin() * rows
+    pattern = torch.sin(2 * math.pi * (across / (4 + 4 * period) + phase)).sign()
+    return (0.2 + 0.2 * dark + 0.2 * (pattern + 1)).unsqueeze(1).expand(-1, 3, -1, -1)
 
 
-def families_of(labels: Tensor, homes: Sequence[int], rare: float, generator: torch.Generator) -> Tensor:
-    """The family behind each image: its class's home, or with probability `rare` the other one."""
+def backgrounds_of(
+    labels: Tensor, homes: Sequence[int], families: int, rare: float, generator: torch.Generator
+) -> Tensor:
+    """The family behind each image: its class's home, or with probability `rare` any of the others."""
     strays = torch.rand(len(labels), generator=generator) < rare
-    return torch.tensor(list(homes))[labels] ^ strays.long()
+    others = torch.randint(1, families, (len(labels),), generator=generator)
+    return (torch.tensor(list(homes))[labels] + strays * others) % families
 
 
 def load(
@@ -95,33 +95,50 @@ def load(
     root: str | None = "data",
     canvas: int = 32,
     kind: Kind = "colour",
+    families: int = 10,
     rare: float = 0.0,
-    homes: Sequence[int] = FASHION_HOMES,
+    homes: Sequence[int] | None = None,
+    test_images: int = 2000,
     seed: int = 0,
     download: bool = True,
-) -> Splits:
-    """A grey data set on backgrounds, without any label of them.
+) -> GroupedSplits:
+    """A grey data set on backgrounds; each test item is there once on each family.
 
     Args:
         name, root, canvas, download: of the items, see `experiments.data.load`.
         kind: of the backgrounds.
-        rare: the share of images that are not on their class's home family; 0: those groups are absent, 0.5: the
-            background says nothing.
-        homes: 0 or 1 for each class.
+        families: F, at least 2.
+        rare: the share of training and validation images that are not on their class's home family; 0: those groups are
+            absent; `1 - 1 / F`: the background says nothing.
+        homes: a family for each class; None: class c has family `c mod F`.
+        test_images: how many of the test items are used.
         seed: of the backgrounds.
 
     Raises:
-        ValueError: a share outside [0, 1], or a number of homes that is not the number of classes.
+        ValueError: names the setting.
     """
     if not 0 <= rare <= 1:
         raise ValueError(f"data.rare={rare}: wanted a share in [0, 1]")
+    if families < 2:
+        raise ValueError(f"data.families={families}: wanted at least 2")
     items = load_items(name, root=root, canvas=canvas, download=download)
-    if len(homes) != len(items.classes) or not set(homes) <= {0, 1}:
-        raise ValueError(f"data.homes={list(homes)}: wanted 0 or 1 for each of {len(items.classes)} classes")
+    homes = [label % families for label in range(len(items.classes))] if homes is None else list(homes)
+    if len(homes) != len(items.classes) or not set(homes) <= set(range(families)):
+        raise ValueError(f"data.homes={homes}: wanted 0 to {families - 1} for each of {len(items.classes)} classes")
+    if not 1 <= test_images <= len(items.test):
+        raise ValueError(f"data.test_images={test_images}: wanted 1 to {len(items.test)}")
     generator = torch.Generator().manual_seed(seed)
+    names = tuple(f"{kind} {family}" for family in range(families))
 
-    def painted(part: Part) -> Part:
-        families = families_of(part.labels, homes, rare, generator)
-        return Part(paint(part.images, families, generator, kind=kind), part.labels)
+    def painted(part: Part, backgrounds: Tensor) -> Grouped:
+        images = paint(part.images, backgrounds, generator, families=families, kind=kind)
+        return Grouped(images, part.labels, backgrounds, items.classes, names)
 
-    return Splits(painted(items.train), painted(items.validation), painted(items.test), items.classes)
+    train, validation = (
+        painted(part, backgrounds_of(part.labels, homes, families, rare, generator))
+        for part in (items.train, items.validation)
+    )
+    chosen = items.test[slice(0, test_images)]
+    copies = Part(chosen.images.repeat(families, 1, 1, 1), chosen.labels.repeat(families))
+    test = painted(copies, torch.arange(families).repeat_interleave(test_images))
+    return GroupedSplits(train, validation, test, items.classes, names)

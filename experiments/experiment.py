@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,11 @@ from torch.utils.tensorboard import SummaryWriter
 from experiments import checkpoint, teachers
 from experiments.data import Part, Splits
 from experiments.evaluation import accuracies, accuracy
+from experiments.hard_images import Mixed, Refresh, Replay
 from experiments.methods import NAMES, Distillation, Hard, Labels, Method, RandomViews
+from experiments.mixing import Mixing
 from experiments.models import multiply_adds
+from experiments.shards import HardImages, read
 from experiments.stop import Stop
 from experiments.tasks import Shift, Task
 from experiments.training import Training
@@ -34,6 +38,8 @@ from hard_aug.viz import PolicyHistory
 
 #: The accuracy that ranges are tuned by: on the main test set's kind of views of the validation images.
 VALIDATION = "validation"
+#: What is added to the seed for a teacher that judges.
+JUDGE_SEED = 1000
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
 FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
 
@@ -130,29 +136,36 @@ class Experiment:
         model: nn.Module = instantiate(node, **{key: value for key, value in values.items() if key in wanted})
         return model
 
+    def other_teacher(self) -> nn.Module:
+        """A teacher of the same recipe and another seed, as a judge of what was made with this one."""
+        return self._trained_teacher(self.config.seed + JUDGE_SEED)[0]
+
     def _obtain_teacher(self) -> tuple[nn.Module, dict[str, Any]]:
-        node = self.config.teacher
         started = time.perf_counter()
+        teacher, cached = self._trained_teacher(self.config.seed)
+        metrics: dict[str, Any] = accuracies(teacher, self.sets)
+        metrics["seconds"] = round(time.perf_counter() - started, 2)
+        metrics["cached"] = cached
+        metrics["multiply_adds"] = multiply_adds(teacher, self.shape)
+        return teacher, metrics
+
+    def _trained_teacher(self, seed: int) -> tuple[nn.Module, bool]:
+        node = self.config.teacher
         settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
         shown = {} if isinstance(self.task, Shift) else {"task": self.identity["task"]}
-        teacher, cached = teachers.obtain(
+        return teachers.obtain(
             lambda: self._model(node.model),
             self.splits.train,
-            config={"teacher": settings, "data": self.identity["data"], "seed": self.config.seed, **shown},
+            config={"teacher": settings, "data": self.identity["data"], "seed": seed, **shown},
             cache=Path(self.config.teacher_cache),
             progress=self.progress,
             steps=node.steps,
             batch_size=node.batch_size,
             learning_rate=node.learning_rate,
             views=self.task.teacher_views,
-            seed=self.config.seed,
+            seed=seed,
             stop=self.stop,
         )
-        metrics: dict[str, Any] = accuracies(teacher, self.sets)
-        metrics["seconds"] = round(time.perf_counter() - started, 2)
-        metrics["cached"] = cached
-        metrics["multiply_adds"] = multiply_adds(teacher, self.shape)
-        return teacher, metrics
 
     def student(self) -> nn.Module:
         """An untrained student; the same for every way of teaching."""
@@ -183,12 +196,71 @@ class Experiment:
             return Hard(self.augmenter(student), temperature=temperature)
         if job.method == "kd":
             return Distillation(self.teacher, student, temperature=temperature)
+        if job.method == "mixed":
+            return self.mixing(student)
         transform, scale = instantiate(self.config.augmenter.transform), job.scale
         if job.method == "oracle":
             transform, scale = self.task.oracle(self.size)
         return RandomViews(
             self.teacher, student, transform, temperature=temperature, scale=scale, seed=self.config.seed
         )
+
+    def mixing(self, student: nn.Module) -> Mixing:
+        """Distillation with generated images among the real ones.
+
+        Raises:
+            ValueError: no images, and nothing to make them with.
+        """
+        settings, train = self.config.hard_images, self.splits.train
+        refresh = Refresh(**settings.refresh)
+        pool = Replay(capacity=settings.capacity, replay=settings.replay, seed=self.config.seed)
+        generate = None
+        if settings.folder is not None:
+            store = read(Path(settings.folder))
+            if store.classes != tuple(self.splits.classes):
+                raise ValueError(f"{settings.folder} is of the classes {store.classes}, the data {self.splits.classes}")
+            pool.add(store.images)
+        if settings.folder is None or refresh.every is not None or refresh.patience is not None:
+            generate = self._generate()
+        current = self.state["current"]
+        if settings.folder is None and generate is not None and (current is None or current["name"] != "mixed"):
+            if "kd" not in self.state["finished"]:
+                raise ValueError("hard_images.folder=null: the first images are made against kd; students=[kd,mixed]")
+            biased = self.student()
+            biased.load_state_dict(self.state["finished"]["kd"]["model"])
+            pool.add(generate(biased.eval(), 0))
+        mixed = Mixed(
+            train,
+            pool,
+            ratio=settings.ratio,
+            batch_size=self.config.batch_size,
+            classes=self.splits.classes,
+            seed=self.config.seed,
+        )
+        return Mixing(
+            self.teacher,
+            student,
+            mixed,
+            refresh=refresh,
+            generate=generate,
+            validation=self.validation,
+            temperature=float(self.config.temperature),
+        )
+
+    def _generate(self) -> Callable[[nn.Module, int], HardImages]:
+        if "generation" not in self.config:
+            raise ValueError(
+                "hard images are made with the settings of the configuration `generate`: use --config-name generate, "
+                "or give hard_images.folder=<folder>/images and no refresh"
+            )
+        from experiments.generator import Generator  # wants diffusers
+
+        judge = self.other_teacher() if self.config.generation.judge else None
+        generator = Generator(
+            self.config, teacher=self.teacher, judge=judge, train=self.splits.train, classes=len(self.splits.classes)
+        )
+        count = int(self.config.generation.images)
+        return lambda student, generation: generator(student, generation * count + torch.arange(count))[0]
 
     def train(self, job: Job) -> None:
         """Train one student, or what is left of it, and keep the result in the checkpoint."""
@@ -203,6 +275,7 @@ class Experiment:
             batch_size=self.config.batch_size,
             learning_rate=self.config.learning_rate,
             seed=self.config.seed,
+            batches=method.batches,
         )
         history = PolicyHistory(method.augmenter.transform.spec) if isinstance(method, Hard) else None
         seconds, kept = 0.0, []

@@ -7,9 +7,10 @@
 | `random` | uniform in (a share of) the ranges of the augmenter's transform |
 | `oracle` | uniform in the task's own transform: it is told what is to be transferred |
 | `hard` | `HardAugmenter` |
+| `mixed` | none; generated hard images stand in some slots of the batch, see `experiments.mixing` |
 
-The last three do the same work: the teacher on both views, one student forward on both together, and the loss is the
-mean of the two distillation losses.
+`random`, `oracle` and `hard` do the same work: the teacher on both views, one student forward on both together, and
+the loss is the mean of the two distillation losses.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.training import Source
 from experiments.views import random_views
 from hard_aug import HardAugmenter, HardBatch
 from hard_aug.distillation import distillation_loss
 from hard_aug.transforms import Transform
 
-NAMES = ("labels", "kd", "random", "oracle", "hard")
+NAMES = ("labels", "kd", "random", "oracle", "hard", "mixed")
 
 
 class Method(ABC):
     """What the training loop needs of a way of teaching."""
+
+    #: What the student is trained on in place of shuffled batches.
+    batches: Source | None = None
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 |---|---|
 | `Shift` | shifts by whole pixels, zero fill |
 | `Invariance` | a transform, uniform in its ranges |
+| `Corruption` | the same, and it is tested on the corruptions of `experiments.corruptions` |
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from experiments.corruptions import corrupted
 from experiments.data import Part
 from experiments.shifts import random_shift, sets_of
 from experiments.views import random_views
@@ -103,3 +105,24 @@ class Invariance(Task):
 
     def oracle(self, size: int) -> tuple[Transform, float]:
         return self.transform, self.scale
+
+
+class Corruption(Invariance):
+    """A teacher that has seen a transform's views; the test sets are clean and corrupted images.
+
+    Args:
+        transform: that the teacher is trained with.
+        scale: the share of its ranges that is used, in (0, 1].
+        images: of each test set.
+    """
+
+    def __init__(self, *, transform: Transform, scale: float = 1.0, images: int = 2000) -> None:
+        super().__init__(name="corrupted", transform=transform, scale=scale)
+        self.images = images
+
+    def sets(self, test: Part) -> dict[str, Part]:
+        parts = corrupted(test[slice(0, self.images)])
+        joined = Part(
+            torch.cat([part.images for part in parts.values()]), torch.cat([part.labels for part in parts.values()])
+        )
+        return {"clean": test, self.main: joined, **parts}

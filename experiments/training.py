@@ -6,7 +6,7 @@ The state of a run is all that its next step depends on, so a resumed run ends w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -55,6 +55,16 @@ class Batches:
         self._queue = state["queue"]
 
 
+class Source(Protocol):
+    """Endless batches whose order can be taken up again."""
+
+    def next(self) -> Part: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class Training:
     """The state of one network's training.
 
@@ -64,6 +74,7 @@ class Training:
         steps, batch_size: how long, and on how many images a step.
         learning_rate: of Adam, at the start of the cosine; `warmup` steps lead up to it.
         seed: of the order of the batches, and of dropout.
+        batches: in place of shuffled ones of `part`.
     """
 
     def __init__(
@@ -76,13 +87,14 @@ class Training:
         learning_rate: float,
         seed: int,
         warmup: int = 0,
+        batches: Source | None = None,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps={steps}: wanted at least 1")
         self.model = model
         self.steps = steps
         self.step = 0
-        self.batches = Batches(part, batch_size, seed)
+        self.batches: Source = Batches(part, batch_size, seed) if batches is None else batches
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, steps - warmup))
         self.scheduler: torch.optim.lr_scheduler.LRScheduler = cosine

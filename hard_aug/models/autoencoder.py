@@ -22,7 +22,8 @@ class LatentCodec:
     """Encodes and decodes in evaluation mode, without a gradient of the weights.
 
     Args:
-        autoencoder: of diffusers. It is put in evaluation mode.
+        autoencoder: of diffusers. It is put in evaluation mode and frozen, for weights that want a gradient keep
+            activations.
 
     Attributes:
         channels, latent_channels: of images and of latents.
@@ -42,7 +43,7 @@ class LatentCodec:
                 "autoencoder: wanted one of diffusers (AutoencoderKL, AutoencoderTiny), got "
                 f"{type(autoencoder).__name__}"
             )
-        self.autoencoder, self.config = autoencoder.eval(), config
+        self.autoencoder, self.config = autoencoder.eval().requires_grad_(False), config
         self.channels, self.latent_channels = int(config.in_channels), int(config.latent_channels)
         self.scaling_factor = float(getattr(config, "scaling_factor", None) or 1.0)
         self.shift_factor = float(getattr(config, "shift_factor", None) or 0.0)

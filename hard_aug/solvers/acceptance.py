@@ -54,9 +54,9 @@ class Acceptance:
             images: `(B, C, H, W)` uint8, see `to_bytes`.
             labels: `(B,)`.
         """
-        shown = images.float() / 255
+        shown, labels = images.float() / 255, labels.long()
         models = [self.teacher] if self.judge is None else [self.teacher, self.judge]
-        with evaluation_mode(*models):
+        with evaluation_mode(*models), torch.autocast(shown.device.type, enabled=False):
             soft = self.teacher(shown).float().softmax(1)
             kept = (soft.argmax(1) == labels) & (soft.gather(1, labels[:, None])[:, 0] >= self.confidence)
             if self.resize is not None and len(images):

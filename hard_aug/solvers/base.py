@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hard_aug.checks import check_image_form, check_labels
+from hard_aug.checks import check_image_form, check_labels, images_in_range, raise_for_values
 from hard_aug.objectives import Reference
-from hard_aug.solvers.chain import Chain, noise_of
+from hard_aug.solvers.chain import Chain, mixed_seed, noise_of
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.diffuser import Diffuser
-from hard_aug.solvers.score import Score
+from hard_aug.solvers.score import Score, check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,9 @@ class Solver(ABC):
         chain: of the denoiser.
     """
 
+    #: Whether it looks at latents of the real images.
+    encodes_images: bool = True
+
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
 
@@ -102,35 +105,46 @@ class Solver(ABC):
             classes: K; None: as many as the denoiser knows, wanted only where it knows none and there are no images.
 
         Raises:
-            TypeError, ValueError: wrong shapes, or a chain that starts in the middle without images.
+            TypeError, ValueError: wrong shapes or values, or a chain that starts in the middle without images.
             FloatingPointError: images that are not finite, as of a network that overflows in float16.
         """
         started = time.perf_counter()
-        check_labels(labels, batch=len(seeds), wanted_by=None)
+        if labels is None:
+            raise ValueError(
+                "labels: wanted (B,) integers, got None; where neither denoiser nor score wants any: zeros"
+            )
+        check_labels(labels, batch=len(seeds))
         if images is not None:
             check_image_form(images)
+            if images.numel() and not bool(images_in_range(images)):
+                raise_for_values(images)
             if len(images) != len(seeds):
                 raise ValueError(f"{len(images)} images and {len(seeds)} seeds: wanted one seed for each image")
         device = self.diffuser.device
-        labels = labels.to(device)
+        labels = labels.to(device).long()
+        if not len(seeds):  # which not every layer takes
+            return self._nothing(images, started)
         before = self._count(score)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             task = self._task(score, labels, seeds, None if images is None else images.to(device).float(), classes)
         with torch.autocast(device.type, enabled=False):
             found, scores_before, extra = self.solve(score, task)
-        with torch.no_grad():
+            check_finite(found)
             after = score.final(found, task.reference)
-        if not bool(found.isfinite().all()):
-            raise FloatingPointError(
-                "the images are not finite; the denoiser or the autoencoder overflows in its precision: use .float() "
-                "or .bfloat16() for both"
-            )
         spent = self._count(score) - before - extra
         return Found(found, scores_before, after, spent, time.perf_counter() - started)
 
     @abstractmethod
     def solve(self, score: Score, task: Task) -> tuple[Tensor, Tensor, Evaluations]:
         """Images `(B, C, H, W)`, the scores before `(B,)`, and what only these needed."""
+
+    def _nothing(self, images: Tensor | None, started: float) -> Found:
+        codec = self.diffuser.codec
+        channels = int(self.diffuser.config.in_channels) if codec is None else codec.channels
+        size = self.diffuser.image_size() if images is None else images.shape[-2:]
+        scores = torch.zeros(0, device=self.diffuser.device)
+        found = scores.view(0, 1, 1, 1).expand(0, channels, *size)
+        return Found(found, scores, scores, Evaluations(), time.perf_counter() - started)
 
     def _task(self, score: Score, labels: Tensor, seeds: Tensor, images: Tensor | None, classes: int | None) -> Task:
         diffuser = self.diffuser
@@ -140,8 +154,8 @@ class Solver(ABC):
         shape = diffuser.latent_shape(*size)
         count = 1 + (len(self.chain) if self.chain.renoise else 0)
         noise = noise_of(seeds, (count, *shape), diffuser.device).movedim(1, 0)
-        clean = None if images is None or len(images) == 0 else diffuser.encode(images)
-        generators = [torch.Generator().manual_seed(int(seed) + 1) for seed in seeds]
+        clean = None if images is None or not self.encodes_images else diffuser.encode(images)
+        generators = [torch.Generator().manual_seed(mixed_seed(int(seed), 1)) for seed in seeds]
         return Task(labels, images, clean, noise, score.reference(images, labels, classes=classes), generators)
 
     @torch.no_grad()

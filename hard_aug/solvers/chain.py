@@ -142,6 +142,11 @@ def noise_of(seeds: Tensor, shape: tuple[int, ...], device: torch.device) -> Ten
     return torch.stack(rows).to(device) if rows else torch.zeros(0, *shape, device=device)
 
 
+def mixed_seed(seed: int, draw: int) -> int:
+    """Another seed for each draw, from 1, of each image: seeds follow on one another, these do not."""
+    return (seed * 0x9E3779B97F4A7C15 + draw * 0xBF58476D1CE4E5B9) % 2**63
+
+
 def on_shell(noise: Tensor, like: Tensor) -> Tensor:
     """`noise` brought to the norm of `like`, row by row: standard normal vectors lie close to a sphere."""
     wanted, found = (t.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for t in (like, noise))

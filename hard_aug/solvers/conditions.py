@@ -77,13 +77,16 @@ class ClassEmbeddings(Condition):
         none: the same for no class, `(1, ...)`.
 
     Raises:
-        ValueError: unequal numbers of rows.
+        ValueError: unequal numbers of rows, or other arguments for no class.
     """
 
     def __init__(self, embeddings: Mapping[str, Tensor], *, none: Mapping[str, Tensor] | None = None) -> None:
         rows = {len(value) for value in embeddings.values()}
         if len(rows) != 1:
             raise ValueError(f"embeddings have {sorted(rows)} rows: wanted at least one argument, a row for each class")
+        if none is not None and set(none) != set(embeddings):
+            raise ValueError(f"none has {sorted(none)}: wanted the arguments of embeddings, {sorted(embeddings)}")
+        (self.classes,) = rows
         self.embeddings, self._none = dict(embeddings), None if none is None else dict(none)
 
     def __call__(self, labels: Tensor) -> dict[str, Tensor]:

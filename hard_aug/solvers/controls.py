@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.solvers.base import Solver, Task
-from hard_aug.solvers.chain import Chain, noise_of
+from hard_aug.solvers.chain import Chain, mixed_seed, noise_of
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.score import Score
 
@@ -25,9 +25,9 @@ class Unguided(Solver):
 
     def solve(self, score: Score, task: Task) -> tuple[Tensor, Tensor, Evaluations]:
         images = self.plain(task)
-        taken = score.evaluations
+        taken = self._count(score)
         before = score.final(images, task.reference)
-        return images, before, score.evaluations - taken
+        return images, before, self._count(score) - taken
 
 
 class BestOfN(Solver):
@@ -52,7 +52,7 @@ class BestOfN(Solver):
         before = top = score.final(best, task.reference)
         shape = (task.noise.shape[0], *task.noise.shape[2:])
         for draw in range(1, self.count):
-            seeds = torch.tensor([_mixed(g.initial_seed(), draw) for g in task.generators])
+            seeds = torch.tensor([mixed_seed(g.initial_seed(), draw) for g in task.generators])
             noise = noise_of(seeds, shape, best.device).movedim(1, 0)
             images = self.plain(task, noise=noise)
             scores = score.final(images, task.reference)
@@ -69,11 +69,13 @@ class PixelPGD(Solver):
         chain: of the denoiser, which makes the image that it starts from where no real one is given.
         radius: of the box, in [0, 1].
         steps: at least 1.
-        step_size: in [0, 1]; None: 2.5 radius / steps.
+        step_size: above 0; None: 2.5 radius / steps.
 
     Raises:
         ValueError: names the setting.
     """
+
+    encodes_images = False
 
     def __init__(
         self, chain: Chain, *, radius: float = 8 / 255, steps: int = 10, step_size: float | None = None
@@ -104,8 +106,3 @@ class PixelPGD(Solver):
             best = torch.where(higher[:, None, None, None], images, best)
             top = torch.where(higher, scores, top)
         return best, before, Evaluations()
-
-
-def _mixed(seed: int, draw: int) -> int:
-    """Another seed for each draw of each image."""
-    return (seed * 0x9E3779B97F4A7C15 + draw * 0xBF58476D1CE4E5B9) % 2**63

@@ -91,7 +91,7 @@ def detect(
     found = {
         "teacher_keeps": keeps(teacher, images, labels),
         "saturated": saturated(images) - saturated(unguided),
-        "diversity": diversity(images, labels) / diversity(unguided, labels),
+        "diversity": _ratio(diversity(images, labels), diversity(unguided, labels)),
         "moved": float((images - unguided).square().mean().sqrt()),
     }
     if judge is not None:
@@ -99,5 +99,10 @@ def detect(
     if other_student is not None:
         found["transfer"] = transfer(images, unguided, labels, student=student, other=other_student)
     if scores_before is not None and scores_after is not None:
-        found["still"] = float((scores_after - scores_before < 1e-3).float().mean())
+        rise = scores_after - scores_before
+        found["still"] = float((rise[~rise.isnan()] < 1e-3).float().mean())
     return found
+
+
+def _ratio(value: float, other: float) -> float:
+    return value / other if other else float("nan")

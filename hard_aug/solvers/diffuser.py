@@ -33,11 +33,12 @@ class Diffuser:
         autoencoder: whose scaled latents are denoised; None: the denoiser works on pixels in [-1, 1].
         preview: a cheaper autoencoder of the same latents (`AutoencoderTiny`) that searches decode with; final images
             and final scores are the autoencoder's.
-        condition: what the denoiser is told of a label; None: `ClassLabels` if its config has `num_class_embeds`, else
-            nothing.
+        condition: what the denoiser is told of a label; None: `ClassLabels` if its config has `num_class_embeds`, the
+            last of which is no class, or if it is a `DiTTransformer2DModel`; else nothing.
         checkpointing: keep no activations of the denoiser and the decoder, and run both again in the backward.
         guidance_scale: of classifier-free guidance (Ho & Salimans, arXiv:2207.12598), `none + scale (class - none)`; 1:
-            no guidance, and half the work.
+            no guidance, and half the work. A denoiser that was distilled with guidance (LCM) is told the scale, and is
+            called once.
 
     Raises:
         TypeError, ValueError: parts that are none, or don't fit together.
@@ -58,7 +59,7 @@ class Diffuser:
         if not isinstance(denoiser, nn.Module) or not hasattr(config, "in_channels"):
             raise TypeError(f"denoiser: wanted one of diffusers (UNet2DModel, ...), got {type(denoiser).__name__}")
         self.prediction = prediction_type(scheduler)
-        self.denoiser, self.scheduler, self.config = denoiser.eval(), scheduler, config
+        self.denoiser, self.scheduler, self.config = denoiser.eval().requires_grad_(False), scheduler, config
         self.codec = None if autoencoder is None else LatentCodec(autoencoder)
         self.preview = None if preview is None else LatentCodec(preview)
         for name, codec in (("autoencoder", self.codec), ("preview", self.preview)):
@@ -66,12 +67,15 @@ class Diffuser:
                 raise ValueError(
                     f"the {name} has {codec.latent_channels} latent channels, the denoiser takes {config.in_channels}"
                 )
-        classes = getattr(config, "num_class_embeds", None)
-        if condition is None:
-            condition = Unconditional() if classes is None else ClassLabels(classes - 1, none_label=classes - 1)
-        self.condition, self.guidance_scale = condition, float(guidance_scale)
-        if self.guidance_scale != 1:
-            condition.none(1, self.device)  # raises where there is nothing to compare with
+        if self.preview is not None and (self.codec is None or self._form(self.preview) != self._form(self.codec)):
+            wanted = "an autoencoder" if self.codec is None else f"the autoencoder, {self._form(self.codec)}"
+            raise ValueError(f"the preview has (channels, stride) {self._form(self.preview)}: wanted those of {wanted}")
+        self.condition = _condition_of(denoiser) if condition is None else condition
+        self.guidance_scale = float(guidance_scale)
+        self.embeds_scale = _takes(denoiser, "timestep_cond") and config.time_cond_proj_dim is not None
+        self.guided = self.guidance_scale != 1 and not self.embeds_scale
+        if self.guided:
+            self.condition.none(1, self.device)  # raises where there is nothing to compare with
         self.checkpointing = checkpointing
         self.evaluations = Evaluations()
 
@@ -104,10 +108,13 @@ class Diffuser:
             kind = getattr(diffusers, config["_class_name"])
             return kind.from_pretrained(str(name), subfolder=folder, **where)
 
-        local = Path(name)
-        folders = [f for f in ("unet", "transformer", "vae") if not local.is_dir() or (local / f).is_dir()]
-        denoiser = part("transformer" if "unet" not in folders else "unet", diffusers.UNet2DModel)
-        autoencoder = part("vae", diffusers.AutoencoderKL) if "vae" in folders else None
+        if Path(name).is_dir():
+            there = {folder.name for folder in Path(name).iterdir() if folder.is_dir()}
+        else:
+            index = diffusers.DiffusionPipeline.load_config(str(name), **where)
+            there = {part for part, kind in index.items() if isinstance(kind, list) and kind[0] is not None}
+        denoiser = part("transformer" if "unet" not in there else "unet", diffusers.UNet2DModel)
+        autoencoder = part("vae", diffusers.AutoencoderKL) if "vae" in there else None
         scheduler = part("scheduler", diffusers.DDIMScheduler)
         return cls(
             denoiser,
@@ -118,6 +125,10 @@ class Diffuser:
             guidance_scale=guidance_scale,
             checkpointing=checkpointing,
         )
+
+    @staticmethod
+    def _form(codec: LatentCodec) -> tuple[int, int]:
+        return codec.channels, codec.stride
 
     @property
     def device(self) -> torch.device:
@@ -158,6 +169,10 @@ class Diffuser:
     def encode(self, images: Tensor) -> Tensor:
         """Scaled latents `(B, c, h, w)` of images `(B, C, H, W)` in [0, 1]."""
         if self.codec is None:
+            if images.shape[1] != self.config.in_channels:
+                raise ValueError(
+                    f"the denoiser takes images of {self.config.in_channels} channels, got {images.shape[1]}"
+                )
             return 2 * images.float() - 1
         self.codec.check_channels(images.shape[1])
         self.codec.check_size(*images.shape[-2:])
@@ -185,7 +200,7 @@ class Diffuser:
         A denoiser of pixels whose scheduler clips (`clip_sample`) has its `x0` clamped to that range, with a gradient
         that passes; latents are never clipped.
         """
-        rows, follows = len(sample) * (1 if self.guidance_scale == 1 else 2), _follows(sample)
+        rows, follows = len(sample) * (2 if self.guided else 1), _follows(sample)
         self.evaluations.denoiser_forward += rows * (2 if follows and self.checkpointing else 1)
         self.evaluations.denoiser_backward += rows if follows else 0
         found: tuple[Tensor, Tensor] = self._run(self._predict, sample, labels, levels, index)
@@ -198,9 +213,9 @@ class Diffuser:
 
     def _predict(self, sample: Tensor, labels: Tensor, levels: Levels, index: int) -> tuple[Tensor, Tensor]:
         weight = next(self.denoiser.parameters())
-        given, guided = self.condition(labels), self.guidance_scale != 1
+        given, guided = self.condition(labels), self.guided
         rows = len(sample) * (2 if guided else 1)
-        times = levels.times[index].expand(rows)
+        times = levels.times[index].to(sample.device).expand(rows)
         doubled = sample
         if guided:
             none = self.condition.none(len(sample), sample.device)
@@ -227,13 +242,28 @@ class Diffuser:
 
     def _guidance_embedding(self, rows: int, weight: Tensor) -> dict[str, Tensor]:
         """The embedding of the guidance scale that a distilled denoiser takes (LCM, arXiv:2310.04378)."""
-        width = getattr(self.config, "time_cond_proj_dim", None)
-        if width is None or "timestep_cond" not in inspect.signature(self.denoiser.forward).parameters:
+        if not self.embeds_scale:
             return {}
         from diffusers.models.embeddings import get_timestep_embedding
 
         scale = torch.full((rows,), 1000 * (self.guidance_scale - 1), device=weight.device)
-        return {"timestep_cond": get_timestep_embedding(scale, width, downscale_freq_shift=1).to(weight.dtype)}
+        embedding = get_timestep_embedding(scale, self.config.time_cond_proj_dim, downscale_freq_shift=1)
+        return {"timestep_cond": embedding.to(weight.dtype)}
+
+
+def _takes(denoiser: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(denoiser.forward).parameters
+
+
+def _condition_of(denoiser: nn.Module) -> Condition:
+    config: Any = denoiser.config
+    classes = getattr(config, "num_class_embeds", None)
+    if classes is not None:
+        return ClassLabels(classes - 1, none_label=classes - 1)
+    classes = getattr(config, "num_embeds_ada_norm", None)  # DiT's; its embeddings have a row for no class besides
+    if classes is not None and _takes(denoiser, "class_labels"):
+        return ClassLabels(classes, none_label=classes)
+    return Unconditional()
 
 
 def _follows(tensor: Tensor) -> bool:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.solvers.base import Solver, Task
-from hard_aug.solvers.chain import Chain
+from hard_aug.solvers.chain import Chain, mixed_seed
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.score import Score
 
@@ -58,7 +58,7 @@ class GuidedSampler(Solver):
         smooth_sigma: their noise, in units of the level's, at least 0; 0: no noise.
         window: the share of the chain's way that is guided, (from, to) in [0, 1].
         normalized: see the module's head.
-        seed: of the noise of recurrence and smoothing, added to each image's own.
+        seed: of the noise of recurrence and smoothing, with each image's own.
         measure_before: also score the unguided images of the same seeds, which takes a chain more.
 
     Raises:
@@ -114,7 +114,7 @@ class GuidedSampler(Solver):
             before, extra = torch.full((len(task.labels),), torch.nan, device=task.labels.device), Evaluations()
         chain, levels = self.chain, self.chain.levels
         sample = chain.start(task.noise[0], task.clean)
-        draws = [torch.Generator().manual_seed(g.initial_seed() + 1 + self.seed) for g in task.generators]
+        draws = [torch.Generator().manual_seed(mixed_seed(g.initial_seed(), 1 + self.seed)) for g in task.generators]
         for row, index in enumerate(chain.indices):
             share = row / len(chain)
             guided = self.window[0] <= share < self.window[1] and (self.mu > 0 or self.rho > 0)
@@ -190,13 +190,17 @@ class GuidedSampler(Solver):
                 scores = score(images, task.reference, progress=progress, generators=task.generators)
                 total = total + scores.sum() / len(copies)
             (gradient,) = torch.autograd.grad(total, place)
-        return unit_rms(gradient) if self.normalized else gradient
+        if self.normalized:
+            return unit_rms(gradient)
+        return gradient.masked_fill(~gradient.isfinite().all(1).all(1).all(1)[:, None, None, None], 0.0)
 
 
 def unit_rms(gradient: Tensor) -> Tensor:
     """Each row `(c, h, w)` with the root mean square 1; rows that are zero or not finite become zeros."""
-    size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return (gradient / size.clamp(min=1e-30)).nan_to_num(0.0, posinf=0.0, neginf=0.0)
+    # By the largest first: squares of what players that are sure leave over would be zeros.
+    shrunk = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+    size = shrunk.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return (shrunk / size).nan_to_num(0.0, posinf=0.0, neginf=0.0)
 
 
 def _drawn(draws: list[torch.Generator], like: Tensor) -> Tensor:

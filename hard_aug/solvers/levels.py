@@ -73,7 +73,7 @@ def levels_of(scheduler: Any, steps: int, device: torch.device) -> Levels:
     """The levels of `steps` steps, as the scheduler spaces them. The scheduler itself is left as it was.
 
     Raises:
-        ValueError: more steps than it was trained with, or a scheduler that tells no levels.
+        ValueError: more steps than it was trained with, or a scheduler that tells no levels, or none that fall.
     """
     trained = int(getattr(scheduler.config, "num_train_timesteps", steps))
     if not (isinstance(steps, int) and 1 <= steps <= trained):
@@ -82,18 +82,30 @@ def levels_of(scheduler: Any, steps: int, device: torch.device) -> Levels:
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(steps)
     times = scheduler.timesteps.float().cpu()
+    kept_once = torch.cat((torch.ones(1, dtype=torch.bool), times.diff() != 0))  # second order names some twice
     if flow:
-        sigmas = scheduler.sigmas[: len(times)].float().cpu()
+        sigmas = scheduler.sigmas[: len(times)].float().cpu()[kept_once]
         signal, noise = 1 - sigmas, sigmas
     elif hasattr(scheduler, "alphas_cumprod"):
-        times = torch.unique_consecutive(times)  # those of second order name some twice
         table = scheduler.alphas_cumprod.double().cpu()
-        kept = _interpolated((1 - table).log() - table.log(), times.double())  # log of noise^2 over signal^2
+        kept = _interpolated((1 - table).log() - table.log(), times[kept_once].double())  # log of noise^2 over signal^2
         signal, noise = torch.sigmoid(-kept).sqrt().float(), torch.sigmoid(kept).sqrt().float()
     else:
         raise ValueError(
             f"{type(scheduler).__name__} has neither alphas_cumprod nor the sigmas of flow matching; take another "
             "scheduler, such as diffusers.DDIMScheduler"
+        )
+    times = times[kept_once]
+    if bool((noise.diff() > 1e-6).any()) or not bool(((times >= 0) & (times <= trained)).all()):
+        raise ValueError(
+            f"{type(scheduler).__name__} has times {times.tolist()}: wanted falling ones from 0 to {trained}; take "
+            "another scheduler, such as diffusers.DDIMScheduler.from_config(scheduler.config), or one with "
+            "timestep_type='discrete'"
+        )
+    if prediction_type(scheduler) == "epsilon" and float(signal[0]) == 0:
+        raise ValueError(
+            f"{type(scheduler).__name__} begins without any signal, where epsilon says nothing of the image; use "
+            "rescale_betas_zero_snr=False, or a denoiser of another prediction_type"
         )
     whole = bool((times == times.round()).all())
     return Levels(
@@ -107,7 +119,8 @@ def _interpolated(table: Tensor, places: Tensor) -> Tensor:
     """`table` at places between its entries."""
     low = places.floor().long().clamp(0, len(table) - 1)
     high = (low + 1).clamp(max=len(table) - 1)
-    return torch.lerp(table[low], table[high], places - low)
+    # A last entry without any signal is infinite, and infinity less itself is not a number.
+    return torch.where(places == low, table[low], torch.lerp(table[low], table[high], places - low))
 
 
 def split_prediction(kind: str, sample: Tensor, output: Tensor, signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

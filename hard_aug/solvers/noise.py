@@ -100,9 +100,10 @@ class NoiseOptimizer(Solver):
             start = self.chain.start(noise, task.clean)
             latents = self.chain.run(start, task.labels, fresh=task.noise[1:], last=self.last)
             images = self.diffuser.decode(latents, preview=True)
-            found = score(images, task.reference, progress=progress, generators=task.generators)
         final = score.final(images.detach(), task.reference)
         if last:
             return latents.detach(), final, torch.zeros_like(edit)
-        (gradient,) = torch.autograd.grad(found.sum(), edit)
+        with torch.enable_grad():
+            found = score(images, task.reference, progress=progress, generators=task.generators)
+            (gradient,) = torch.autograd.grad(found.sum(), edit)
         return latents.detach(), final, unit_rms(gradient)

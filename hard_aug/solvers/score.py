@@ -23,6 +23,15 @@ CERTAIN = 20.0
 Views = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 
 
+def check_finite(images: Tensor) -> None:
+    """Raise `FloatingPointError` for images that are not. Reads them."""
+    if not bool(images.isfinite().all()):
+        raise FloatingPointError(
+            "the images are not finite; the denoiser or the autoencoder overflows in its precision: use .float() or "
+            ".bfloat16() for both"
+        )
+
+
 class Score:
     """`D - cost(I)` of images, higher is harder; with a graph to them. Counts in `evaluations`.
 
@@ -106,7 +115,12 @@ class Score:
         Args:
             progress: share of the search that is over, for objectives that change with it (`Disagreement.at`).
             generators: of the views, one for each image; None: the images themselves.
+
+        Raises:
+            FloatingPointError: images that are not finite. (On a GPU the solver says so at its end.)
         """
+        if not images.is_cuda:
+            check_finite(images)
         shown = images if self.views is None or generators is None else self.views(images, generators)
         with evaluation_mode(self.players.teacher, self.players.student):
             teacher = self.players.teacher_logits(shown)

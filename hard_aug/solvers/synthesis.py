@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,7 @@ def synthesize(
     *,
     seeds: Tensor,
     images: Tensor | None = None,
+    classes: int | None = None,
     batch_size: int = 64,
 ) -> SynthBatch:
     """One hard image for each seed, in batches; the result does not depend on their size.
@@ -56,19 +58,23 @@ def synthesize(
         acceptance: which are kept.
         labels, seeds: `(B,)`.
         images: `(B, C, H, W)` in [0, 1], real ones to start from; None: from noise.
+        classes: K, see `Solver.__call__`.
         batch_size: images at once; less takes less memory.
 
     Raises:
-        ValueError: a batch size below 1, or as the solver says.
+        ValueError: a batch size below 1, unequal numbers, or as the solver says.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: wanted at least 1")
+    for name, given in (("labels", labels), ("images", images)):
+        if given is not None and len(given) != len(seeds):
+            raise ValueError(f"{len(given)} {name} and {len(seeds)} seeds: wanted one seed for each")
     parts = []
     for start in range(0, max(1, len(seeds)), batch_size):
         rows = slice(start, start + batch_size)
-        parts.append(
-            _one(solver, score, acceptance, labels[rows], seeds[rows], None if images is None else images[rows])
-        )
+        real = None if images is None else images[rows]
+        given = labels if labels is None else labels[rows]  # without labels the solver says what is wrong
+        parts.append(_one(solver, score, acceptance, given, seeds[rows], real, classes))
     return SynthBatch(
         images=torch.cat([part.images for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
@@ -83,9 +89,16 @@ def synthesize(
 
 
 def _one(
-    solver: Solver, score: Score, acceptance: Acceptance, labels: Tensor, seeds: Tensor, images: Tensor | None
+    solver: Solver,
+    score: Score,
+    acceptance: Acceptance,
+    labels: Tensor,
+    seeds: Tensor,
+    images: Tensor | None,
+    classes: int | None,
 ) -> SynthBatch:
-    found = solver(score, labels, seeds=seeds, images=images)
+    started = time.perf_counter()
+    found = solver(score, labels, seeds=seeds, images=images, classes=classes)
     rounded = to_bytes(found.images)
     labels = labels.to(rounded.device)
     accepted, soft = acceptance(rounded, labels)
@@ -98,5 +111,5 @@ def _one(
         found.scores_after,
         accepted,
         found.evaluations,
-        found.seconds,
+        time.perf_counter() - started,
     )

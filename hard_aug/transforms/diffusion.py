@@ -24,7 +24,7 @@ from hard_aug.transforms.settings import check_positive
 
 
 class Diffusion(Transform):
-    """Images from edited noise. `u = 0` is the identity.
+    """Images from edited noise. `u = 0` is the identity, unless `spread` is infinite: then it is no noise at all.
 
     Args:
         chain: of the denoiser; its `strength` says how much of the image the noise holds.

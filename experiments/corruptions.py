@@ -1,0 +1,78 @@
+"""Seven simple corruptions at one strength each, of images in [0, 1]: what a student meets outside its training images.
+
+| corruption | what it does |
+|---|---|
+| `noise` | normal noise of standard deviation 0.2 |
+| `blur` | Gaussian, standard deviation 1.5 pixels |
+| `contrast` | 0.3 of the distance to the image's mean |
+| `brightness` | 0.3 added |
+| `rotation` | 25 degrees to either side |
+| `shear` | 20 degrees to either side |
+| `pixelate` | shrunk to a third and enlarged |
+
+These are ours, not the published sets of corruptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
+from kornia.geometry.transform import rotate, shear
+from torch import Tensor
+
+from experiments.data import Part
+
+
+def _signs(images: Tensor, generator: torch.Generator) -> Tensor:
+    return (2 * torch.randint(2, (len(images),), generator=generator) - 1).to(images)
+
+
+def _noise(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images + 0.2 * torch.randn(images.shape, generator=generator).to(images)
+
+
+def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
+    return gaussian_blur2d(images, (9, 9), (1.5, 1.5))
+
+
+def _contrast(images: Tensor, generator: torch.Generator) -> Tensor:
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + 0.3 * (images - mean)
+
+
+def _brightness(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images + 0.3
+
+
+def _rotation(images: Tensor, generator: torch.Generator) -> Tensor:
+    return rotate(images, 25 * _signs(images, generator))
+
+
+def _shear(images: Tensor, generator: torch.Generator) -> Tensor:
+    amount = 0.364 * _signs(images, generator)  # the tangent of 20 degrees
+    return shear(images, torch.stack((amount, torch.zeros_like(amount)), 1))
+
+
+def _pixelate(images: Tensor, generator: torch.Generator) -> Tensor:
+    small = F.interpolate(images, scale_factor=1 / 3, mode="area")
+    return F.interpolate(small, size=images.shape[-2:], mode="nearest")
+
+
+CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "noise": _noise,
+    "blur": _blur,
+    "contrast": _contrast,
+    "brightness": _brightness,
+    "rotation": _rotation,
+    "shear": _shear,
+    "pixelate": _pixelate,
+}
+
+
+def corrupted(part: Part, *, seed: int = 0) -> dict[str, Part]:
+    """Each corruption of all images, by name; the same at each call."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: Part(make(part.images, generator).clamp(0, 1), part.labels) for name, make in CORRUPTIONS.items()}

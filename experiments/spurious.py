@@ -1,0 +1,369 @@
+"""Covariate shift by a spurious background: `python -m experiments.spurious [key=value ...]`.
+
+ConfiG-style (arXiv:2506.02294), on real items with painted backgrounds (`experiments.backgrounds`): half of the groups
+of class and background are absent from the student's training images; the teacher is robust by its own training. The
+student is distilled on those images first, and is biased then; each method goes on from there, with equal steps.
+
+| method | second view of a step |
+|---|---|
+| `kd` | none |
+| `cutmix` | CutMix |
+| `jitter` | random colours of `color`'s ranges |
+| `color` | `HardAugmenter` with `Color`: it is handed the spurious feature |
+| `vae_random` | random edits of latents, of the ranges of `vae` |
+| `vae` | `HardAugmenter` with `VAELatent` |
+| `unguided` | a pool of samples of the diffusion model |
+| `best_of_n` | the same, each the best of as many as take the network evaluations of `diffusion` |
+| `diffusion` | the same, guided by MPGD to where the biased student is wrong and the teacher sure |
+
+Nothing sees a group label, and nothing is chosen by test groups. In the run's folder: `metrics.json`, `views.png` (real
+images, and each method's views of the same classes) and `checkpoint.pt`. Ctrl-C stops at the end of a step; the same
+command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision.utils import save_image
+
+from experiments import teachers
+from experiments.data import Part
+from experiments.evaluation import accuracy
+from experiments.groups import Grouped, GroupedSplits, group_accuracies
+from experiments.memory import keep_freed_memory
+from experiments.methods import Distillation, Hard, Method, RandomViews
+from experiments.models import ConvTeacher
+from experiments.spurious_methods import CutMixed, Pool
+from experiments.spurious_pools import Pools, parsed
+from experiments.stop import Stop, graceful
+from experiments.train import choose_device, device_name
+from experiments.trainer import Trainer
+from experiments.training import progress_bar
+from hard_aug import HardAugmenter
+from hard_aug.policies import Gaussian
+from hard_aug.schedules import Alternating
+from hard_aug.transforms import Color, Transform, VAELatent
+
+logger = logging.getLogger(__name__)
+FREE = ("threads", "device", "resume", "checkpoint_every", "teacher_cache")
+#: Of the judge and of the second student, whose networks take no part in any search.
+OTHER_SEED = 1000
+
+
+def identity(config: DictConfig) -> dict[str, Any]:
+    """All settings that the outcome depends on."""
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    return {key: value for key, value in resolved.items() if key not in FREE}
+
+
+class Experiment:
+    """Everything between the configuration and the results of one seed.
+
+    Args:
+        config: the composed configuration.
+        splits: the student's data, on the device.
+        folder: the run's.
+        progress: a running bar.
+        stop: asked after each step.
+    """
+
+    def __init__(self, config: DictConfig, splits: GroupedSplits, folder: Path, progress: Progress, stop: Stop) -> None:
+        unknown = [name for name in config.methods if parsed(name)[0] not in BUILDERS]
+        if unknown:
+            raise ValueError(f"methods: {', '.join(unknown)} unknown; wanted some of {', '.join(BUILDERS)}")
+        self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
+        self.device = splits.train.images.device
+        self.trainer = Trainer(
+            folder / "checkpoint.pt",
+            identity(config),
+            progress,
+            stop,
+            resume=config.resume,
+            every=config.checkpoint_every,
+        )
+        everything = instantiate(config.data, rare=1 - 1 / config.data.families, seed=config.data.seed + OTHER_SEED).to(
+            self.device
+        )
+        self.teacher = self._classifier(everything, config.seed)
+        self.judge = self._classifier(everything, OTHER_SEED)
+        self.student = self._biased("student", config.seed)
+        self.other_student = self._biased("other student", config.seed + OTHER_SEED)
+        self.pools = Pools(
+            config.generation,
+            config.models,
+            self.trainer,
+            teacher=self.teacher,
+            student=self.student,
+            classes=len(splits.classes),
+            seed=config.seed,
+        )
+
+    def _network(self, width: int) -> nn.Module:
+        channels, size = self.splits.train.images.shape[1], self.splits.train.images.shape[-1]
+        return ConvTeacher(channels=channels, classes=len(self.splits.classes), width=width, size=size).to(
+            self.device, memory_format=torch.channels_last
+        )
+
+    def _classifier(self, everything: GroupedSplits, seed: int) -> nn.Module:
+        settings = self.config.teacher
+        model, _ = teachers.obtain(
+            lambda: self._network(settings.width),
+            everything.train,
+            config={"robust": OmegaConf.to_container(settings), "data": identity(self.config)["data"], "seed": seed},
+            cache=Path(self.config.teacher_cache),
+            progress=self.progress,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            views=lambda images, generator: images,
+            seed=seed,
+            stop=self.stop,
+        )
+        return model
+
+    def _biased(self, name: str, seed: int) -> nn.Module:
+        torch.manual_seed(seed + 1)
+        student = self._network(self.config.student.width)
+        method = Distillation(self.teacher, student, temperature=self.config.temperature)
+        self.trainer.train(name, student, self.splits.train, self.config.student, method.loss, seed=seed)
+        return student.eval()
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        """Accuracies on the test groups, and in distribution: on test images of the groups of the training data."""
+        test: Grouped = self.splits.test
+        present = torch.isin(test.group, self.splits.train.group.unique())
+        found = group_accuracies(model, test)
+        return {
+            "worst_group": round(found["worst_group"], 4),
+            "worst_group_name": found["worst_group_name"],
+            "mean_group": round(found["mean_group"], 4),
+            "in_distribution": round(accuracy(model, test[present.nonzero().flatten()]), 4),
+            "absent_groups": round(accuracy(model, test[(~present).nonzero().flatten()]), 4),
+            "groups": {name: round(value, 4) for name, value in found["groups"].items()},
+        }
+
+    def transform(self, name: str) -> Transform:
+        """Of the methods that edit real images."""
+        kind, models = parsed(name)
+        if kind in ("color", "jitter"):
+            return Color(**self.config.color)
+        from diffusers import AutoencoderKL
+
+        autoencoder = (
+            AutoencoderKL.from_pretrained(self.pools.folder(models) / "vae").to(self.device).requires_grad_(False)
+        )
+        return VAELatent(autoencoder, **self.config.vae)
+
+    def method(self, name: str, student: nn.Module) -> Method:
+        """A way of teaching by name."""
+        return BUILDERS[parsed(name)[0]](self, name, student)
+
+    def teach(self, name: str) -> dict[str, Any]:
+        """Train one student from the biased one on, and measure it."""
+        student = self._network(self.config.student.width)
+        student.load_state_dict(self.student.state_dict())
+        method = self.method(name, student)
+        took = self.trainer.train(
+            name,
+            student,
+            self.splits.train,
+            self.config.continued,
+            method.loss,
+            seed=self.config.seed,
+            after_step=method.after_step,
+            extra=method,
+            log=lambda step: method.scalars(),
+        )
+        return {**self.measure(student), "seconds": took["seconds"], **took["log"]}
+
+    def views(self, name: str, images: Tensor, labels: Tensor) -> Tensor | None:
+        """What a finished method shows beside real images, for the picture and the detectors."""
+        kind, _ = parsed(name)
+        if kind in ("unguided", "best_of_n", "diffusion"):
+            pool = self.pools.obtain(name)
+            rows = [
+                pool["images"][pool["labels"] == label][int((labels[:row] == label).sum())]
+                for row, label in enumerate(labels.cpu())
+            ]
+            return torch.stack(rows).to(self.device).float() / 255
+        if kind == "kd":
+            return None
+        student = self._network(self.config.student.width)
+        student.load_state_dict(self.student.state_dict())
+        method = self.method(name, student)
+        state = self.trainer.finished(name)
+        if isinstance(method, Hard):
+            if state is not None and "extra" in state:
+                method.load_state_dict(state["extra"])
+            return method.augmenter(images, labels).images.detach()
+        if isinstance(method, RandomViews):
+            from experiments.views import random_views
+
+            return random_views(method.transform, images, torch.Generator().manual_seed(self.config.seed))
+        if isinstance(method, CutMixed):
+            with torch.random.fork_rng():
+                torch.manual_seed(self.config.seed)
+                return method.views(images, labels)
+        return None
+
+    def draw(self) -> None:
+        """`views.png`: a row of real images, and one of each method's views of the same classes."""
+        count = len(self.splits.classes)
+        rows = [int((self.splits.train.labels == label).nonzero()[0]) for label in range(count)]
+        shown = self.splits.train[torch.tensor(rows * 2, device=self.device)]
+        pictures = [shown.images]
+        for name in self.config.methods:
+            views = self.views(name, shown.images, shown.labels)
+            if views is not None:
+                pictures.append(views)
+        save_image(torch.cat(pictures), self.folder / "views.png", nrow=2 * count)
+
+    def run(self) -> dict[str, Any]:
+        """All methods; what `metrics.json` holds."""
+        results: dict[str, Any] = {}
+        for name in self.config.methods:
+            results[name] = self.teach(name)
+            if parsed(name)[0] in ("unguided", "best_of_n", "diffusion"):
+                results[name] |= {
+                    "pool": {
+                        **self.pools.obtain(name)["numbers"],
+                        **self.pools.detectors(name, judge=self.judge, other_student=self.other_student),
+                    }
+                }
+        teacher, biased = self.measure(self.teacher), self.measure(self.student)
+        plain = results.get("kd", biased)
+        gap = teacher["worst_group"] - plain["worst_group"]
+        for found in results.values():
+            found["gap_closed"] = round((found["worst_group"] - plain["worst_group"]) / gap, 4) if gap > 0 else None
+        return {
+            "teacher": teacher,
+            "biased student": biased,
+            "methods": results,
+            "train_counts": self.splits.train.counts(),
+            "seed": self.config.seed,
+        }
+
+
+def _vae_augmenter(experiment: Experiment, name: str, student: nn.Module) -> Method:
+    transform, config = experiment.transform(name), experiment.config
+    augmenter = HardAugmenter(
+        teacher=experiment.teacher,
+        student=student,
+        transform=transform,
+        policy=Gaussian(transform.spec),
+        schedule=Alternating(every=config.every),
+        share=config.share,
+        seed=config.seed,
+    )
+    return Hard(augmenter, temperature=config.temperature)
+
+
+def _random(experiment: Experiment, name: str, student: nn.Module) -> Method:
+    config = experiment.config
+    return RandomViews(
+        experiment.teacher, student, experiment.transform(name), temperature=config.temperature, seed=config.seed
+    )
+
+
+def _pool(experiment: Experiment, name: str, student: nn.Module) -> Method:
+    pool = experiment.pools.obtain(name)
+    kept = pool["accepted"]
+    if not bool(kept.any()):
+        raise ValueError(f"{name}: none of {len(kept)} images was accepted; lower generation.guidance")
+    part = Part(pool["images"][kept].float() / 255, pool["labels"][kept]).to(experiment.device)
+    config = experiment.config
+    return Pool(experiment.teacher, student, part, temperature=config.temperature, seed=config.seed)
+
+
+def _kd(experiment: Experiment, name: str, student: nn.Module) -> Method:
+    return Distillation(experiment.teacher, student, temperature=experiment.config.temperature)
+
+
+def _cutmix(experiment: Experiment, name: str, student: nn.Module) -> Method:
+    classes = len(experiment.splits.classes)
+    return CutMixed(experiment.teacher, student, temperature=experiment.config.temperature, classes=classes)
+
+
+#: How a way of teaching is made, by its name without `_all` and `_train`.
+BUILDERS: dict[str, Callable[[Experiment, str, nn.Module], Method]] = {
+    "kd": _kd,
+    "cutmix": _cutmix,
+    "jitter": _random,
+    "color": _vae_augmenter,
+    "vae_random": _random,
+    "vae": _vae_augmenter,
+    "unguided": _pool,
+    "best_of_n": _pool,
+    "diffusion": _pool,
+}
+
+
+def table(metrics: dict[str, Any]) -> Table:
+    """Accuracies in per cent."""
+    columns = ("", "worst group", "mean group", "in distribution", "absent groups", "gap closed", "seconds")
+    drawn = Table(*columns, title=f"accuracy in %, seed {metrics['seed']}")
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    rows = {"teacher": metrics["teacher"], "biased student": metrics["biased student"], **metrics["methods"]}
+    for name, found in rows.items():
+        numbers = [
+            f"{100 * found[key]:.1f}" for key in ("worst_group", "mean_group", "in_distribution", "absent_groups")
+        ]
+        closed, seconds = found.get("gap_closed"), found.get("seconds")
+        drawn.add_row(
+            name,
+            *numbers,
+            "" if closed is None else f"{100 * closed:.0f}",
+            "" if seconds is None else f"{seconds:.0f}",
+        )
+    return drawn
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="spurious")
+def main(config: DictConfig) -> float:
+    """Hydra's entry; returns the last method's accuracy in its worst group, for sweepers."""
+    torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    device = choose_device(config.device)
+    splits = instantiate(config.data).to(device)
+    try:
+        with graceful() as stop, progress_bar() as progress:
+            experiment = Experiment(config, splits, folder, progress, stop)
+            metrics = experiment.run()
+            experiment.draw()
+    except KeyboardInterrupt:
+        logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
+        sys.exit(130)
+    metrics |= {
+        "config": OmegaConf.to_container(config, resolve=True),
+        "device": device_name(device),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "kornia", "numpy")},
+        "machine": platform.machine(),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    console = Console(width=130)
+    console.print(table(metrics))
+    console.print(f"{folder}/metrics.json, views.png", soft_wrap=True, markup=False)
+    return float(list(metrics["methods"].values())[-1]["worst_group"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Acceptance and detectors: each rejects, or reacts to, the failure that it names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hard_aug.solvers import Acceptance, detect, to_bytes
+from hard_aug.solvers.detectors import diversity, saturated
+
+SIZE = 16
+
+
+# Acceptance ---------------------------------------------------------------------------------------------------------
+
+
+class Seer(nn.Module):
+    """Sees class 1 where the mean of images times a pattern is above a level, else class 0."""
+
+    def __init__(self, pattern: Tensor, level: float, gain: float = 1e4) -> None:
+        super().__init__()
+        self.pattern, self.level, self.gain = pattern, level, gain
+
+    def forward(self, images: Tensor) -> Tensor:
+        drive = self.gain * ((images * self.pattern).mean((1, 2, 3)) - self.level)
+        return torch.stack((torch.zeros_like(drive), drive), dim=1)
+
+
+def test_patterns_that_a_file_does_not_hold_are_rejected() -> None:
+    grey = torch.full((1, 1, SIZE, SIZE), 100 / 255)
+    checks = torch.ones(SIZE, SIZE)
+    checks[::2, ::2], checks[1::2, 1::2] = -1, -1
+    right = torch.ones(1, dtype=torch.int64)
+    for pattern, size, kept_in_bytes, kept_at_another_size in (
+        (checks, 0.3 / 255, False, False),  # below eight bits
+        (checks, 20 / 255, True, False),  # at full resolution alone
+        (torch.ones(SIZE, SIZE), 20 / 255, True, True),
+    ):
+        image = grey + size * pattern
+        teacher = Seer(pattern, float((image * pattern).mean()) - 0.5 * size)
+        assert int(teacher(image).argmax()) == 1
+        for resize, expected in ((None, kept_in_bytes), (0.75, kept_in_bytes and kept_at_another_size)):
+            kept, soft = Acceptance(teacher, resize=resize)(to_bytes(image), right)
+            assert bool(kept) is expected
+            assert int(soft.argmax()) == int(kept_in_bytes)
+
+
+def test_a_judge_and_a_least_confidence() -> None:
+    images, bright = to_bytes(torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1).expand(3, 1, 8, 8)), torch.ones(8, 8)
+    right, teacher = torch.ones(3, dtype=torch.int64), Seer(bright, 0.4, gain=5.0)
+    kept, soft = Acceptance(teacher)(images, right)
+    assert kept.tolist() == [False, True, True]
+    assert torch.allclose(soft, teacher(images / 255).softmax(1), atol=1e-6)
+    assert Acceptance(teacher, judge=Seer(bright, 0.6))(images, right)[0].tolist() == [False, False, True]
+    assert Acceptance(teacher, confidence=0.8)(images, right)[0].tolist() == [False, False, True]
+    assert Acceptance(teacher)(images, 0 * right.int())[0].tolist() == [True, False, False]
+    assert Acceptance(teacher)(images[:0], right[:0])[0].shape == (0,)
+    for bad in ({"resize": 0.0}, {"resize": 1.5}, {"confidence": 1.0}, {"confidence": -0.1}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Acceptance(teacher, **bad)
+
+
+def test_bytes_are_rounded() -> None:
+    every = torch.arange(256)
+    assert torch.equal(to_bytes(every / 255).long(), every)
+    assert torch.equal(to_bytes(every / 255 + 0.4 / 255).long(), every)
+    assert torch.equal(to_bytes(every / 255 - 0.4 / 255).long(), every)
+    assert to_bytes(torch.tensor([-0.1, 1.1])).tolist() == [0, 255]
+
+
+# Detectors ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_detector_sees_its_failure() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    unguided = 0.5 + 0.1 * torch.randn(6, 1, 8, 8, generator=drawn)
+    right, bright = torch.ones(6, dtype=torch.int64), torch.ones(8, 8)
+    always, never = Seer(bright, -1.0), Seer(bright, 2.0)
+    student, other = Seer(bright, 0.45, gain=30.0), Seer(bright, 0.45, gain=30.0)
+    same = Seer(torch.eye(8), -1.0)  # which darkness does not move
+
+    def found(images: Tensor, judge: nn.Module = always, second: nn.Module = other, **scores: Tensor) -> Any:
+        return detect(
+            images, unguided, right, teacher=always, student=student, judge=judge, other_student=second, **scores
+        )
+
+    sound = found(unguided - 0.15)
+    assert sound["teacher_keeps"] == sound["judge_keeps"] == 1
+    assert sound["saturated"] == 0
+    assert sound["diversity"] == pytest.approx(1, abs=1e-4)
+    assert sound["moved"] == pytest.approx(0.15, abs=1e-5)
+    assert sound["transfer"] == pytest.approx(1, abs=1e-4)
+    assert "still" not in sound
+    assert found(unguided, judge=never)["judge_keeps"] == 0
+    assert found((10 * (unguided - 0.5) + 0.5).clamp(0, 1))["saturated"] > 0.3
+    assert found(unguided[:1].expand(6, -1, -1, -1))["diversity"] == pytest.approx(0, abs=1e-6)
+    assert found(unguided)["moved"] == 0
+    assert math.isnan(found(unguided)["transfer"])
+    assert found(unguided - 0.15, second=same)["transfer"] == pytest.approx(0, abs=1e-4)
+    before, after = torch.zeros(6), torch.tensor([0.0, 5e-4, -1.0, 0.1, 0.2, 0.3])
+    assert found(unguided, scores_before=before, scores_after=after)["still"] == 0.5
+    unknown = found(unguided, scores_before=before + math.nan, scores_after=after)
+    assert math.isnan(unknown["still"])
+
+
+def test_detectors_at_their_edges() -> None:
+    images, right = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 2])
+    difference = (images[0] - images[1]).square().mean().sqrt()
+    assert diversity(images, right) == pytest.approx(float(difference), rel=1e-5)
+    assert math.isnan(diversity(images, torch.arange(4)))
+    model = Seer(torch.ones(4, 4), 0.5)
+    flat = torch.full_like(images, 0.5)
+    assert math.isnan(detect(images, flat, right, teacher=model, student=model)["diversity"])
+    assert saturated(torch.tensor([0.0, 1.0, 0.5, 0.4 / 255])) == 0.75
+    for wrong in ((images[:0], images[:0]), (images, images[:2])):
+        with pytest.raises(ValueError, match="wanted equal, not empty"):
+            detect(*wrong, right, teacher=model, student=model)

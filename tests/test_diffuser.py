@@ -1,0 +1,403 @@
+"""Diffuser and chain: parts of diffusers with random weights, on the CPU."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from generative_parts import (
+    CHANNELS,
+    CLASSES,
+    LATENT,
+    SIZE,
+    autoencoder_kl,
+    autoencoder_tiny,
+    chain,
+    ddim,
+    diffuser,
+    dit,
+    labels,
+    pictures,
+    pixel_diffuser,
+    score,
+    seeds,
+    unet,
+    unet_condition,
+)
+from torch import Tensor, nn
+
+from hard_aug.models.autoencoder import LatentCodec
+from hard_aug.solvers import (
+    Chain,
+    ClassEmbeddings,
+    ClassLabels,
+    Diffuser,
+    GuidedSampler,
+    NoiseOptimizer,
+    Unconditional,
+    Unguided,
+)
+
+diffusers = pytest.importorskip("diffusers")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noisy(count: int = 3, size: int = LATENT) -> Tensor:
+    return normal(count, CHANNELS, size, size)
+
+
+def direction_of(found: Diffuser, index: int = 1) -> Tensor:
+    """`e`, for the same noisy latents."""
+    with torch.no_grad():
+        return found.predict(noisy(), labels(), found.levels(4), index)[1]
+
+
+# What the denoiser is told ------------------------------------------------------------------------------------------
+
+
+def test_classifier_free_guidance_against_its_formula() -> None:
+    denoiser = unet()
+    plain, guided, none = (
+        Diffuser(denoiser, ddim(prediction_type="epsilon"), guidance_scale=scale) for scale in (1.0, 3.0, 0.0)
+    )
+    nothing = torch.full((3,), CLASSES)
+    time = plain.levels(4).times[1]
+    with torch.no_grad():
+        without = denoiser(noisy(), time, class_labels=nothing).sample
+        given = denoiser(noisy(), time, class_labels=labels()).sample
+    assert not torch.allclose(without, given, atol=1e-3)
+    assert torch.allclose(direction_of(plain), given, atol=1e-5)
+    assert torch.allclose(direction_of(none), without, atol=1e-5)
+    assert torch.allclose(direction_of(guided), without + 3 * (given - without), atol=1e-5)
+    assert plain.evaluations.denoiser_forward == 3
+    assert guided.evaluations.denoiser_forward == 6
+    with pytest.raises(ValueError, match="use guidance_scale=1"):
+        Diffuser(unet(classes=None), ddim(), guidance_scale=2.0)
+    with pytest.raises(ValueError, match="ClassLabels has nothing to say of no class"):
+        Diffuser(denoiser, ddim(), guidance_scale=2.0, condition=ClassLabels(3))
+
+
+def test_embeddings_of_prompts() -> None:
+    rows, none = normal(CLASSES, 4, 6), normal(1, 4, 6, seed=1)
+    condition = ClassEmbeddings({"encoder_hidden_states": rows}, none={"encoder_hidden_states": none})
+    denoiser = unet_condition()
+    found = Diffuser(denoiser, ddim(prediction_type="epsilon"), condition=condition, guidance_scale=2.0)
+    time = found.levels(4).times[1]
+    with torch.no_grad():
+        given = denoiser(noisy(), time, encoder_hidden_states=rows[labels()]).sample
+        without = denoiser(noisy(), time, encoder_hidden_states=none.expand(3, -1, -1)).sample
+    assert torch.allclose(direction_of(found), 2 * given - without, atol=1e-5)
+    # From noise, the number of classes is that of the prompts.
+    solved = Unguided(Chain(Diffuser(denoiser, ddim(), autoencoder_kl(), condition=condition), steps=2))
+    assert solved(score(), labels(), seeds=seeds()).images.shape == (3, CHANNELS, SIZE, SIZE)
+    with pytest.raises(ValueError, match=r"rows: wanted at least one argument"):
+        ClassEmbeddings({"encoder_hidden_states": rows, "text": none})
+    with pytest.raises(ValueError, match=r"\[\] rows"):
+        ClassEmbeddings({})
+    with pytest.raises(ValueError, match=r"none has \['text'\]: wanted the arguments of embeddings"):
+        ClassEmbeddings({"encoder_hidden_states": rows}, none={"text": none})
+
+
+def test_a_denoiser_that_was_distilled_with_guidance_is_told_the_scale_and_called_once() -> None:
+    pipeline = pytest.importorskip("diffusers.pipelines.latent_consistency_models.pipeline_latent_consistency_text2img")
+    rows = normal(CLASSES, 4, 6)
+    denoiser = unet_condition(time_cond_proj_dim=8)
+    embedding = pipeline.LatentConsistencyModelPipeline.get_guidance_scale_embedding(
+        None, torch.full((3,), 8.5 - 1), embedding_dim=8
+    )
+    scheduler = ddim(prediction_type="epsilon")
+    found = Diffuser(
+        denoiser, scheduler, condition=ClassEmbeddings({"encoder_hidden_states": rows}), guidance_scale=8.5
+    )
+    time = found.levels(4).times[1]
+    with torch.no_grad():
+        wanted = denoiser(noisy(), time, timestep_cond=embedding, encoder_hidden_states=rows[labels()]).sample
+        other = denoiser(noisy(), time, timestep_cond=0 * embedding, encoder_hidden_states=rows[labels()]).sample
+    assert not torch.allclose(wanted, other, atol=1e-4)
+    assert torch.allclose(direction_of(found), wanted, atol=1e-5)
+    assert found.evaluations.denoiser_forward == 3
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_transformer_whose_variance_is_learned(learned: bool) -> None:
+    denoiser = dit(learned_variance=learned)
+    found = Diffuser(denoiser, ddim(prediction_type="epsilon"), autoencoder_kl(), guidance_scale=2.0)
+    times = found.levels(4).times[1].expand(3)
+    with torch.no_grad():
+        given = denoiser(noisy(), times, class_labels=labels()).sample
+        without = denoiser(noisy(), times, class_labels=torch.full((3,), CLASSES)).sample
+    assert given.shape[1] == CHANNELS * (2 if learned else 1)
+    assert torch.allclose(direction_of(found), (2 * given - without)[:, :CHANNELS], atol=1e-5)
+    assert isinstance(found.condition, ClassLabels)
+    assert found.condition.classes == CLASSES
+    images = NoiseOptimizer(Chain(found, steps=2), iterations=1)(score(), labels(), seeds=seeds()).images
+    assert bool(images.isfinite().all())
+
+
+# Autoencoders -------------------------------------------------------------------------------------------------------
+
+
+def test_latents_are_scaled_as_the_config_says() -> None:
+    codec = autoencoder_kl()
+    found = Diffuser(unet(), ddim(), codec)
+    with torch.no_grad():
+        raw = codec.encode(2 * pictures() - 1).latent_dist.mode()
+        assert torch.allclose(found.encode(pictures()), (raw - 0.1) * 0.7, atol=1e-6)
+        decoded = ((codec.decode(raw).sample + 1) / 2).clamp(0, 1)
+        assert torch.allclose(found.decode(found.encode(pictures())), decoded, atol=1e-5)
+    assert found.latent_shape(SIZE, 2 * SIZE) == (CHANNELS, LATENT, 2 * LATENT)
+    assert found.image_size() == (SIZE, SIZE)
+    assert Diffuser(unet(size=(4, 6)), ddim(), codec).image_size() == (8, 12)
+    pixels = pixel_diffuser()
+    assert torch.allclose(pixels.decode(pixels.encode(pictures())), pictures(), atol=1e-6)
+
+
+def test_a_preview_is_for_searches_alone() -> None:
+    tiny = autoencoder_tiny()
+    found = diffuser(preview=tiny)
+    latents = found.encode(pictures())
+    cheap, full = found.decode(latents, preview=True).detach(), found.decode(latents).detach()
+    with torch.no_grad():
+        assert torch.allclose(cheap, ((tiny.decode(latents).sample + 1) / 2).clamp(0, 1), atol=1e-5)
+    assert not torch.allclose(cheap, full, atol=1e-2)
+    assert torch.equal(diffuser().decode(latents, preview=True), full)
+    for solver in (NoiseOptimizer(Chain(found, steps=2), iterations=2), GuidedSampler.mpgd(Chain(found, steps=2))):
+        result = solver(score(), labels(), seeds=seeds())
+        again = Unguided(Chain(diffuser(), steps=2))(score(), labels(), seeds=seeds())
+        assert torch.allclose(result.scores_before, again.scores_after, atol=1e-5)
+        assert not torch.allclose(result.images, again.images, atol=1e-3)
+    for unfit, codec in ((autoencoder_tiny(3), autoencoder_kl()), (tiny, None)):
+        with pytest.raises(ValueError, match=r"the preview has \(channels, stride\)"):
+            Diffuser(unet(), ddim(), codec, preview=unfit)
+
+
+def test_an_autoencoder_that_overflows() -> None:
+    with pytest.raises(ValueError, match=r"overflows in float16 \(force_upcast\)"):
+        Diffuser(unet(), ddim(), autoencoder_kl(force_upcast=True).half()).encode(pictures())
+    codec = autoencoder_kl()
+    with torch.no_grad():
+        codec.decoder.conv_in.weight.mul_(1e6)
+    half = Diffuser(unet(), ddim(), codec.half())
+    for solver in (Unguided(Chain(half, steps=2)), NoiseOptimizer(Chain(half, steps=2), iterations=1)):
+        with pytest.raises(FloatingPointError, match=r"use \.float\(\) or \.bfloat16\(\) for both"):
+            solver(score(), labels(), seeds=seeds())
+    broken = unet()
+    with torch.no_grad():
+        broken.conv_in.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="the denoiser or the autoencoder"):
+        Unguided(Chain(Diffuser(broken, ddim(), autoencoder_kl()), steps=2))(score(), labels(), seeds=seeds())
+
+
+def test_half_precision_networks_give_float32() -> None:
+    found = Diffuser(unet().bfloat16(), ddim(), autoencoder_kl().bfloat16())
+    result = NoiseOptimizer(Chain(found, steps=2), iterations=1)(score(), labels(), seeds=seeds())
+    assert result.images.dtype == result.scores_after.dtype == torch.float32
+    full = Unguided(Chain(diffuser(), steps=2))(score(), labels(), seeds=seeds()).images
+    half = Unguided(Chain(found, steps=2))(score(), labels(), seeds=seeds()).images
+    assert torch.allclose(full, half, atol=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = Unguided(Chain(diffuser(), steps=2))(score(), labels(), seeds=seeds())
+    assert torch.equal(inside.images, full)
+    assert torch.equal(inside.scores_after, inside.scores_before)
+
+
+# Gradients ----------------------------------------------------------------------------------------------------------
+
+
+def gradient_of(found: Diffuser, *, last: int | None = None, steps: int = 4) -> tuple[Tensor, Tensor]:
+    way = Chain(found, steps=steps)
+    start = noisy().requires_grad_()
+    images = found.decode(way.run(way.start(start, None), labels(), last=last))
+    weight = normal(*images.shape, seed=3)
+    return images.detach(), torch.autograd.grad((images * weight).sum(), start)[0]
+
+
+def test_checkpointed_gradients_are_the_plain_ones() -> None:
+    plain, thrifty = diffuser(), diffuser(checkpointing=True)
+    (images, gradient), (again, recomputed) = gradient_of(plain), gradient_of(thrifty)
+    assert torch.equal(images, again)
+    assert float(gradient.abs().max()) > 1e-3
+    assert torch.allclose(gradient, recomputed, rtol=1e-5, atol=1e-7)
+    assert plain.evaluations.as_dict() == {
+        "denoiser_forward": 12,
+        "denoiser_backward": 12,
+        "codec_forward": 3,
+        "codec_backward": 3,
+        "classifier_forward": 0,
+        "classifier_backward": 0,
+        "total": 12 + 3 + 2 * (12 + 3),
+    }
+    assert thrifty.evaluations.denoiser_forward == 24
+    assert thrifty.evaluations.codec_forward == 6
+    weights = (*plain.denoiser.parameters(), *plain.codec.autoencoder.parameters())  # type: ignore[union-attr]
+    assert all(weight.grad is None for weight in weights)
+
+
+@pytest.mark.parametrize("solver", ["noise", "mpgd", "classifier"])
+def test_checkpointed_searches_are_the_plain_ones(solver: str) -> None:
+    found = []
+    for checkpointing in (False, True):
+        way = chain(steps=2, checkpointing=checkpointing)
+        made = {
+            "noise": lambda way=way: NoiseOptimizer(way, iterations=2),
+            "mpgd": lambda way=way: GuidedSampler.mpgd(way),
+            "classifier": lambda way=way: GuidedSampler.classifier(way),
+        }[solver]()
+        found.append(made(score(), labels(), seeds=seeds()).images)
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
+def test_the_gradient_matches_finite_differences() -> None:
+    found, way = diffuser(), chain(steps=3)
+    codec = LatentCodec(autoencoder_kl())
+    _, gradient = gradient_of(found, steps=3)
+    weight, step = normal(3, CHANNELS, SIZE, SIZE, seed=3).double(), 2e-2
+    change = normal(3, CHANNELS, LATENT, LATENT, seed=4)
+
+    @torch.no_grad()
+    def value(start: Tensor) -> Tensor:
+        latents = way.run(start, labels())  # a clamp's own slope is not the gradient
+        return (codec.decode(codec.unscaled(latents)).double() * weight).sum()
+
+    slope = (value(noisy() + step * change) - value(noisy() - step * change)) / (2 * step)
+    assert float((gradient * change).sum()) == pytest.approx(float(slope), rel=0.02)
+
+
+def test_a_gradient_of_the_last_steps_points_where_the_whole_does() -> None:
+    found = diffuser()
+    images, whole = gradient_of(found)
+    for last, least in ((4, 1.0), (9, 1.0), (3, 0.5), (1, 0.2)):
+        shown, part = gradient_of(found, last=last)
+        assert torch.equal(shown, images)
+        alike = torch.cosine_similarity(whole.flatten(1), part.flatten(1))
+        assert float(alike.min()) > least - 1e-5
+    before = found.evaluations.denoiser_backward
+    gradient_of(found, last=1)
+    assert found.evaluations.denoiser_backward - before == 3
+
+
+def test_inversion_leads_back() -> None:
+    for scheduler in (None, diffusers.FlowMatchEulerDiscreteScheduler()):
+        errors = []
+        for steps in (8, 32, 128):
+            way = chain(scheduler, steps=steps, strength=0.5)
+            with torch.no_grad():
+                clean = way.diffuser.encode(pictures(1))
+                noise = way.invert(clean, labels(1))
+                back = way.run(way.start(noise, clean), labels(1))
+            assert noise.shape == clean.shape
+            errors.append(float((back - clean).square().mean().sqrt() / clean.std()))
+        assert errors[1] < 0.6 * errors[0]
+        assert errors[2] < 0.5 * errors[1]  # of the first order
+        assert errors[2] < 0.2
+        assert way.diffuser.evaluations.denoiser_forward == 2 * 64
+
+
+# Folders ------------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, **parts: Any) -> Path:
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    return folder
+
+
+def same_images(folder: str | Path, expected: Diffuser, **settings: Any) -> Diffuser:
+    loaded = Diffuser.from_pretrained(folder, local_files_only=True, **settings)
+    shown = [
+        Unguided(Chain(made, steps=3))(score(), labels(), seeds=seeds(), classes=CLASSES).images
+        for made in (loaded, expected)
+    ]
+    assert torch.equal(*shown)
+    return loaded
+
+
+def test_folders_with_and_without_an_autoencoder(tmp_path: Path) -> None:
+    latent = saved(tmp_path / "latent", unet=unet(), vae=autoencoder_kl(), scheduler=ddim())
+    assert same_images(latent, diffuser()).scheduler.config.prediction_type == "v_prediction"
+    assert same_images(str(latent), diffuser(guidance_scale=2.0), guidance_scale=2.0).guided
+    flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    pixels = saved(tmp_path / "pixels", unet=unet(size=SIZE), scheduler=flow)
+    assert same_images(pixels, pixel_diffuser(flow)).codec is None
+    other = saved(tmp_path / "transformer", transformer=dit(), vae=autoencoder_kl(), scheduler=ddim())
+    assert same_images(other, Diffuser(dit(), ddim(), autoencoder_kl())).condition.classes == CLASSES
+    with pytest.raises(OSError, match="scheduler"):
+        Diffuser.from_pretrained(saved(tmp_path / "half", unet=unet()), local_files_only=True)
+    with pytest.raises(OSError, match="no-such"):
+        Diffuser.from_pretrained("no-such/model-here", local_files_only=True)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_folders_of_text_to_image(tmp_path: Path, distilled: bool) -> None:
+    """Configurations like those of Stable Diffusion and of LCM."""
+    condition = ClassEmbeddings(
+        {"encoder_hidden_states": normal(CLASSES, 4, 6)}, none={"encoder_hidden_states": normal(1, 4, 6, seed=1)}
+    )
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    scheduler = (
+        diffusers.LCMScheduler(**noise)
+        if distilled
+        else diffusers.DDIMScheduler(**noise, set_alpha_to_one=False, steps_offset=1)
+    )
+    denoiser = unet_condition(time_cond_proj_dim=8 if distilled else None)
+    codec = autoencoder_kl(scaling_factor=0.18215, shift_factor=None, force_upcast=True)
+    expected = Diffuser(denoiser, scheduler, codec, condition=condition, guidance_scale=4.0)
+    folder = saved(tmp_path, unet=denoiser, vae=codec, scheduler=scheduler)
+    loaded = same_images(folder, expected, condition=condition, guidance_scale=4.0)
+    assert loaded.codec is not None
+    assert (loaded.codec.scaling_factor, loaded.codec.shift_factor) == (0.18215, 0.0)
+    assert loaded.guided is not distilled
+    assert Chain(loaded, steps=3).renoise == (1.0 if distilled else 0.0)
+    assert isinstance(Diffuser.from_pretrained(folder).condition, Unconditional)
+
+
+def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the hub's client leaves what it fetched: a transformer and no unet is what the index of the model says."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--someone--dit"
+    snapshot = saved(home / "snapshots" / ("1" * 40), transformer=dit(), vae=autoencoder_kl(), scheduler=ddim())
+    names = {"transformer": "DiTTransformer2DModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    listed = ", ".join(f'"{part}": ["diffusers", "{kind}"]' for part, kind in names.items())
+    (snapshot / "model_index.json").write_text(f'{{"_class_name": "DiTPipeline", "unet": [null, null], {listed}}}')
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(snapshot.name)
+    same_images("someone/dit", Diffuser(dit(), ddim(), autoencoder_kl()))
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+
+def test_parts_that_do_not_fit() -> None:
+    with pytest.raises(TypeError, match="denoiser: wanted one of diffusers"):
+        Diffuser(nn.Linear(2, 2), ddim())
+    with pytest.raises(TypeError, match="autoencoder: wanted one of diffusers"):
+        Diffuser(unet(), ddim(), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="the autoencoder has 3 latent channels, the denoiser takes 2"):
+        Diffuser(unet(), ddim(), autoencoder_kl(latent_channels=3))
+    with pytest.raises(ValueError, match="the preview has 3 latent channels"):
+        Diffuser(unet(), ddim(), autoencoder_kl(), preview=autoencoder_kl(latent_channels=3))
+    with pytest.raises(ValueError, match="prediction_type='sigma'"):
+        Diffuser(unet(), ddim(prediction_type="sigma"))
+    with pytest.raises(ValueError, match="no sample_size; give height and width"):
+        Diffuser(unet(size=None), ddim()).image_size()  # type: ignore[arg-type]
+    assert LatentCodec(autoencoder_tiny(3)).stride == 4
+
+
+def test_images_that_do_not_fit() -> None:
+    parts = diffuser()
+    with pytest.raises(ValueError, match=r"stride of 2 does not divide that; pad them to 16 x 16"):
+        parts.encode(pictures()[:, :, :15, :15])
+    with pytest.raises(ValueError, match="takes images of 2 channels, got 1"):
+        parts.encode(pictures()[:, :1])
+    with pytest.raises(ValueError, match="the denoiser takes images of 2 channels, got 1"):
+        pixel_diffuser().encode(pictures()[:, :1])
+    solver = Unguided(chain(steps=2, strength=0.5))
+    with pytest.raises(ValueError, match="does not divide"):
+        solver(score(), labels(), seeds=seeds(), images=pictures(size=15))

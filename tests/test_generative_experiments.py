@@ -1,0 +1,169 @@
+"""The generative models' training and the spurious experiment as their user runs them, tiny, on the embedded digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+pytest.importorskip("diffusers")
+from experiments import generative, spurious
+from experiments.generative_report import report
+from experiments.stop import Stop
+from experiments.trainer import Trainer
+from experiments.training import progress_bar
+from hard_aug.solvers import Diffuser
+
+TINY = [
+    "data=spurious",
+    "data.name=mnist5k",
+    "data.test_images=30",
+    "autoencoder.widths=[8,8]",
+    "autoencoder.steps=6",
+    "autoencoder.batch_size=8",
+    "unet.widths=[16,16]",
+    "unet.steps=6",
+    "unet.batch_size=8",
+    "judge.steps=5",
+    "judge.width=4",
+    "samples=20",
+    "sampling_steps=2",
+    "checkpoint_every=2",
+]
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+class StopAt(Stop):
+    """Asks for a stop once it has been asked so often."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    @property  # type: ignore[override]  # a plain attribute in the base
+    def requested(self) -> bool:
+        self.count -= 1
+        return self.count < 0
+
+
+def train(folder: Path, cache: Path, stop: Stop | None = None) -> dict[str, Any]:
+    config = composed("generative", *TINY, f"teacher_cache={cache}")
+    splits = instantiate(config.data)
+    folder.mkdir(exist_ok=True)
+    with progress_bar(quiet=True) as progress:
+        trainer = Trainer(
+            folder / "checkpoint.pt",
+            generative.identity(config),
+            progress,
+            stop or Stop(),
+            resume=True,
+            every=config.checkpoint_every,
+        )
+        took = generative.train(config, splits, folder, trainer)
+        return report(config, splits, folder, took, progress=progress, stop=Stop())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    found = train(folder, folder / "cache")
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(found))
+    return folder
+
+
+def test_the_folder_is_read_by_diffusers_and_by_us(models: Path) -> None:
+    from diffusers import AutoencoderKL, UNet2DModel
+
+    diffuser = Diffuser.from_pretrained(models)
+    assert diffuser.image_size() == (32, 32)
+    assert diffuser.condition(torch.tensor([1]))["class_labels"].tolist() == [1]
+    vae = AutoencoderKL.from_pretrained(models / "vae")
+    assert vae.config.scaling_factor != 0.18215
+    assert UNet2DModel.from_pretrained(models / "unet").config.num_class_embeds == 11
+    images = torch.rand(4, 3, 32, 32)
+    latents = diffuser.encode(images)
+    assert latents.shape == (4, 4, 16, 16)
+    for name in ("samples.png", "reconstructions.png"):
+        assert (models / name).stat().st_size > 1000
+
+
+def test_latents_are_scaled_to_unit_spread(models: Path) -> None:
+    config = composed("generative", *TINY)
+    latents = Diffuser.from_pretrained(models).encode(instantiate(config.data).train.images[:500])
+    assert float(latents.std()) == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_stopped_training_ends_where_an_uninterrupted_one_does(models: Path, tmp_path: Path) -> None:
+    for count in (3, 7):  # in the autoencoder, and in the denoiser
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, models / "cache", StopAt(count))
+    train(tmp_path, models / "cache")
+    for part in ("vae", "unet"):
+        ours, theirs = (next((f / part).glob("*.safetensors")).read_bytes() for f in (tmp_path, models))
+        assert ours == theirs
+
+
+def config_of(models: Path, cache: Path, *overrides: str) -> DictConfig:
+    parts = [f"{part}.steps=4" for part in ("teacher", "student", "continued")]
+    sizes = [f"{part}.batch_size=8" for part in ("teacher", "student", "continued")]
+    return composed(
+        "spurious",
+        "data.name=mnist5k",
+        "data.test_images=30",
+        *parts,
+        *sizes,
+        f"models.all={models}",
+        f"models.train={models}",
+        "generation.images=20",
+        "generation.batch_size=10",
+        "generation.steps=2",
+        "teacher.width=4",
+        "student.width=4",
+        f"teacher_cache={cache}",
+        *overrides,
+    )
+
+
+def run(config: DictConfig, folder: Path, stop: Stop | None = None) -> dict[str, Any]:
+    with progress_bar(quiet=True) as progress:
+        experiment = spurious.Experiment(config, instantiate(config.data), folder, progress, stop or Stop())
+        metrics = experiment.run()
+        experiment.draw()
+    return metrics
+
+
+def test_all_methods_run_and_a_stopped_run_goes_on(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    config = config_of(models, tmp_path / "cache")
+    whole = run(config, tmp_path / "whole")
+    assert list(whole["methods"]) == list(config.methods)
+    for name in ("best_of_n_all", "diffusion_all"):
+        pool = whole["methods"][name]["pool"]
+        assert {"accepted", "score", "judge_keeps", "transfer", "diversity", "saturated"} <= set(pool)
+    equal = [whole["methods"][name]["pool"]["evaluations_per_image"] for name in ("diffusion_all", "best_of_n_all")]
+    assert equal[0] <= equal[1] <= 1.5 * equal[0]
+    assert whole["methods"]["unguided_all"]["pool"]["moved"] == 0
+    assert (tmp_path / "whole" / "views.png").stat().st_size > 1000
+    for count in (2, 9, 20):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "parts", StopAt(count))
+    again = run(config, tmp_path / "parts")
+    for name, found in whole["methods"].items():
+        assert again["methods"][name]["groups"] == found["groups"], name
+
+
+def test_what_is_missing_is_said(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="methods: magic unknown"):
+        run(config_of(models, tmp_path, "methods=[magic]"), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"train them with python -m experiments\.generative"):
+        run(config_of(models, tmp_path, f"models.all={tmp_path}/none", "methods=[vae_all]"), tmp_path)

@@ -1,0 +1,402 @@
+"""GuidedSampler against short references of the methods that it contains, and on a toy with an exact denoiser."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from generative_parts import (
+    CHANNELS,
+    CLASSES,
+    LATENT,
+    Classifier,
+    autoencoder_kl,
+    chain,
+    ddim,
+    diffuser,
+    evaluations,
+    labels,
+    pictures,
+    pixel_diffuser,
+    score,
+    seeds,
+    unet,
+)
+from torch import Tensor, nn
+
+from hard_aug.objectives import KL, ConfidenceGap, ConfidenceMargin
+from hard_aug.solvers import Acceptance, Chain, Cutouts, Diffuser, GuidedSampler, Score, Unguided, synthesize
+from hard_aug.solvers.chain import mixed_seed, noise_of
+from hard_aug.solvers.guidance import LEAST_RATIO, unit_rms
+
+diffusers = pytest.importorskip("diffusers")
+STEPS = 10
+
+
+# Short references, from the papers' formulas ------------------------------------------------------------------------
+
+
+class Reference:
+    """A DDIM chain on latents, with v prediction, and the gradient of `t^2 + (1 - f)^2`."""
+
+    def __init__(self) -> None:
+        self.unet, self.vae, self.scheduler = unet(), autoencoder_kl(), ddim()
+        self.teacher, self.student = Classifier(1), Classifier(2)
+        self.scheduler.set_timesteps(STEPS)
+        times = self.scheduler.timesteps
+        kept = self.scheduler.alphas_cumprod
+        self.levels = list(zip(times, kept[times], [*kept[times][1:], torch.ones(())], strict=True))
+        self.noise = noise_of(seeds(), (1, CHANNELS, LATENT, LATENT), torch.device("cpu"))[:, 0]
+
+    def split(self, x: Tensor, time: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.unet(x, time, class_labels=labels()).sample
+        return kept.sqrt() * x - (1 - kept).sqrt() * v, kept.sqrt() * v + (1 - kept).sqrt() * x
+
+    def images(self, x0: Tensor) -> Tensor:
+        shown = (self.vae.decode(x0 / 0.7 + 0.1).sample + 1) / 2
+        return shown + (shown.clamp(0, 1) - shown).detach()
+
+    def gradient(self, x0: Tensor, place: Tensor) -> Tensor:
+        shown = self.images(x0)
+        t, f = (m(shown).softmax(1).gather(1, labels()[:, None]) for m in (self.teacher, self.student))
+        return torch.autograd.grad((t**2 + (1 - f) ** 2).sum(), place)[0]
+
+    def unguided(self) -> Tensor:
+        x = self.noise
+        with torch.no_grad():
+            for time in self.scheduler.timesteps:
+                v = self.unet(x, time, class_labels=labels()).sample
+                x = self.scheduler.step(v, time, x, eta=0.0).prev_sample
+            return self.images(x)
+
+    def mpgd(self, mu: float) -> Tensor:
+        x = self.noise
+        for time, kept, kept_next in self.levels:
+            with torch.no_grad():
+                x0, e = self.split(x, time, kept)
+            x0.requires_grad_()
+            x0 = (x0 + mu * self.gradient(x0, x0)).detach()
+            x = kept_next.sqrt() * x0 + (1 - kept_next).sqrt() * e
+        return self.images(x).detach()
+
+    def freedom(self, rho: float) -> Tensor:
+        x = self.noise
+        for time, kept, kept_next in self.levels:
+            x = x.detach().requires_grad_()
+            x0, e = self.split(x, time, kept)
+            push = rho * self.gradient(x0, x) / (kept / kept_next).sqrt()
+            x = kept_next.sqrt() * x0 + (1 - kept_next).sqrt() * e + push
+        return self.images(x).detach()
+
+    def classifier(self, scale: float) -> Tensor:
+        x = self.noise
+        for time, kept, kept_next in self.levels:
+            x = x.detach().requires_grad_()
+            x0, e = self.split(x, time, kept)
+            e = e - scale * (1 - kept).sqrt() * self.gradient(x0, x)
+            x0 = (x - (1 - kept).sqrt() * e) / kept.sqrt()
+            x = kept_next.sqrt() * x0 + (1 - kept_next).sqrt() * e
+        return self.images(x).detach()
+
+    def whole(self, mu: float, rho: float, sigma: float) -> Tensor:
+        """Two iterations, two recurrences, two copies; the first half is guided; rho falls with the noise."""
+        x = self.noise
+        draws = [torch.Generator().manual_seed(mixed_seed(mixed_seed(int(seed), 1), 1)) for seed in seeds()]
+
+        def drawn() -> Tensor:
+            return torch.stack([torch.randn((CHANNELS, LATENT, LATENT), generator=draw) for draw in draws])
+
+        for row, (time, kept, kept_next) in enumerate(self.levels):
+            if row >= STEPS // 2:
+                with torch.no_grad():
+                    x0, e = self.split(x, time, kept)
+                x = kept_next.sqrt() * x0 + (1 - kept_next).sqrt() * e
+                continue
+            for again in (True, False):
+                x = x.detach().requires_grad_()
+                x0, e = self.split(x, time, kept)
+                copies = [sigma * (1 - kept).sqrt() * drawn() for _ in range(2)]
+                through = sum(self.gradient(self.split(x, time, kept)[0] + copy, x) for copy in copies) / 2
+                edit = torch.zeros_like(x)
+                for _ in range(2):
+                    place = (x0.detach() + edit).requires_grad_()
+                    edit = edit + mu * sum(self.gradient(place + copy, place) for copy in copies) / 2
+                push = rho * (1 - kept).sqrt() * through / (kept / kept_next).sqrt()
+                x_next = kept_next.sqrt() * (x0 + edit) + (1 - kept_next).sqrt() * e + push
+                ratio = kept / kept_next
+                x = ratio.sqrt() * x_next + (1 - ratio).sqrt() * drawn() if again else x_next
+        return self.images(x).detach()
+
+
+def sampled(**settings: Any) -> Tensor:
+    way = Chain(diffuser(), steps=STEPS)
+    solver = GuidedSampler(way, normalized=False, measure_before=False, **settings)
+    return solver(score(ConfidenceGap(2.0)), labels(), seeds=seeds()).images
+
+
+def test_the_methods_that_it_contains() -> None:
+    levels = chain(steps=STEPS).levels
+    assert float((levels.signal[:-1] / levels.signal[1:]).min()) > LEAST_RATIO  # below it is another method
+    reference = Reference()
+    plain = reference.unguided()
+    cases = {
+        "unguided": ({}, plain),
+        "mpgd": ({"mu": 1.0}, reference.mpgd(1.0)),
+        "freedom": ({"rho": 0.5}, reference.freedom(0.5)),
+        "classifier": ({"rho": 1.0, "shape": "classifier"}, reference.classifier(1.0)),
+        "whole": (
+            {
+                "mu": 0.3,
+                "rho": 0.3,
+                "iterations": 2,
+                "recurrence": 2,
+                "smooth": 2,
+                "smooth_sigma": 0.2,
+                "shape": "noise",
+                "window": (0.0, 0.5),
+            },
+            reference.whole(0.3, 0.3, 0.2),
+        ),
+    }
+    for name, (settings, expected) in cases.items():
+        assert torch.allclose(sampled(**settings), expected, atol=1e-5), name
+        if name != "unguided":
+            assert float((expected - plain).abs().max()) > 0.02, name
+
+
+def test_presets() -> None:
+    way = chain()
+    assert vars(GuidedSampler.mpgd(way, step=0.2)) == vars(GuidedSampler(way, mu=0.2))
+    assert vars(GuidedSampler.classifier(way, scale=2.0)) == vars(GuidedSampler(way, rho=2.0, shape="classifier"))
+    unguided = Unguided(way)(score(), labels(), seeds=seeds())
+    for nothing in (GuidedSampler(way), GuidedSampler(way, mu=0.5, rho=0.5, window=(0.9, 1.0))):
+        found = nothing(score(), labels(), seeds=seeds())
+        assert torch.equal(found.images, unguided.images)
+        assert torch.equal(found.scores_before, found.scores_after)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mu": 0.5}, {"rho": 0.5}, {"rho": 1.0, "shape": "classifier"}, {"mu": 0.2, "recurrence": 2}]
+)
+@pytest.mark.parametrize("objective", [ConfidenceGap(2.0, start=1.0), ConfidenceMargin(), KL()])
+def test_guidance_raises_the_score(settings: dict[str, Any], objective: Any) -> None:
+    way = chain(diffusers.EulerDiscreteScheduler(prediction_type="v_prediction"), steps=6)
+    found = GuidedSampler(way, **settings)(score(objective), labels(), seeds=seeds())
+    unguided = Unguided(way)(score(objective), labels(), seeds=seeds())
+    assert torch.equal(found.scores_before, unguided.scores_after)
+    assert bool((found.scores_after > found.scores_before).all())
+    assert torch.allclose(score(objective).final(found.images, reference_of(objective)), found.scores_after)
+
+
+def reference_of(objective: Any) -> Any:
+    return score(objective).reference(None, labels(), classes=CLASSES)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "FlowMatchEulerDiscrete", "LCM", "DPMSolverMultistep"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_every_scheduler_is_guided(name: str, steps: int) -> None:
+    way = chain(getattr(diffusers, f"{name}Scheduler")(), steps=steps)
+    for settings in ({"mu": 0.3, "smooth": 2, "smooth_sigma": 0.1}, {"rho": 0.2, "recurrence": 2}):
+        found = GuidedSampler(way, **settings)(score(), labels(), seeds=seeds())
+        assert bool(found.images.isfinite().all())
+        assert 0 <= float(found.images.min()) <= float(found.images.max()) <= 1
+        again = GuidedSampler(way, **settings)(score(), labels(), seeds=seeds())
+        assert torch.equal(found.images, again.images)
+
+
+def test_counts() -> None:
+    rows, steps, iterations, recurrence, smooth = 3, 4, 2, 2, 3
+    guided = 2  # of four steps in the window
+
+    def spent(*, images: Tensor | None = None, scale: float = 1.0, **settings: Any) -> Any:
+        way = Chain(diffuser(guidance_scale=scale), steps=steps)
+        found = GuidedSampler(way, window=(0.0, 0.5), **settings)(score(), labels(), seeds=seeds(), images=images)
+        return found.evaluations
+
+    for measured in (True, False):  # what `scores_before` costs is not counted
+        gradients = guided * iterations * rows
+        assert spent(mu=0.1, iterations=iterations, measure_before=measured) == evaluations(
+            denoiser_forward=steps * rows,
+            codec_forward=gradients + rows,
+            codec_backward=gradients,
+            classifier_forward=2 * (gradients + rows),
+            classifier_backward=2 * gradients,
+        )
+    calls = guided * recurrence
+    gradients = calls * (iterations + 1) * smooth * rows
+    everything = {"iterations": iterations, "recurrence": recurrence, "smooth": smooth, "smooth_sigma": 0.1}
+    assert spent(mu=0.1, rho=0.1, scale=2.0, images=pictures(), **everything) == evaluations(
+        denoiser_forward=2 * (calls + steps - guided) * rows,
+        denoiser_backward=2 * calls * rows,
+        codec_forward=rows + gradients + rows,  # the real images' latents, the searches' and the final images
+        codec_backward=gradients,
+        classifier_forward=rows + 2 * (gradients + rows),  # the teacher's answer to the real images
+        classifier_backward=2 * gradients,
+    )
+    assert spent() == evaluations(denoiser_forward=12, codec_forward=3, classifier_forward=6)
+
+
+def test_before_is_unknown_where_it_is_not_measured() -> None:
+    found = GuidedSampler.mpgd(chain(), measure_before=False)(score(), labels(), seeds=seeds())
+    assert bool(found.scores_before.isnan().all())
+    assert bool(found.scores_after.isfinite().all())
+
+
+def test_randomness_is_the_seeds() -> None:
+    def found(which: Tensor, seed: int = 0) -> Tensor:
+        solver = GuidedSampler(chain(steps=2), mu=0.3, recurrence=2, seed=seed, measure_before=False)
+        return solver(score(views=Cutouts()), labels(), seeds=which).images
+
+    assert torch.equal(found(seeds()), found(seeds()))
+    assert not torch.allclose(found(seeds()), found(seeds(), seed=1), atol=1e-3)
+    assert not torch.allclose(found(seeds()), found(seeds() + 1), atol=1e-3)
+
+
+def test_unit_rms() -> None:
+    gradient = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    rows = gradient * torch.tensor([1.0, 1e-10, 1e-25, 1e-37, 1e20, 0.0, 1.0, 1.0])[:, None, None, None]
+    rows[6, 0, 0, 0], rows[7, 1, 2, 2] = torch.inf, torch.nan
+    found = unit_rms(rows)
+    size = found.square().mean((1, 2, 3)).sqrt()
+    assert torch.allclose(size, torch.tensor([1.0, 1, 1, 1, 1, 0, 0, 0]), atol=1e-4)
+    assert torch.allclose(found[2], found[2] / size[2])
+    assert torch.allclose(F.cosine_similarity(found[:5].flatten(1), gradient[:5].flatten(1)), torch.ones(5), atol=1e-4)
+    assert unit_rms(torch.zeros(0, 2, 3, 3)).shape == (0, 2, 3, 3)
+
+
+def test_a_student_that_is_sure_gives_no_wild_push() -> None:
+    """What is left of a gradient has squares that are zeros in float32; its direction is as good as any."""
+    found = []
+    for surety in (40.0, 52.0):
+        sure = score(ConfidenceGap(1.0))
+        for player in (sure.players.teacher, sure.players.student):
+            with torch.no_grad():
+                player[-1].weight.mul_(1e-2)
+                player[-1].bias.copy_(torch.tensor([surety, 0.0, 0.0]))
+        solver = GuidedSampler.mpgd(Chain(pixel_diffuser(), steps=4), measure_before=False)
+        found.append(solver(sure, torch.zeros(3, dtype=torch.int64), seeds=seeds()).images)
+    assert torch.allclose(*found, atol=1e-2)
+
+
+def test_bad_settings() -> None:
+    for settings, message in (
+        ({"mu": -1.0}, "mu=-1.0"),
+        ({"rho": float("nan")}, "rho=nan"),
+        ({"smooth_sigma": -0.1}, "smooth_sigma"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"recurrence": 1.5}, "recurrence=1.5"),
+        ({"smooth": 0}, "smooth=0"),
+        ({"shape": "linear"}, "shape='linear'"),
+        ({"window": (0.5, 0.5)}, "window"),
+        ({"window": (-0.1, 0.5)}, "window"),
+        ({"window": (0.0, 1.5)}, "window"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GuidedSampler(chain(), **settings)
+
+
+# A toy: two pixels, one spurious and one that matters ---------------------------------------------------------------
+
+TEACHERS_GAIN = 12.0
+
+
+class ExactDenoiser(nn.Module):
+    """`E[x0 | x_t, y]` of a normal distribution for each class, in closed form; pixels are (spurious, core)."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(in_channels=1, sample_size=(1, 2), num_class_embeds=3)
+        self.register_buffer("kept", scheduler.alphas_cumprod)
+        self.means = nn.Parameter(torch.tensor([[-0.3, -0.35], [0.3, 0.35]]))
+        self.variances = nn.Parameter(torch.tensor([0.4, 0.15]) ** 2)
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> tuple[Tensor]:
+        kept = self.kept[timestep][:, None, None, None]  # type: ignore[index]  # a buffer
+        mean, variance = self.means[class_labels][:, None, None], self.variances
+        return ((kept.sqrt() * variance * sample + (1 - kept) * mean) / (kept * variance + 1 - kept),)
+
+
+class Logistic(nn.Module):
+    """Two classes, from a weight for each pixel."""
+
+    def __init__(self, spurious: float, core: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([spurious, core]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        drive = (2 * images.flatten(1) - 1) @ self.weight
+        return torch.stack((-drive / 2, drive / 2), dim=1)
+
+
+def drawn(count: int, *, agreeing: bool) -> tuple[Tensor, Tensor]:
+    """Real images in which the spurious pixel agrees with the label, as in training, or never does."""
+    generator = torch.Generator().manual_seed(3)
+    given = torch.randint(2, (count,), generator=generator)
+    sign = 2.0 * given - 1
+    spurious = 0.4 * (sign if agreeing else -sign) + 0.1 * torch.randn(count, generator=generator)
+    core = 0.35 * sign + 0.15 * torch.randn(count, generator=generator)
+    return ((torch.stack((spurious, core), 1).view(-1, 1, 1, 2) + 1) / 2).clamp(0, 1), given
+
+
+def accuracy(model: nn.Module, images: Tensor, given: Tensor) -> float:
+    return float((model(images).argmax(1) == given).float().mean())
+
+
+def retrained(images: Tensor, given: Tensor) -> Logistic:
+    model = Logistic(6.0, 0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), given).backward()
+        optimizer.step()
+    return model
+
+
+def test_the_exact_denoiser_samples_its_distribution() -> None:
+    scheduler = ddim(prediction_type="sample")
+    way = Chain(Diffuser(ExactDenoiser(scheduler), scheduler), steps=250)
+    given = torch.arange(2000) % 2
+    with torch.no_grad():
+        found = way.run(noise_of(torch.arange(2000), (1, 1, 2), torch.device("cpu")), given).view(-1, 2)
+    for label, mean in ((0, (-0.3, -0.35)), (1, (0.3, 0.35))):
+        assert found[given == label].mean(0).tolist() == pytest.approx(mean, abs=0.04)
+        assert found[given == label].std(0).tolist() == pytest.approx((0.4, 0.15), rel=0.08)
+
+
+@pytest.mark.parametrize("settings", [{"mu": 0.15}, {"rho": 1.0, "shape": "classifier"}])
+def test_guided_images_teach_the_absent_group(settings: dict[str, Any]) -> None:
+    scheduler = ddim(prediction_type="sample")
+    way = Chain(Diffuser(ExactDenoiser(scheduler), scheduler), steps=20)
+    teacher = Logistic(0.0, TEACHERS_GAIN)
+    train, absent = drawn(300, agreeing=True), drawn(300, agreeing=False)
+    student = retrained(*train)
+    assert accuracy(teacher, *absent) > 0.95
+    assert accuracy(student, *train) > 0.98
+    assert accuracy(student, *absent) < 0.2
+    given, chosen = torch.arange(200) % 2, torch.arange(200)
+    what = Score(teacher=teacher, student=student)
+    found = {
+        name: synthesize(solver, what, Acceptance(teacher, resize=None), given, seeds=chosen, batch_size=100)
+        for name, solver in (("plain", Unguided(way)), ("guided", GuidedSampler(way, **settings)))
+    }
+    plain, guided = found["plain"], found["guided"]
+    assert torch.allclose(guided.scores_before, plain.scores_after, atol=1e-6)
+    assert float((guided.scores_after - guided.scores_before).mean()) > 0.1
+    sure = {name: batch.soft_labels.gather(1, given[:, None]).mean() for name, batch in found.items()}
+    assert sure["guided"] > sure["plain"] - 0.01
+    after = {
+        name: accuracy(
+            retrained(
+                torch.cat((train[0], batch.images[batch.accepted].float() / 255)),
+                torch.cat((train[1], given[batch.accepted])),
+            ),
+            *absent,
+        )
+        for name, batch in found.items()
+    }
+    assert float(guided.accepted.float().mean()) > 0.9
+    assert after["guided"] > accuracy(student, *absent) + 0.4
+    assert after["guided"] > after["plain"] + 0.2

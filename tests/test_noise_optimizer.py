@@ -1,0 +1,213 @@
+"""NoiseOptimizer: the shell, the ascent, what is kept, what is left alone, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from generative_parts import (
+    CHANNELS,
+    LATENT,
+    autoencoder_tiny,
+    chain,
+    diffuser,
+    evaluations,
+    labels,
+    pictures,
+    pixel_diffuser,
+    score,
+    seeds,
+)
+from torch import Tensor
+
+from hard_aug.objectives import ConfidenceGap, ConfidenceMargin, Hinge, LogitMSE
+from hard_aug.solvers import Chain, Cutouts, NoiseOptimizer, Unguided
+from hard_aug.solvers.chain import noise_of, on_shell
+
+diffusers = pytest.importorskip("diffusers")
+
+
+def test_the_shell() -> None:
+    base = noise_of(seeds(5), (CHANNELS, LATENT, LATENT), torch.device("cpu"))
+    for size in (1e-3, 1.0, 1e6):
+        moved = on_shell(base + size * torch.randn(base.shape), base)
+        wanted, found = (t.flatten(1).norm(dim=1) for t in (base, moved))
+        assert torch.allclose(found / wanted, torch.ones(5), atol=1e-5)
+    assert torch.allclose(on_shell(base, base), base, atol=1e-6)
+    assert bool(on_shell(torch.zeros_like(base), base).isfinite().all())
+    # Along the radius nothing changes: the gradient is tangent.
+    place = (2 * base).requires_grad_()
+    (gradient,) = torch.autograd.grad((on_shell(place, base) * torch.randn(base.shape)).sum(), place)
+    assert float((gradient * base).flatten(1).sum(1).abs().max()) < 1e-4
+
+
+class Watched(Chain):
+    """Notes the noise that it starts with."""
+
+    def start(self, noise: Tensor, clean: Tensor | None) -> Tensor:
+        self.seen = [*getattr(self, "seen", []), noise.detach().clone()]
+        return super().start(noise, clean)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_every_noise_that_is_tried_is_on_the_shell(strength: float) -> None:
+    way = Watched(diffuser(), steps=4, strength=strength)
+    images = None if strength == 1 else pictures()
+    NoiseOptimizer(way, iterations=5, learning_rate=0.5)(score(), labels(), seeds=seeds(), images=images)
+    assert len(way.seen) == 6
+    first = noise_of(seeds(), (1, CHANNELS, LATENT, LATENT), torch.device("cpu"))[:, 0]
+    assert torch.allclose(way.seen[0], first, atol=1e-6)
+    for noise in way.seen:
+        share = noise.flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
+        assert torch.allclose(share, torch.ones(3), atol=1e-5)
+    assert not torch.allclose(way.seen[-1], first, atol=0.1)
+
+
+def test_the_ascent_is_adams() -> None:
+    way, what, given = chain(steps=3), score(ConfidenceMargin()), labels()
+    found = NoiseOptimizer(way, iterations=3, learning_rate=0.1)(what, given, seeds=seeds())
+    for row in range(3):  # each image with an optimiser of its own
+        pick = slice(row, row + 1)
+        base = noise_of(seeds()[pick], (1, CHANNELS, LATENT, LATENT), torch.device("cpu"))[:, 0]
+        edit = torch.zeros_like(base, requires_grad=True)
+        optimizer = torch.optim.Adam([edit], lr=0.1, maximize=True)
+        tried = []
+        for _ in range(4):
+            noise = (base + edit) * base.norm() / (base + edit).norm()
+            images = way.diffuser.decode(way.run(noise, given[pick]))
+            logits = [m(images)[0] for m in (what.players.teacher, what.players.student)]
+            others = [torch.cat((z[:row], z[row + 1 :])) for z in logits]
+            value = (logits[0][row] - others[0].max()) - (logits[1][row] - others[1].max())
+            tried.append((float(value.detach()), images.detach()))
+            optimizer.zero_grad()
+            (edit.grad,) = torch.autograd.grad(value, edit)
+            edit.grad /= edit.grad.square().mean().sqrt()
+            optimizer.step()
+        best = max(tried, key=lambda pair: pair[0])
+        assert float(found.scores_before[row]) == pytest.approx(tried[0][0], abs=1e-3)
+        assert float(found.scores_after[row]) == pytest.approx(best[0], abs=1e-2)
+        assert torch.allclose(found.images[row], best[1][0], atol=2e-3)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "wild": {"learning_rate": 30.0},
+    "last": {"last": 1},
+    "one": {"iterations": 1},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("scheduler", ["DDIM", "LCM"])
+def test_never_below_the_unguided(name: str, scheduler: str) -> None:
+    way = chain(getattr(diffusers, f"{scheduler}Scheduler")(prediction_type="v_prediction"), steps=3)
+    what = score(views=Cutouts() if name == "wild" else None)
+    found = NoiseOptimizer(way, **{"iterations": 4} | SETTINGS[name])(what, labels(), seeds=seeds())
+    unguided = Unguided(way)(what, labels(), seeds=seeds())
+    assert torch.allclose(found.scores_before, unguided.scores_after, atol=1e-5)
+    assert bool((found.scores_after >= found.scores_before - 1e-6).all())
+    if name in ("default", "one") and scheduler == "DDIM":
+        assert bool((found.scores_after > found.scores_before + 0.01).all())
+    again = NoiseOptimizer(way, **{"iterations": 4} | SETTINGS[name])(what, labels(), seeds=seeds())
+    assert torch.equal(again.images, found.images)
+
+
+def test_more_iterations_are_never_worse() -> None:
+    what = score(ConfidenceGap(2.0))  # one whose power moves climbs another way with other iterations
+    found = [NoiseOptimizer(chain(steps=2), iterations=n)(what, labels(), seeds=seeds()) for n in (1, 3, 8)]
+    for less, more in zip(found, found[1:], strict=False):
+        assert bool((more.scores_after >= less.scores_after - 1e-5).all())
+    assert float(found[-1].scores_after.mean()) > float(found[0].scores_after.mean())
+
+
+def test_objectives_that_compare_with_the_clean_image() -> None:
+    """From the middle of real images' way, without the name of a class."""
+    way = Chain(pixel_diffuser(), steps=4, strength=0.5)
+    what = score(LogitMSE(), invariance=Hinge(0.05))
+    found = NoiseOptimizer(way, iterations=4)(what, labels(), seeds=seeds(), images=pictures())
+    assert bool((found.scores_after > found.scores_before).all())
+    free = NoiseOptimizer(way, iterations=4)(score(LogitMSE()), labels(), seeds=seeds(), images=pictures())
+    assert not torch.allclose(free.images, found.images, atol=1e-3)
+
+
+def test_images_that_reached_the_score_are_left_alone() -> None:
+    way = chain(steps=2)
+    unguided = Unguided(way)(score(), labels(), seeds=seeds())
+    level = float(unguided.scores_after.sort().values[1]) + 1e-3  # below the best row alone
+    best = int(unguided.scores_after.argmax())
+    whole = NoiseOptimizer(way, iterations=4)(score(), labels(), seeds=seeds())
+    found = NoiseOptimizer(way, iterations=4, stop_at=level)(score(), labels(), seeds=seeds())
+    assert torch.allclose(found.images[best], unguided.images[best], atol=1e-5)
+    assert float(whole.scores_after[best]) > float(found.scores_after[best]) + 1e-3
+    others = [row for row in range(3) if row != best]
+    assert bool((found.scores_after[others] >= torch.minimum(whole.scores_after[others], torch.tensor(level))).all())
+    nothing = NoiseOptimizer(way, iterations=4, stop_at=-10.0)(score(), labels(), seeds=seeds())
+    assert torch.allclose(nothing.images, unguided.images, atol=1e-5)
+    assert nothing.evaluations == evaluations(
+        denoiser_forward=2 * 3,
+        denoiser_backward=2 * 3,
+        codec_forward=3 + 3,
+        codec_backward=3,
+        classifier_forward=3 * 2 * 3,
+        classifier_backward=2 * 3,
+    )
+    never = NoiseOptimizer(way, iterations=4, stop_at=10.0)(score(), labels(), seeds=seeds())
+    assert torch.equal(never.images, whole.images)
+    assert never.evaluations == whole.evaluations
+
+
+@pytest.mark.parametrize("last", [None, 1, 3])
+@pytest.mark.parametrize("real", [False, True])
+def test_counts(last: int | None, real: bool) -> None:
+    rows, done, iterations = 3, 3 if real else 6, 2
+    way = chain(steps=6, strength=0.5 if real else 1.0)
+    solver = NoiseOptimizer(way, iterations=iterations, last=last)
+    found = solver(score(), labels(), seeds=seeds(), images=pictures() if real else None)
+    assert found.evaluations == evaluations(
+        denoiser_forward=(iterations + 1) * done * rows,
+        denoiser_backward=iterations * (last or done) * rows,
+        codec_forward=(iterations + 1) * rows + rows + (rows if real else 0),
+        codec_backward=iterations * rows,
+        # At each point the score itself, and at each but the last what is ascended; the final images; the real ones.
+        classifier_forward=2 * rows * (iterations + 1 + iterations + 1) + (rows if real else 0),
+        classifier_backward=2 * rows * iterations,
+    )
+    assert found.seconds > 0
+
+
+def test_counts_with_a_preview_and_checkpointing() -> None:
+    way = Chain(diffuser(preview=autoencoder_tiny(), checkpointing=True), steps=2)
+    found = NoiseOptimizer(way, iterations=1)(score(), labels(), seeds=seeds())
+    assert found.evaluations == evaluations(
+        denoiser_forward=3 * (2 * 2 + 2),  # twice where it is run again in the backward
+        denoiser_backward=3 * 2,
+        codec_forward=3 * (2 + 1 + 1),
+        codec_backward=3,
+        classifier_forward=6 * 4,
+        classifier_backward=6,
+    )
+
+
+def test_within_no_grad() -> None:
+    way = chain(steps=2)
+    with torch.no_grad():
+        inside = NoiseOptimizer(way, iterations=2)(score(), labels(), seeds=seeds())
+    outside = NoiseOptimizer(way, iterations=2)(score(), labels(), seeds=seeds())
+    assert torch.equal(inside.images, outside.images)
+    assert not outside.images.requires_grad
+    assert not outside.scores_after.requires_grad
+
+
+def test_bad_settings() -> None:
+    for settings, message in (
+        ({"iterations": 0}, "iterations=0"),
+        ({"last": 0}, "last=0"),
+        ({"last": 1.5}, r"last=1\.5"),
+        ({"learning_rate": 0.0}, r"learning_rate=0\.0"),
+        ({"learning_rate": math.nan}, "learning_rate=nan"),
+        ({"learning_rate": math.inf}, "learning_rate=inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NoiseOptimizer(chain(), **settings)
