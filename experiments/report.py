@@ -86,6 +86,12 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "config": {key: value for key, value in first["config"].items() if key != "seed"},
     }
+    pools = {name: [r["pool"] for r in row] for name, row in rows.items() if "pool" in row[0]}
+    if pools:  # of generated images: what they took, and how they fail
+        summary["pools"] = {
+            name: {key: spread([pool[key] for pool in row], 4) for key in row[0] if all(key in pool for pool in row)}
+            for name, row in pools.items()
+        }
     if "kd" in rows:
         summary["gap_closed"] = _gap_closed(rows, first["main"])
     if "random_tuned" in rows:

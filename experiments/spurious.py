@@ -65,6 +65,8 @@ logger = logging.getLogger(__name__)
 FREE = ("threads", "device", "resume", "checkpoint_every", "teacher_cache")
 #: Of the judge and of the second student, whose networks take no part in any search.
 OTHER_SEED = 1000
+#: What is measured of each network; the last is on the groups that the training images lack.
+MEASURES = ("worst_group", "mean_group", "in_distribution", "absent_groups")
 
 
 def identity(config: DictConfig) -> dict[str, Any]:
@@ -142,7 +144,8 @@ class Experiment:
         torch.manual_seed(seed + 1)
         student = self._network(self.config.student.width)
         method = Distillation(self.teacher, student, temperature=self.config.temperature)
-        self.trainer.train(name, student, self.splits.train, self.config.student, method.loss, seed=seed)
+        took = self.trainer.train(name, student, self.splits.train, self.config.student, method.loss, seed=seed)
+        self.biased_seconds = took["seconds"]
         return student.eval()
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
@@ -247,15 +250,16 @@ class Experiment:
                         **self.pools.detectors(name, judge=self.judge, other_student=self.other_student),
                     }
                 }
-        teacher, biased = self.measure(self.teacher), self.measure(self.student)
-        plain = results.get("kd", biased)
-        gap = teacher["worst_group"] - plain["worst_group"]
-        for found in results.values():
-            found["gap_closed"] = round((found["worst_group"] - plain["worst_group"]) / gap, 4) if gap > 0 else None
+        found = {"biased": self.measure(self.student) | {"seconds": self.biased_seconds}, **results}
+        teacher = self.measure(self.teacher)
+        gap = teacher["worst_group"] - found.get("kd", found["biased"])["worst_group"]
         return {
             "teacher": teacher,
-            "biased student": biased,
-            "methods": results,
+            "students": found,
+            "sets": list(MEASURES),
+            "main": "worst_group",
+            "gap": round(gap, 4),
+            "size": self.splits.train.images.shape[-1],
             "train_counts": self.splits.train.counts(),
             "seed": self.config.seed,
         }
@@ -316,22 +320,18 @@ BUILDERS: dict[str, Callable[[Experiment, str, nn.Module], Method]] = {
 
 
 def table(metrics: dict[str, Any]) -> Table:
-    """Accuracies in per cent."""
-    columns = ("", "worst group", "mean group", "in distribution", "absent groups", "gap closed", "seconds")
-    drawn = Table(*columns, title=f"accuracy in %, seed {metrics['seed']}")
+    """Accuracies in per cent, and how much of the gap in the worst group between KD and the teacher is closed."""
+    drawn = Table("", *(name.replace("_", " ") for name in MEASURES), "gap closed", "seconds")
     for column in drawn.columns[1:]:
         column.justify = "right"
-    rows = {"teacher": metrics["teacher"], "biased student": metrics["biased student"], **metrics["methods"]}
-    for name, found in rows.items():
-        numbers = [
-            f"{100 * found[key]:.1f}" for key in ("worst_group", "mean_group", "in_distribution", "absent_groups")
-        ]
-        closed, seconds = found.get("gap_closed"), found.get("seconds")
+    plain = metrics["students"].get("kd", metrics["students"]["biased"])["worst_group"]
+    for name, found in {"teacher": metrics["teacher"], **metrics["students"]}.items():
+        closed = (found["worst_group"] - plain) / metrics["gap"] if metrics["gap"] > 0 else 0.0
         drawn.add_row(
             name,
-            *numbers,
-            "" if closed is None else f"{100 * closed:.0f}",
-            "" if seconds is None else f"{seconds:.0f}",
+            *(f"{100 * found[key]:.1f}" for key in MEASURES),
+            f"{100 * closed:.0f} %",
+            f"{found['seconds']:.0f}" if "seconds" in found else "",
         )
     return drawn
 
@@ -353,7 +353,11 @@ def main(config: DictConfig) -> float:
         logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
         sys.exit(130)
     metrics |= {
-        "config": OmegaConf.to_container(config, resolve=True),
+        "config": {
+            **OmegaConf.to_container(config, resolve=True),  # type: ignore[dict-item]  # a mapping
+            "task": {"name": "images of all groups"},  # what experiments.report says of the teacher
+            "steps": config.continued.steps,
+        },
         "device": device_name(device),
         "versions": {name: version(name) for name in ("torch", "diffusers", "kornia", "numpy")},
         "machine": platform.machine(),
@@ -362,7 +366,7 @@ def main(config: DictConfig) -> float:
     console = Console(width=130)
     console.print(table(metrics))
     console.print(f"{folder}/metrics.json, views.png", soft_wrap=True, markup=False)
-    return float(list(metrics["methods"].values())[-1]["worst_group"])
+    return float(list(metrics["students"].values())[-1]["worst_group"])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -161,4 +162,4 @@ class Pools:
             judge=judge,
             other_student=other_student,
         )
-        return {key: round(value, 4) for key, value in found.items()}
+        return {key: round(value, 4) for key, value in found.items() if math.isfinite(value)}

@@ -29,7 +29,7 @@ def ascend_in_call(
     `ascend` is `adversary.ascend`, or what plays that back.
     """
     share = schedule.share(len(images))
-    images, context, answers = images[:share], context.first(share), answers.first(share)
+    images, context, answers = _first(images, share), context.first(share), answers.first(share)
     if isinstance(schedule, Alternating):
         for _ in range(schedule.steps if adversary.ascent.parameters else 0):
             ascend(images, answers, context)
@@ -58,7 +58,12 @@ def searched(
     """`u`, `(B, P)`, with the first `share` rows replaced by what the policy's search finds."""
     if not isinstance(adversary.policy, Search):
         return u
-    found = adversary.search(adversary.policy, images[:share], answers.first(share), context.first(share))
+    found = adversary.search(adversary.policy, _first(images, share), answers.first(share), context.first(share))
     u = u.clone()
     u[:share] = found
     return u
+
+
+def _first(images: Tensor, count: int) -> Tensor:
+    """The first `count`; the very tensor where that is all, for transforms that know it again."""
+    return images if count == len(images) else images[:count]

@@ -146,20 +146,20 @@ def test_all_methods_run_and_a_stopped_run_goes_on(models: Path, tmp_path: Path)
     (tmp_path / "parts").mkdir()
     config = config_of(models, tmp_path / "cache")
     whole = run(config, tmp_path / "whole")
-    assert list(whole["methods"]) == list(config.methods)
+    assert list(whole["students"]) == ["biased", *config.methods]
     for name in ("best_of_n_all", "diffusion_all"):
-        pool = whole["methods"][name]["pool"]
-        assert {"accepted", "score", "judge_keeps", "transfer", "diversity", "saturated"} <= set(pool)
-    equal = [whole["methods"][name]["pool"]["evaluations_per_image"] for name in ("diffusion_all", "best_of_n_all")]
+        pool = whole["students"][name]["pool"]
+        assert {"accepted", "score", "judge_keeps", "diversity", "saturated", "moved"} <= set(pool)
+    equal = [whole["students"][name]["pool"]["evaluations_per_image"] for name in ("diffusion_all", "best_of_n_all")]
     assert equal[0] <= equal[1] <= 1.5 * equal[0]
-    assert whole["methods"]["unguided_all"]["pool"]["moved"] == 0
+    assert whole["students"]["unguided_all"]["pool"]["moved"] == 0
     assert (tmp_path / "whole" / "views.png").stat().st_size > 1000
     for count in (2, 9, 20):
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path / "parts", StopAt(count))
     again = run(config, tmp_path / "parts")
-    for name, found in whole["methods"].items():
-        assert again["methods"][name]["groups"] == found["groups"], name
+    for name, found in whole["students"].items():
+        assert again["students"][name]["groups"] == found["groups"], name
 
 
 def test_what_is_missing_is_said(models: Path, tmp_path: Path) -> None:

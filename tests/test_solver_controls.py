@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -114,11 +115,11 @@ def test_the_power_of_the_confidence_gap_moves() -> None:
 @pytest.mark.parametrize("kind", ["noise", "images", "renoised"])
 def test_a_row_knows_nothing_of_its_batch(name: str, kind: str) -> None:
     scheduler = diffusers.LCMScheduler(prediction_type="v_prediction") if kind == "renoised" else None
-    way = chain(scheduler, steps=3, strength=0.7 if kind == "images" else 1.0)
+    way = chain(scheduler, steps=2, strength=0.5 if kind == "images" else 1.0)
     images = pictures() if kind == "images" else None
     solver, what = SOLVERS[name](way), score(views=Cutouts())
     whole = solver(what, labels(), seeds=seeds(), images=images)
-    for rows in ([1], [2, 0]):
+    for rows in ([2, 0],):
         part = solver(what, labels()[rows], seeds=seeds()[rows], images=None if images is None else images[rows])
         assert torch.allclose(part.images, whole.images[rows], atol=1e-5)
         assert torch.allclose(part.scores_after, whole.scores_after[rows], atol=1e-4)
@@ -128,12 +129,12 @@ def test_a_row_knows_nothing_of_its_batch(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_size_of_batches_changes_nothing(name: str) -> None:
     accept, found = Acceptance(Classifier(1)), []
-    for size in (2, 64):
-        batch = synthesize(SOLVERS[name](chain(steps=2)), score(), accept, labels(5), seeds=seeds(5), batch_size=size)
+    for size in (3, 64):
+        batch = synthesize(SOLVERS[name](chain(steps=2)), score(), accept, labels(4), seeds=seeds(4), batch_size=size)
         found.append(batch)
         assert batch.images.dtype == torch.uint8
-        assert [len(getattr(batch, field.name)) for field in fields(SynthBatch)[:7]] == [5] * 7
-        assert batch.soft_labels.sum(1).tolist() == pytest.approx([1.0] * 5, abs=1e-5)
+        assert [len(getattr(batch, field.name)) for field in fields(SynthBatch)[:7]] == [4] * 7
+        assert batch.soft_labels.sum(1).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
         assert batch.seconds > 0
     assert int((found[0].images.int() - found[1].images.int()).abs().max()) <= 1
     assert torch.allclose(found[0].scores_after, found[1].scores_after, atol=1e-4)
@@ -200,7 +201,7 @@ def test_bad_input(name: str) -> None:
         solver(what, labels(), seeds=seeds(), images=pictures(size=15))
     accept = Acceptance(Classifier(1))
     for given, images in ((labels(4), None), (labels(3), pictures(4))):
-        with pytest.raises(ValueError, match="4 (labels|images) and 3 seeds"):
+        with pytest.raises(ValueError, match=r"4 (labels|images) and 3 seeds"):
             synthesize(solver, what, accept, given, seeds=seeds(3), images=images, batch_size=3)
     with pytest.raises(ValueError, match="batch_size=0"):
         synthesize(solver, what, accept, labels(), seeds=seeds(), batch_size=0)
@@ -253,7 +254,7 @@ def test_the_best_of_several_holds_the_unguided() -> None:
     unguided = Unguided(way)(what, labels(6), seeds=seeds(6))
     found = [BestOfN(way, count=count)(what, labels(6), seeds=seeds(6)) for count in (1, 2, 6)]
     assert torch.equal(found[0].images, unguided.images)
-    for less, more in zip(found, found[1:], strict=False):
+    for less, more in itertools.pairwise(found):
         assert torch.equal(more.scores_before, unguided.scores_after)
         assert bool((more.scores_after >= less.scores_after - 1e-6).all())
     assert float((found[2].scores_after - unguided.scores_after).mean()) > 0.02

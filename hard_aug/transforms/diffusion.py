@@ -13,6 +13,7 @@ random noise here. So `Search` finds the best of several noises, ascends `u`, or
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from hard_aug.ops.formats import memory_format_of
 from hard_aug.solvers.chain import Chain, on_shell
 from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.memory import OfImages
 from hard_aug.transforms.settings import check_positive
 
 
@@ -61,6 +63,7 @@ class Diffusion(Transform):
             own_height, own_width = chain.diffuser.image_size()
             height, width = height or own_height, width or own_width
         self.height, self.width = height, width
+        self._clean: OfImages[tuple[Tensor, ...]] = OfImages()
         self.latent = chain.diffuser.latent_shape(height, width)
         channels, rows, columns = self.latent
         names = [(c, r, s) for c in range(channels) for r in range(rows) for s in range(columns)]
@@ -90,13 +93,21 @@ class Diffusion(Transform):
             if diffuser.condition(torch.zeros(1, dtype=torch.int64, device=images.device)):
                 raise ValueError("the denoiser is conditioned on a class: call augmenter(images, labels)")
             labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        with torch.no_grad():
-            clean = diffuser.encode(images)
-            noise = chain.invert(clean, labels)
-            back = diffuser.decode(chain.run(chain.start(noise, clean), labels)) if self.residual else None
+        given = (images,) if context.labels is None else (images, labels)
+        clean, noise, *back = self._clean(partial(self._inverted, images, labels), *given)
         edit = u.float().view(-1, *self.latent)
         edited = edit if math.isinf(self.spread) else noise + self.spread * edit
         out = diffuser.decode(chain.run(chain.start(on_shell(edited, noise), clean), labels))
-        if back is not None:
-            out = images + (out - back)
+        if back:
+            out = images + (out - back[0])
         return out.to(images.dtype).contiguous(memory_format=memory_format_of(images))
+
+    @torch.no_grad()
+    def _inverted(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Latents and noise of images, and what the chain makes of that noise where the residual wants it."""
+        chain, diffuser = self.chain, self.chain.diffuser
+        clean = diffuser.encode(images)
+        noise = chain.invert(clean, labels)
+        if not self.residual:
+            return clean, noise
+        return clean, noise, diffuser.decode(chain.run(chain.start(noise, clean), labels))

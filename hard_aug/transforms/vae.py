@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from hard_aug.models.autoencoder import LatentCodec
 from hard_aug.ops.formats import memory_format_of
 from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.memory import OfImages
 from hard_aug.transforms.settings import check_factors, check_pair, check_positive
 
 #: Points on each axis of the grid that a random pattern is drawn at.
@@ -40,8 +41,7 @@ class VAELatent(Transform):
     """Edits of latents inside their ranges. `u = 0` is the identity.
 
     Args:
-        autoencoder: of diffusers, on the images' device. It is put in evaluation mode, and no gradient is taken of its
-            weights.
+        autoencoder: of diffusers, on the images' device. It is put in evaluation mode and frozen.
         shift: largest shift of a latent channel, in standard deviations.
         scale: largest factor of a latent channel, above 1; its reciprocal is the smallest.
         local: largest shift at a point of the grid, in standard deviations.
@@ -93,6 +93,7 @@ class VAELatent(Transform):
         self.spread = spread or 1 / self.codec.scaling_factor
         self.channels = self.codec.latent_channels
         self.seed = seed
+        self._clean: OfImages[tuple[Tensor, ...]] = OfImages()
         self._patterns: dict[tuple[object, ...], Tensor] = {}
         self.spec = self._spec(shift, scale, local, direction, directions)
         if not self.spec:
@@ -136,14 +137,21 @@ class VAELatent(Transform):
         self.codec.check_size(*images.shape[-2:])
         values = torch.stack(tuple(self.decode(u).values()), dim=1)
         size = self.micro_batch or len(images)
-        parts = [self._edited(*part) for part in zip(torch.split(images, size), torch.split(values, size), strict=True)]
+        clean = self._clean(lambda: self._encoded(images, size), images)
+        given = (images, values, *clean)
+        parts = [self._edited(*part) for part in zip(*(torch.split(each, size) for each in given), strict=True)]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
         return out.contiguous(memory_format=memory_format_of(images))
 
-    def _edited(self, images: Tensor, values: Tensor) -> Tensor:
-        with torch.no_grad():
-            latents = self.codec.encode(images)
-            plain = self.codec.decode(latents) if self.residual else None
+    @torch.no_grad()
+    def _encoded(self, images: Tensor, size: int) -> tuple[Tensor, ...]:
+        """The latents of images, and their reconstruction where the residual wants it."""
+        latents = torch.cat([self.codec.encode(part) for part in torch.split(images, size)])
+        if not self.residual:
+            return (latents,)
+        return latents, torch.cat([self.codec.decode(part) for part in torch.split(latents, size)])
+
+    def _edited(self, images: Tensor, values: Tensor, latents: Tensor, plain: Tensor | None = None) -> Tensor:
         edited = self.edit(latents, values)
         if self.checkpointing and edited.requires_grad:
             decode = cast(Callable[..., Tensor], checkpoint)

@@ -1,0 +1,92 @@
+"""Clean images are encoded once for all renderings of a call, and never served when they have changed."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from test_vae import autoencoder
+from torch import Tensor, nn
+
+from hard_aug import HardAugmenter
+from hard_aug.policies import Search
+from hard_aug.transforms import VAELatent
+from hard_aug.transforms.memory import OfImages
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.calls = 0
+        self.kept: OfImages[Tensor] = OfImages()
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        def compute() -> Tensor:
+            self.calls += 1
+            return 2 * given[0]
+
+        return self.kept(compute, *given)
+
+
+def test_the_same_tensors_are_computed_once() -> None:
+    counted, images, labels = Counted(), torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    assert torch.equal(counted(images, labels), 2 * images)
+    counted(images, labels)
+    assert counted.calls == 1
+
+
+@pytest.mark.parametrize("change", ["in place", "another tensor", "other labels", "labels in place", "no labels"])
+def test_whatever_changes_is_computed_again(change: str) -> None:
+    counted, images, labels = Counted(), torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    counted(images, labels)
+    if change == "in place":
+        images.add_(1)
+    elif change == "another tensor":
+        images = images.clone()
+    elif change == "other labels":
+        labels = labels.clone()
+    elif change == "labels in place":
+        labels.add_(1)
+    out = counted(images) if change == "no labels" else counted(images, labels)
+    assert counted.calls == 2
+    assert torch.equal(out, 2 * images)
+
+
+def test_a_tensor_that_is_gone_is_not_taken_for_a_new_one() -> None:
+    counted = Counted()
+    for value in range(5):
+        images = torch.full((64, 1, 32, 32), float(value))  # likely in the memory of the former one
+        assert float(counted(images).mean()) == 2 * value
+        del images
+        gc.collect()
+
+
+def test_inference_tensors_are_not_kept() -> None:
+    counted = Counted()
+    with torch.inference_mode():
+        images = torch.rand(2, 1, 4, 4)
+        counted(images)
+        counted(images)
+    assert counted.calls == 2
+
+
+def test_a_search_encodes_its_batch_once(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    transform = VAELatent(autoencoder(), shift=2.0)
+    encoded: list[int] = []
+    encode = transform.codec.encode
+
+    def counted(batch: Tensor) -> Tensor:
+        encoded.append(len(batch))
+        return encode(batch)
+
+    transform.codec.encode = counted  # type: ignore[method-assign]  # to count what runs
+    augmenter = HardAugmenter(
+        teacher=teacher,
+        student=plain_student,
+        transform=transform,
+        policy=Search(transform.spec, candidates=3, steps=2),
+    )
+    augmenter(images)
+    assert encoded == [len(images)]
+    augmenter(images.clone())
+    assert encoded == [len(images)] * 2
