@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.data import Part
+from experiments.data import Part, Splits
 from experiments.data import load as load_items
 from experiments.groups import Grouped, GroupedSplits
 
@@ -97,6 +97,7 @@ def load(
     kind: Kind = "colour",
     families: int = 10,
     rare: float = 0.0,
+    classes: Sequence[int] | None = None,
     homes: Sequence[int] | None = None,
     test_images: int = 2000,
     seed: int = 0,
@@ -110,6 +111,7 @@ def load(
         families: F, at least 2.
         rare: the share of training and validation images that are not on their class's home family; 0: those groups are
             absent; `1 - 1 / F`: the background says nothing.
+        classes: which of the items' classes are used, in their new order; None: all.
         homes: a family for each class; None: class c has family `c mod F`.
         test_images: how many of the test items are used.
         seed: of the backgrounds.
@@ -122,6 +124,8 @@ def load(
     if families < 2:
         raise ValueError(f"data.families={families}: wanted at least 2")
     items = load_items(name, root=root, canvas=canvas, download=download)
+    if classes is not None:
+        items = _chosen(items, list(classes))
     homes = [label % families for label in range(len(items.classes))] if homes is None else list(homes)
     if len(homes) != len(items.classes) or not set(homes) <= set(range(families)):
         raise ValueError(f"data.homes={homes}: wanted 0 to {families - 1} for each of {len(items.classes)} classes")
@@ -138,7 +142,22 @@ def load(
         painted(part, backgrounds_of(part.labels, homes, families, rare, generator))
         for part in (items.train, items.validation)
     )
-    chosen = items.test[slice(0, test_images)]
-    copies = Part(chosen.images.repeat(families, 1, 1, 1), chosen.labels.repeat(families))
+    shown = items.test[slice(0, test_images)]
+    copies = Part(shown.images.repeat(families, 1, 1, 1), shown.labels.repeat(families))
     test = painted(copies, torch.arange(families).repeat_interleave(test_images))
     return GroupedSplits(train, validation, test, items.classes, names)
+
+
+def _chosen(items: Splits, classes: list[int]) -> Splits:
+    if len(set(classes)) < max(2, len(classes)) or not set(classes) <= set(range(len(items.classes))):
+        raise ValueError(f"data.classes={classes}: wanted two or more of 0 to {len(items.classes) - 1}, each once")
+    numbers = torch.full((len(items.classes),), -1)
+    numbers[classes] = torch.arange(len(classes))
+
+    def part(whole: Part) -> Part:
+        labels = numbers[whole.labels]
+        return Part(whole.images[labels >= 0], labels[labels >= 0])
+
+    return Splits(
+        part(items.train), part(items.validation), part(items.test), tuple(items.classes[label] for label in classes)
+    )

@@ -57,6 +57,7 @@ from experiments.train import choose_device, device_name
 from experiments.trainer import Trainer
 from experiments.training import progress_bar
 from hard_aug import HardAugmenter
+from hard_aug.models import latent_directions
 from hard_aug.policies import Gaussian
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Color, Transform, VAELatent
@@ -172,7 +173,10 @@ class Experiment:
         autoencoder = (
             AutoencoderKL.from_pretrained(self.pools.folder(models) / "vae").to(self.device).requires_grad_(False)
         )
-        return VAELatent(autoencoder, **self.config.vae)
+        settings: dict[str, Any] = dict(self.config.vae)
+        count, images = settings.pop("directions"), settings.pop("direction_images")
+        directions = latent_directions(autoencoder, self.splits.train.images[:images], count)
+        return VAELatent(autoencoder, directions=directions, **settings)
 
     def method(self, name: str, student: nn.Module) -> Method:
         """A way of teaching by name."""
@@ -273,7 +277,6 @@ def _vae_augmenter(experiment: Experiment, name: str, student: nn.Module) -> Met
         transform=transform,
         policy=Gaussian(transform.spec),
         schedule=Alternating(every=config.every),
-        share=config.share,
         seed=config.seed,
     )
     return Hard(augmenter, temperature=config.temperature)

@@ -25,6 +25,17 @@ def test_absent_groups_are_absent_and_the_test_set_has_all() -> None:
     assert 0 <= float(splits.train.images.min()) <= float(splits.train.images.max()) <= 1
 
 
+def test_chosen_classes_are_numbered_anew() -> None:
+    splits = backgrounds.load("mnist5k", classes=[7, 1], families=2, test_images=50)
+    assert splits.classes == ("7", "1")
+    assert set(splits.train.labels.tolist()) == {0, 1}
+    everything = load("mnist5k", canvas=32)
+    assert len(splits.train) == int(((everything.train.labels == 7) | (everything.train.labels == 1)).sum())
+    for classes in ([3], [3, 3], [3, 10]):
+        with pytest.raises(ValueError, match="wanted two or more"):
+            backgrounds.load("mnist5k", classes=classes, test_images=50)
+
+
 def test_the_share_of_strays() -> None:
     labels = torch.arange(10).repeat(2000)
     homes = list(range(10))

@@ -23,6 +23,8 @@ from hard_aug.solvers import Diffuser
 TINY = [
     "data=spurious",
     "data.name=mnist5k",
+    "data.classes=null",
+    "data.families=10",
     "data.test_images=30",
     "autoencoder.widths=[8,8]",
     "autoencoder.steps=6",
@@ -118,6 +120,8 @@ def config_of(models: Path, cache: Path, *overrides: str) -> DictConfig:
     return composed(
         "spurious",
         "data.name=mnist5k",
+        "data.classes=null",
+        "data.families=10",
         "data.test_images=30",
         *parts,
         *sizes,

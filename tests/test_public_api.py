@@ -31,7 +31,7 @@ def test_import_is_light() -> None:
 
 def test_the_readme_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    loop, defaults, diagnosis, backends, own_loss, resume = blocks
+    loop, defaults, diagnosis, backends, generative, own_loss, resume = blocks
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
@@ -55,6 +55,10 @@ def test_the_readme_runs(tmp_path: Path) -> None:
         exec(diagnosis, names | {"images": images})
     assert (tmp_path / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
     exec(backends, names | {"images": images})
+    grey = {name: nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)) for name in ("teacher", "student")}
+    with contextlib.chdir(ROOT):
+        exec(generative, found := {"torch": torch, "labels": torch.arange(4), **grey})
+    assert found["hard_images"].shape[1:] == (1, 32, 32)
     before = student[1].weight.clone()
     exec(own_loss, names | {"torch": torch, "images": images})
     assert not torch.equal(student[1].weight, before)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
+from hard_aug.models import latent_directions
 from hard_aug.policies import Search
 from hard_aug.schedules import Alternating, Joint
 from hard_aug.transforms import Color, Compose, VAELatent
@@ -79,8 +80,40 @@ def test_what_each_edit_does() -> None:
     assert float(corner[0, 0, 5, 5]) == pytest.approx(0.0, abs=1e-5)
     step = edited(direction_2=0.5)
     assert float(step.square().mean().sqrt()) == pytest.approx(1.0, rel=1e-4)
-    again = VAELatent(autoencoder(), **EVERYTHING).patterns(3, 6, 6, torch.device("cpu"))
+    again = VAELatent(autoencoder(scaling_factor=0.5), **EVERYTHING).patterns(3, 6, 6, torch.device("cpu"))
     assert torch.equal(again, transform.patterns(3, 6, 6, torch.device("cpu")))
+
+
+def test_given_directions_are_steps_of_one() -> None:
+    given = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(4))
+    transform = VAELatent(autoencoder(scaling_factor=0.5), shift=None, direction=2.0, directions=given)
+    latents = torch.randn(2, 2, 6, 6)
+    out = transform.edit(latents, torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.5, -1.0]]))
+    assert torch.equal(out[0], latents[0])
+    assert torch.allclose(out[1], latents[1] + 1.5 * given[1] - given[2], atol=1e-6)
+    with pytest.raises(ValueError, match="latents of 6 x 6, these are of 5 x 6"):
+        transform.edit(latents[:, :, :5], torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"wanted \(K, 2, h, w\)"):
+        VAELatent(autoencoder(), direction=2.0, directions=given[:, :1])
+
+
+def test_principal_directions_are_those_of_the_latents() -> None:
+    model = autoencoder()
+    images = torch.rand(40, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    images = images * torch.linspace(0.1, 1, 40).view(-1, 1, 1, 1)
+    found = latent_directions(model, images, 5, batch_size=7)
+    with torch.no_grad():
+        rows = VAELatent(model).codec.encode(images).flatten(1)
+    centred = (rows - rows.mean(0)).double()
+    exact = torch.linalg.svd(centred, full_matrices=False)
+    assert torch.allclose(found.flatten(1).norm(dim=1).double(), exact.S[:5] / 39**0.5, rtol=1e-3)
+    cosines = (found.flatten(1).double() * exact.Vh[:5]).sum(1) / found.flatten(1).norm(dim=1)
+    assert float(cosines.abs().min()) > 0.999
+    state = torch.get_rng_state()
+    assert torch.allclose(found, latent_directions(model, images, 5), atol=1e-5)
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(ValueError, match="more images"):
+        latent_directions(model, images[:5], 5)
 
 
 @pytest.mark.parametrize("settings", [{"checkpointing": True}, {"micro_batch": 2}])

@@ -3,6 +3,7 @@
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.guard import evaluation_mode, unwrapped
 from hard_aug.models.hierarchical_vae import HierarchicalVAE
+from hard_aug.models.latent_directions import latent_directions
 from hard_aug.models.normalized import Normalized
 from hard_aug.models.timm import timm_model
 
@@ -12,6 +13,7 @@ __all__ = [
     "Normalized",
     "ViewStatistics",
     "evaluation_mode",
+    "latent_directions",
     "timm_model",
     "unwrapped",
 ]

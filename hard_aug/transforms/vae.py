@@ -7,7 +7,8 @@ the standard deviation of the latents:
     z' = m + scale (z - m) + spread (shift + up(local) + sum over k of direction_k D_k)
 
 with `m` the mean of the latents that the autoencoder's config knows (`shift_factor`, else 0), `up` bilinear from a
-coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents.
+coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents, or directions that are given,
+in raw latents (then without `spread`), such as `latent_directions`.
 
 | parameter | unit |
 |---|---|
@@ -47,7 +48,7 @@ class VAELatent(Transform):
         local: largest shift at a point of the grid, in standard deviations.
         grid: points of that, (rows, columns) or one number for both.
         direction: largest step along a pattern, in standard deviations.
-        directions: how many patterns.
+        directions: how many random patterns, or the patterns themselves, `(K, c, h, w)`: a step of 1 adds one of them.
         spread: standard deviation of the autoencoder's latents, above 0; None: `1 / scaling_factor` of its config
             (for `AutoencoderTiny`, whose latents are scaled already, 1).
         residual: give back the image plus what the edit changes, so that the student does not learn the blur of a
@@ -75,7 +76,7 @@ class VAELatent(Transform):
         local: float | None = None,
         grid: int | tuple[int, int] = 4,
         direction: float | None = None,
-        directions: int = 8,
+        directions: int | Tensor = 8,
         spread: float | None = None,
         residual: bool = True,
         micro_batch: int | None = None,
@@ -85,7 +86,8 @@ class VAELatent(Transform):
         self.codec = LatentCodec(autoencoder)
         check_positive(shift=shift, local=local, direction=direction, spread=spread)
         check_factors(scale=scale)
-        for name, value in (("directions", directions), ("micro_batch", micro_batch)):
+        count = directions if isinstance(directions, int) else len(directions)
+        for name, value in (("directions", count), ("micro_batch", micro_batch)):
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name}={value}: wanted a whole number of at least 1")
         self.residual, self.micro_batch, self.checkpointing = residual, micro_batch, checkpointing
@@ -95,7 +97,8 @@ class VAELatent(Transform):
         self.seed = seed
         self._clean: OfImages[tuple[Tensor, ...]] = OfImages()
         self._patterns: dict[tuple[object, ...], Tensor] = {}
-        self.spec = self._spec(shift, scale, local, direction, directions)
+        self.directions = None if isinstance(directions, int) else self._checked(directions)
+        self.spec = self._spec(shift, scale, local, direction, count)
         if not self.spec:
             raise ValueError("VAELatent with every part switched off does nothing; give at least one range")
 
@@ -127,6 +130,14 @@ class VAELatent(Transform):
         if direction is not None:
             add("direction", [str(k) for k in range(directions)], -direction, direction, identity=0.0, unit=unit)
         return tuple(spec)
+
+    def _checked(self, directions: Tensor) -> Tensor:
+        if directions.ndim != 4 or directions.shape[1] != self.channels:
+            raise ValueError(
+                f"directions of shape {tuple(directions.shape)}: wanted (K, {self.channels}, h, w), as "
+                "hard_aug.models.latent_directions gives them"
+            )
+        return directions.float()
 
     def check_channels(self, channels: int) -> None:
         self.codec.check_channels(channels)
@@ -175,16 +186,30 @@ class VAELatent(Transform):
             out = out + self.spread * F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
         if "direction" in parts:
             patterns = self.patterns(parts["direction"].shape[1], height, width, latents.device)
-            out = out + self.spread * torch.einsum("bk,kchw->bchw", parts["direction"], patterns)
+            out = out + torch.einsum("bk,kchw->bchw", parts["direction"], patterns)
         return out
 
     def patterns(self, count: int, height: int, width: int, device: torch.device) -> Tensor:
-        """`(K, c, h, w)`, the directions; the same for one seed and size. Kept from one call to the next."""
+        """`(K, c, h, w)` in raw latents; random ones are the same for one seed and size, and kept.
+
+        Raises:
+            ValueError: given directions of another size.
+        """
         key = (count, height, width, device)
-        if key not in self._patterns:
+        if key in self._patterns:
+            return self._patterns[key]
+        if self.directions is not None:
+            if tuple(self.directions.shape[-2:]) != (height, width):
+                rows, columns = self.directions.shape[-2:]
+                raise ValueError(
+                    f"the directions are of latents of {rows} x {columns}, these are of {height} x {width}; take "
+                    "them of images of this size"
+                )
+            patterns = self.directions
+        else:
             generator = torch.Generator().manual_seed(self.seed)
             points = torch.randn(count, self.channels, PATTERN_POINTS, PATTERN_POINTS, generator=generator)
             smooth = F.interpolate(points, (height, width), mode="bicubic", align_corners=False)
-            root = smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
-            self._patterns[key] = (smooth / root).to(device)
+            patterns = self.spread * smooth / smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
+        self._patterns[key] = patterns.to(device)
         return self._patterns[key]
