@@ -44,6 +44,10 @@ JUDGE_SEED = 1000
 FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
 
 
+#: Settings of generated images, which only the student `mixed` depends on.
+GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
+
+
 @dataclass(frozen=True)
 class Job:
     """One student: what it is called, how it is taught, and the share of the ranges where that is random."""
@@ -85,7 +89,8 @@ def check_numbers(config: DictConfig) -> None:
 def identity(config: DictConfig) -> dict[str, Any]:
     """All settings that the outcome of a run depends on."""
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    return {key: value for key, value in resolved.items() if key not in FREE}
+    free = FREE if "mixed" in config.students else (*FREE, *GENERATION)
+    return {key: value for key, value in resolved.items() if key not in free}
 
 
 def augmenter_parts(parts: DictConfig, channels: int) -> dict[str, Any]:
@@ -243,7 +248,7 @@ class Experiment:
             mixed,
             refresh=refresh,
             generate=generate,
-            validation=self.validation,
+            validation=self.splits.validation,  # in distribution: nothing is chosen by the test's shift
             temperature=float(self.config.temperature),
         )
 
@@ -259,8 +264,17 @@ class Experiment:
         generator = Generator(
             self.config, teacher=self.teacher, judge=judge, train=self.splits.train, classes=len(self.splits.classes)
         )
-        count = int(self.config.generation.images)
-        return lambda student, generation: generator(student, generation * count + torch.arange(count))[0]
+        count, size = int(self.config.generation.images), int(self.config.generation.batch_size)
+
+        def generate(student: nn.Module, generation: int) -> HardImages:
+            bar = self.progress.add_task(f"hard images {generation}", total=count, note="")
+            parts = []
+            for numbers in (generation * count + torch.arange(count)).split(size):
+                parts.append(generator(student, numbers)[0])
+                self.progress.update(bar, advance=len(numbers))
+            return HardImages.cat(parts)
+
+        return generate
 
     def train(self, job: Job) -> None:
         """Train one student, or what is left of it, and keep the result in the checkpoint."""

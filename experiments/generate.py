@@ -8,6 +8,7 @@ looks for images of every class on which the student is wrong and the teacher su
 |---|---|
 | `images/` | the shards, `index.csv` and `index.json`; see `experiments.shards` |
 | `sheets/` | a picture of each class |
+| `detectors.json` | how the search fails, if it does; see `hard_aug.solvers.detectors` |
 | `checkpoint.pt` | the student |
 
 A run that is stopped or killed at any moment goes on with the same command: finished shards stay, none is doubled, and
@@ -16,8 +17,10 @@ every image depends on its own seed alone. `accelerate launch` splits the shards
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,8 @@ from experiments.training import progress_bar
 logger = logging.getLogger(__name__)
 #: Settings of `generation` that change how it is done and not what comes out.
 FREE_GENERATION = ("batch_size", "sheet")
+#: Images that the detectors look at.
+DETECTED = 100
 
 
 def identity_of(config: DictConfig) -> dict[str, Any]:
@@ -65,7 +70,11 @@ def student_of(config: DictConfig, experiment: Experiment) -> nn.Module:
         path = Path(config.student_from) / "checkpoint.pt"
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: student_from wants the folder of a run of experiments.train")
-        finished = torch.load(path, map_location="cpu", weights_only=True)["finished"]
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        finished, ours = kept["finished"], identity(config)
+        for part in ("data", "student"):
+            if kept["config"][part] != ours[part]:
+                raise ValueError(f"student_from: {path} has {part}={kept['config'][part]}, here it is {ours[part]}")
     if name not in finished:
         raise ValueError(f"student_name={name}: that run has finished {', '.join(finished) or 'none'}")
     student.load_state_dict(finished[name]["model"])
@@ -105,7 +114,7 @@ def write(
 def run(config: DictConfig, folder: Path) -> Index | None:
     """Do the run; the index, in the first process."""
     settings = config.generation
-    for name in ("images", "shard_size", "batch_size"):
+    for name in ("images", "shard_size", "batch_size", "sheet"):
         if settings[name] < 1:
             raise ValueError(f"generation.{name}={settings[name]}: wanted a whole number of at least 1")
     if settings.images % settings.shard_size:
@@ -116,7 +125,9 @@ def run(config: DictConfig, folder: Path) -> Index | None:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     device = choose_device(config.device)
-    state = PartialState(cpu=device.type == "cpu")
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # others wait while the first one trains
+    if not state.is_main_process:
+        config.resume = True  # the first has started anew, if that is wanted
     device = state.device if config.device == "auto" else device
     splits = instantiate(config.data).to(device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +149,8 @@ def run(config: DictConfig, folder: Path) -> Index | None:
     if not state.is_main_process:
         return None
     index = writer.finish()
+    found = generator.detectors(student, judge=judge, numbers=torch.arange(min(settings.images, DETECTED)))
+    (folder / "detectors.json").write_text(json.dumps(found, indent=1) + "\n")
     sheets(folder / "images", folder / "sheets", most=settings.sheet)
     return index
 

@@ -6,6 +6,7 @@ run's folder is then read by `hard_aug.solvers.Diffuser.from_pretrained` and by 
 | in the folder | what it is |
 |---|---|
 | `vae/`, `unet/`, `scheduler/` | configuration and weights (safetensors) |
+| `condition.json` | which label stands for no class |
 | `report.json` | how they were made and how good they are |
 | `reconstructions.png`, `samples.png` | test images and their reconstructions; samples, one row a class |
 
@@ -16,6 +17,7 @@ command goes on from there.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -129,6 +131,7 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
     autoencoder.register_to_config(scaling_factor=float(1 / spread), shift_factor=float(mean))
 
     classes = len(splits.classes)
+    torch.manual_seed(config.seed + 1)  # the same start, whether or not this run has trained the autoencoder
     unet = build_unet(config.unet, latents.shape[1], latents.shape[-1], classes).to(images.device)
     scheduler = build_scheduler()
 
@@ -148,6 +151,7 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
     autoencoder.to(variant).save_pretrained(folder / "vae")
     unet.to(variant).save_pretrained(folder / "unet")
     scheduler.save_pretrained(folder / "scheduler")
+    (folder / "condition.json").write_text(json.dumps({"classes": classes, "none_label": classes}) + "\n")
     return took
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from experiments.data import Part
 from experiments.shards import HardImages
 from experiments.shipped import SHIPPED
-from hard_aug.solvers import Acceptance, Chain, Diffuser, Score, Solver, synthesize
+from hard_aug.solvers import Acceptance, Chain, Diffuser, Score, Solver, Unguided, detect, synthesize
 
 
 class Generator:
@@ -36,6 +37,27 @@ class Generator:
         self.chain = Chain(diffuser, steps=self.settings.steps, strength=self.settings.strength)
         self.solver: Solver = instantiate(config.solver)(self.chain)
         self.acceptance = Acceptance(teacher, judge=judge, **self.settings.acceptance)
+
+    def detectors(self, student: nn.Module, *, judge: nn.Module | None, numbers: Tensor) -> dict[str, float]:
+        """How the images of these numbers fail, if they do, beside unguided ones of the same seeds."""
+        guided, _ = self(student, numbers)
+        solver, self.solver = self.solver, Unguided(self.chain)
+        try:
+            unguided, _ = self(student, numbers)
+        finally:
+            self.solver = solver
+        images, plain = (each.images.to(self.device).float() / 255 for each in (guided, unguided))
+        found = detect(
+            images,
+            plain,
+            guided.labels.to(self.device),
+            teacher=self.teacher,
+            student=student,
+            judge=judge,
+            scores_before=unguided.scores_after,
+            scores_after=guided.scores_after,
+        )
+        return {name: round(value, 4) for name, value in found.items() if math.isfinite(value)}
 
     def __call__(self, student: nn.Module, numbers: Tensor) -> tuple[HardImages, dict[str, Any]]:
         """The images of these numbers, and what they took; an image depends on its number and the seed alone.
@@ -70,4 +92,5 @@ class Generator:
             accepted=found.accepted.cpu(),
             source=source,
         )
-        return hard, {"seconds": round(found.seconds, 3), **found.evaluations.as_dict()}
+        rejected = {f"rejected_{rule}": count for rule, count in found.rejected.items()}
+        return hard, {"seconds": round(found.seconds, 3), **rejected, **found.evaluations.as_dict()}

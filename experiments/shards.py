@@ -88,8 +88,7 @@ class HardImages:
         kept = self.soft_labels[self.accepted]
         if not bool(((kept >= 0) & (kept <= 1.01)).all() and ((kept.sum(1) - 1).abs() < 0.01).all()):
             raise ValueError("soft_labels of accepted images are no probabilities; give the softmax of the logits")
-        scores = torch.stack((self.scores_before, self.scores_after))[:, self.accepted]
-        if not bool(scores.isfinite().all()):
+        if not bool(self.scores_after[self.accepted].isfinite().all()):  # those before may not have been measured
             raise ValueError("accepted images have scores that are not finite; reject them: accepted=False")
 
     def __len__(self) -> int:

@@ -1,12 +1,13 @@
 """Covariate shift by a spurious background: `python -m experiments.spurious [key=value ...]`.
 
-ConfiG-style (arXiv:2506.02294), on real items with painted backgrounds (`experiments.backgrounds`): half of the groups
-of class and background are absent from the student's training images; the teacher is robust by its own training. The
-student is distilled on those images first, and is biased then; each method goes on from there, with equal steps.
+ConfiG-style (arXiv:2506.02294), on real items with painted backgrounds (`experiments.backgrounds`): each class's images
+are all on its home background in the student's training data, every other group is absent; the teacher is robust by
+its own training. The student is distilled on those images first, and is biased then; each method goes on from there,
+with equal steps on as many images.
 
 | method | second view of a step |
 |---|---|
-| `kd` | none |
+| `kd` | other clean images |
 | `cutmix` | CutMix |
 | `jitter` | random colours of `color`'s ranges |
 | `color` | `HardAugmenter` with `Color`: it is handed the spurious feature |
@@ -25,9 +26,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,28 +45,28 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from experiments import teachers
-from experiments.data import Part
 from experiments.evaluation import accuracy
 from experiments.groups import Grouped, GroupedSplits, group_accuracies
 from experiments.memory import keep_freed_memory
 from experiments.methods import Distillation, Hard, Method, RandomViews
 from experiments.models import ConvTeacher
-from experiments.spurious_methods import CutMixed, Pool
+from experiments.spurious_builders import BUILDERS, POOLED, check_methods
+from experiments.spurious_methods import CutMixed
 from experiments.spurious_pools import Pools, parsed
 from experiments.stop import Stop, graceful
 from experiments.train import choose_device, device_name
 from experiments.trainer import Trainer
 from experiments.training import progress_bar
-from hard_aug import HardAugmenter
 from hard_aug.models import latent_directions
-from hard_aug.policies import Gaussian
-from hard_aug.schedules import Alternating
+from hard_aug.solvers import detect
 from hard_aug.transforms import Color, Transform, VAELatent
 
 logger = logging.getLogger(__name__)
 FREE = ("threads", "device", "resume", "checkpoint_every", "teacher_cache")
 #: Of the judge and of the second student, whose networks take no part in any search.
 OTHER_SEED = 1000
+#: Images whose views the detectors look at.
+DETECTED = 500
 #: What is measured of each network; the last is on the groups that the training images lack.
 MEASURES = ("worst_group", "mean_group", "in_distribution", "absent_groups")
 
@@ -88,9 +89,9 @@ class Experiment:
     """
 
     def __init__(self, config: DictConfig, splits: GroupedSplits, folder: Path, progress: Progress, stop: Stop) -> None:
-        unknown = [name for name in config.methods if parsed(name)[0] not in BUILDERS]
-        if unknown:
-            raise ValueError(f"methods: {', '.join(unknown)} unknown; wanted some of {', '.join(BUILDERS)}")
+        check_methods(config.methods)
+        if config.data.rare:
+            raise ValueError(f"data.rare={config.data.rare}: the student's data has to lack groups; wanted 0")
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
         self.device = splits.train.images.device
         self.trainer = Trainer(
@@ -106,6 +107,7 @@ class Experiment:
         )
         self.teacher = self._classifier(everything, config.seed)
         self.judge = self._classifier(everything, OTHER_SEED)
+        self.seconds: dict[str, float] = {}
         self.student = self._biased("student", config.seed)
         self.other_student = self._biased("other student", config.seed + OTHER_SEED)
         self.pools = Pools(
@@ -117,6 +119,9 @@ class Experiment:
             classes=len(splits.classes),
             seed=config.seed,
         )
+        for name in config.methods:  # before hours of work
+            if parsed(name)[1] is not None:
+                self.pools.folder(parsed(name)[1])
 
     def _network(self, width: int) -> nn.Module:
         channels, size = self.splits.train.images.shape[1], self.splits.train.images.shape[-1]
@@ -146,7 +151,7 @@ class Experiment:
         student = self._network(self.config.student.width)
         method = Distillation(self.teacher, student, temperature=self.config.temperature)
         took = self.trainer.train(name, student, self.splits.train, self.config.student, method.loss, seed=seed)
-        self.biased_seconds = took["seconds"]
+        self.seconds[name] = took["seconds"]
         return student.eval()
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
@@ -203,21 +208,21 @@ class Experiment:
     def views(self, name: str, images: Tensor, labels: Tensor) -> Tensor | None:
         """What a finished method shows beside real images, for the picture and the detectors."""
         kind, _ = parsed(name)
-        if kind in ("unguided", "best_of_n", "diffusion"):
-            pool = self.pools.obtain(name)
-            rows = [
-                pool["images"][pool["labels"] == label][int((labels[:row] == label).sum())]
-                for row, label in enumerate(labels.cpu())
-            ]
+        if kind in POOLED:
+            pool, rows = self.pools.obtain(name), []
+            for row, label in enumerate(labels.cpu()):
+                kept = pool["images"][(pool["labels"] == label) & pool["accepted"]]
+                number = int((labels[:row] == label).sum())
+                rows.append(kept[number] if number < len(kept) else torch.zeros_like(pool["images"][0]))
             return torch.stack(rows).to(self.device).float() / 255
         if kind == "kd":
             return None
         student = self._network(self.config.student.width)
-        student.load_state_dict(self.student.state_dict())
-        method = self.method(name, student)
         state = self.trainer.finished(name)
+        student.load_state_dict(self.student.state_dict() if state is None else state["model"])
+        method = self.method(name, student)
         if isinstance(method, Hard):
-            if state is not None and "extra" in state:
+            if state is not None:
                 method.load_state_dict(state["extra"])
             return method.augmenter(images, labels).images.detach()
         if isinstance(method, RandomViews):
@@ -229,6 +234,18 @@ class Experiment:
                 torch.manual_seed(self.config.seed)
                 return method.views(images, labels)
         return None
+
+    def detectors(self, name: str) -> dict[str, float]:
+        """How a method's views fail, if they do; see `hard_aug.solvers.detectors`. Edits are compared with images."""
+        networks: dict[str, nn.Module] = {"judge": self.judge, "other_student": self.other_student}
+        if parsed(name)[0] in POOLED:
+            return self.pools.detectors(name, **networks)
+        shown = self.splits.train[slice(0, DETECTED)]
+        views = self.views(name, shown.images, shown.labels)
+        if views is None or name == "cutmix":  # whose images are of no one class
+            return {}
+        found = detect(views, shown.images, shown.labels, teacher=self.teacher, student=self.student, **networks)
+        return {key: round(value, 4) for key, value in found.items() if math.isfinite(value)}
 
     def draw(self) -> None:
         """`views.png`: a row of real images, and one of each method's views of the same classes."""
@@ -247,14 +264,12 @@ class Experiment:
         results: dict[str, Any] = {}
         for name in self.config.methods:
             results[name] = self.teach(name)
-            if parsed(name)[0] in ("unguided", "best_of_n", "diffusion"):
-                results[name] |= {
-                    "pool": {
-                        **self.pools.obtain(name)["numbers"],
-                        **self.pools.detectors(name, judge=self.judge, other_student=self.other_student),
-                    }
-                }
-        found = {"biased": self.measure(self.student) | {"seconds": self.biased_seconds}, **results}
+            results[name]["pool"] = self.detectors(name)
+            if parsed(name)[0] in POOLED:
+                numbers = self.pools.obtain(name)["numbers"]
+                results[name]["pool"] |= numbers
+                results[name]["generation_seconds"] = numbers["seconds_per_image"] * self.config.generation.images
+        found = {"biased": self.measure(self.student) | {"seconds": self.seconds["student"]}, **results}
         teacher = self.measure(self.teacher)
         gap = teacher["worst_group"] - found.get("kd", found["biased"])["worst_group"]
         return {
@@ -267,59 +282,6 @@ class Experiment:
             "train_counts": self.splits.train.counts(),
             "seed": self.config.seed,
         }
-
-
-def _vae_augmenter(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    transform, config = experiment.transform(name), experiment.config
-    augmenter = HardAugmenter(
-        teacher=experiment.teacher,
-        student=student,
-        transform=transform,
-        policy=Gaussian(transform.spec),
-        schedule=Alternating(every=config.every),
-        seed=config.seed,
-    )
-    return Hard(augmenter, temperature=config.temperature)
-
-
-def _random(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    config = experiment.config
-    return RandomViews(
-        experiment.teacher, student, experiment.transform(name), temperature=config.temperature, seed=config.seed
-    )
-
-
-def _pool(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    pool = experiment.pools.obtain(name)
-    kept = pool["accepted"]
-    if not bool(kept.any()):
-        raise ValueError(f"{name}: none of {len(kept)} images was accepted; lower generation.guidance")
-    part = Part(pool["images"][kept].float() / 255, pool["labels"][kept]).to(experiment.device)
-    config = experiment.config
-    return Pool(experiment.teacher, student, part, temperature=config.temperature, seed=config.seed)
-
-
-def _kd(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    return Distillation(experiment.teacher, student, temperature=experiment.config.temperature)
-
-
-def _cutmix(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    classes = len(experiment.splits.classes)
-    return CutMixed(experiment.teacher, student, temperature=experiment.config.temperature, classes=classes)
-
-
-#: How a way of teaching is made, by its name without `_all` and `_train`.
-BUILDERS: dict[str, Callable[[Experiment, str, nn.Module], Method]] = {
-    "kd": _kd,
-    "cutmix": _cutmix,
-    "jitter": _random,
-    "color": _vae_augmenter,
-    "vae_random": _random,
-    "vae": _vae_augmenter,
-    "unguided": _pool,
-    "best_of_n": _pool,
-    "diffusion": _pool,
-}
 
 
 def table(metrics: dict[str, Any]) -> Table:
@@ -339,6 +301,21 @@ def table(metrics: dict[str, Any]) -> Table:
     return drawn
 
 
+def write(metrics: dict[str, Any], config: DictConfig, device: torch.device, folder: Path) -> None:
+    """`metrics.json`, in the form that `experiments.report` reads."""
+    metrics |= {
+        "config": {
+            **OmegaConf.to_container(config, resolve=True),  # type: ignore[dict-item]  # a mapping
+            "task": {"name": "images of all groups"},  # what experiments.report says of the teacher
+            "steps": config.continued.steps,
+        },
+        "device": device_name(device),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "kornia", "numpy")},
+        "machine": platform.machine(),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="spurious")
 def main(config: DictConfig) -> float:
     """Hydra's entry; returns the last method's accuracy in its worst group, for sweepers."""
@@ -351,21 +328,11 @@ def main(config: DictConfig) -> float:
         with graceful() as stop, progress_bar() as progress:
             experiment = Experiment(config, splits, folder, progress, stop)
             metrics = experiment.run()
+            write(metrics, config, device, folder)
             experiment.draw()
     except KeyboardInterrupt:
         logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
         sys.exit(130)
-    metrics |= {
-        "config": {
-            **OmegaConf.to_container(config, resolve=True),  # type: ignore[dict-item]  # a mapping
-            "task": {"name": "images of all groups"},  # what experiments.report says of the teacher
-            "steps": config.continued.steps,
-        },
-        "device": device_name(device),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "kornia", "numpy")},
-        "machine": platform.machine(),
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     console = Console(width=130)
     console.print(table(metrics))
     console.print(f"{folder}/metrics.json, views.png", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Ways of teaching that only the spurious experiment has: CutMix, random latents, and a pool of generated images.
+"""Ways of teaching that only the spurious experiment has: CutMix, and a pool of other images.
 
 All do the work of `experiments.methods`: the teacher on a clean and another view, one student forward on both, and the
 mean of the two distillation losses.

@@ -20,7 +20,6 @@ from hard_aug.solvers import (
     GuidedSampler,
     Score,
     Solver,
-    SynthBatch,
     Unguided,
     detect,
     synthesize,
@@ -86,36 +85,41 @@ class Pools:
             solver = BestOfN(chain, count=self._equal_count(chain, score))
             spent["count"] = solver.count
         bar = self.trainer.progress.add_task(f"images {name}", total=settings.images, note="")
-        parts: list[SynthBatch] = []
+        parts: list[dict[str, Any]] = self.trainer.unfinished(f"pool {name}") or []
         for start in range(0, settings.images, settings.batch_size):
+            if start // settings.batch_size < len(parts):
+                self.trainer.progress.update(bar, advance=settings.batch_size)
+                continue
             rows = slice(start, start + settings.batch_size)
+            given = labels[rows].to(self.device)
+            made = synthesize(solver, score, acceptance, given, seeds=seeds[rows], batch_size=settings.batch_size)
             parts.append(
-                synthesize(
-                    solver,
-                    score,
-                    acceptance,
-                    labels[rows].to(self.device),
-                    seeds=seeds[rows],
-                    batch_size=settings.batch_size,
-                )
+                {
+                    "images": made.images.cpu(),
+                    "accepted": made.accepted.cpu(),
+                    "scores": made.scores_after.cpu(),
+                    "evaluations": made.evaluations.total,
+                    "seconds": made.seconds,
+                }
             )
-            self.trainer.progress.update(bar, advance=len(parts[-1].seeds))
+            self.trainer.begin(f"pool {name}", parts)
+            self.trainer.progress.update(bar, advance=len(made.seeds))
             if self.trainer.stop.requested:
                 raise KeyboardInterrupt
-        images = torch.cat([part.images for part in parts])
-        accepted = torch.cat([part.accepted for part in parts])
-        scores = torch.cat([part.scores_after for part in parts])
+        images, accepted, scores = (
+            torch.cat([part[key] for part in parts]) for key in ("images", "accepted", "scores")
+        )
         count = len(images)
         value = {
-            "images": images.cpu(),
+            "images": images,
             "labels": labels,
-            "accepted": accepted.cpu(),
+            "accepted": accepted,
             "numbers": {
                 **spent,
                 "accepted": round(float(accepted.float().mean()), 4),
                 "score": round(float(scores.mean()), 4),
-                "evaluations_per_image": sum(part.evaluations.total for part in parts) / count,
-                "seconds_per_image": round(sum(part.seconds for part in parts) / count, 4),
+                "evaluations_per_image": sum(part["evaluations"] for part in parts) / count,
+                "seconds_per_image": round(sum(part["seconds"] for part in parts) / count, 4),
             },
         }
         self.trainer.keep(f"pool {name}", value)
@@ -142,10 +146,10 @@ class Pools:
             FileNotFoundError: says how to train them.
         """
         folder = Path(self.models[models or "all"])
-        if not folder.is_dir():
+        if not all((folder / part / "config.json").is_file() for part in ("vae", "unet")):
             raise FileNotFoundError(
-                f"no generative models in {folder}; train them with python -m experiments.generative data=spurious "
-                f"{'data.rare=0.1 ' if models == 'all' else ''}hydra.run.dir={folder}"
+                f"no generative models in {folder}; train them with python -m experiments.generative --config-name "
+                f"generative_spurious {'data.rare=0.1 ' if models == 'all' else ''}hydra.run.dir={folder}"
             )
         return folder
 

@@ -57,8 +57,21 @@ class Trainer:
         found: dict[str, Any] | None = self.state["finished"].get(name)
         return found
 
+    def unfinished(self, name: str) -> Any:
+        """What `begin` has kept of a piece of work that is no training; None: nothing."""
+        current = self.state["current"]
+        return current["parts"] if current is not None and current["name"] == name and "parts" in current else None
+
+    def begin(self, name: str, parts: Any) -> None:
+        """Keep what is done of a piece of work that is no training."""
+        self.state["current"] = {"name": name, "parts": parts}
+        checkpoint.save(self.path, self.state)
+
     def keep(self, name: str, value: dict[str, Any]) -> None:
-        """Keep the outcome of a piece of work that is no training."""
+        """Keep the outcome of a piece of work, whose parts are then of no more use."""
+        current = self.state["current"]
+        if current is not None and current["name"] == name:
+            self.state["current"] = None
         self.state["finished"][name] = value
         checkpoint.save(self.path, self.state)
 
@@ -110,6 +123,7 @@ class Trainer:
             seconds, recent = current["seconds"], current["loss"]
             if mean is not None:
                 mean.load_state_dict(current["mean"])
+                mean.to(device=next(model.parameters()).device)
             if extra is not None:
                 extra.load_state_dict(current["extra"])
         bar = self.progress.add_task(name, total=training.steps, completed=training.step, note="")
@@ -131,15 +145,15 @@ class Trainer:
                 logged = {} if log is None else log(training.step)
                 numbers = "".join(f", {key} {value:.3f}" for key, value in logged.items())
                 logger.info("%s: step %d of %d, loss %.4f%s", name, training.step, training.steps, recent, numbers)
-                self.state["current"] = {
-                    "name": name,
-                    "training": training.state_dict(),
-                    "mean": None if mean is None else mean.state_dict(),
-                    "extra": None if extra is None else extra.state_dict(),
-                    "seconds": seconds,
-                    "loss": recent,
-                }
                 if not last:
+                    self.state["current"] = {
+                        "name": name,
+                        "training": training.state_dict(),
+                        "mean": None if mean is None else mean.state_dict(),
+                        "extra": None if extra is None else extra.state_dict(),
+                        "seconds": seconds,
+                        "loss": recent,
+                    }
                     checkpoint.save(self.path, self.state)
                 started = time.perf_counter()
             if self.stop.requested and not last:
@@ -147,6 +161,7 @@ class Trainer:
         if mean is not None:
             mean.copy_to(model.parameters())
         took = {"seconds": round(seconds, 1), "loss": round(recent, 5), "log": logged}
+        state = None if extra is None else extra.state_dict()
         self.state["current"] = None
-        self.keep(name, {"model": model.state_dict(), "took": took})
+        self.keep(name, {"model": model.state_dict(), "took": took, "extra": state})
         return took

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.objectives import ConfidenceGap, Disagreement
-from hard_aug.solvers import Chain, Diffuser, Evaluations, Score
+from hard_aug.solvers import Chain, ClassLabels, Diffuser, Evaluations, Score
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -52,6 +52,10 @@ def autoencoder_tiny(stages: int = 2) -> nn.Module:
         num_decoder_blocks=(1,) * stages,
         latent_channels=CHANNELS,
     ).eval()
+
+
+#: Of `unet`, whose last label stands for no class.
+CONDITION = ClassLabels(CLASSES, none_label=CLASSES)
 
 
 def unet(*, size: int = LATENT, classes: int | None = CLASSES, **settings: Any) -> nn.Module:
@@ -111,12 +115,12 @@ def ddim(**settings: Any) -> Any:
 
 def diffuser(scheduler: Any = None, **settings: Any) -> Diffuser:
     """A denoiser of latents, with an autoencoder."""
-    return Diffuser(unet(), scheduler or ddim(), autoencoder_kl(), **settings)
+    return Diffuser(unet(), scheduler or ddim(), autoencoder_kl(), **{"condition": CONDITION} | settings)
 
 
 def pixel_diffuser(scheduler: Any = None, **settings: Any) -> Diffuser:
     """A denoiser of pixels."""
-    return Diffuser(unet(size=SIZE), scheduler or ddim(), **settings)
+    return Diffuser(unet(size=SIZE), scheduler or ddim(), **{"condition": CONDITION} | settings)
 
 
 def chain(scheduler: Any = None, *, steps: int = 4, strength: float = 1.0, **settings: Any) -> Chain:

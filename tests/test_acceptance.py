@@ -44,24 +44,57 @@ def test_patterns_that_a_file_does_not_hold_are_rejected() -> None:
         teacher = Seer(pattern, float((image * pattern).mean()) - 0.5 * size)
         assert int(teacher(image).argmax()) == 1
         for resize, expected in ((None, kept_in_bytes), (0.75, kept_in_bytes and kept_at_another_size)):
-            kept, soft = Acceptance(teacher, resize=resize)(to_bytes(image), right)
-            assert bool(kept) is expected
-            assert int(soft.argmax()) == int(kept_in_bytes)
+            verdict = Acceptance(teacher, resize=resize)(to_bytes(image), right)
+            assert bool(verdict.accepted) is expected
+            assert int(verdict.soft_labels.argmax()) == int(kept_in_bytes)
 
 
 def test_a_judge_and_a_least_confidence() -> None:
     images, bright = to_bytes(torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1).expand(3, 1, 8, 8)), torch.ones(8, 8)
     right, teacher = torch.ones(3, dtype=torch.int64), Seer(bright, 0.4, gain=5.0)
-    kept, soft = Acceptance(teacher)(images, right)
-    assert kept.tolist() == [False, True, True]
-    assert torch.allclose(soft, teacher(images / 255).softmax(1), atol=1e-6)
-    assert Acceptance(teacher, judge=Seer(bright, 0.6))(images, right)[0].tolist() == [False, False, True]
-    assert Acceptance(teacher, confidence=0.8)(images, right)[0].tolist() == [False, False, True]
-    assert Acceptance(teacher)(images, 0 * right.int())[0].tolist() == [True, False, False]
-    assert Acceptance(teacher)(images[:0], right[:0])[0].shape == (0,)
+    verdict = Acceptance(teacher)(images, right)
+    assert verdict.accepted.tolist() == [False, True, True]
+    assert torch.allclose(verdict.soft_labels, teacher(images / 255).softmax(1), atol=1e-6)
+    assert verdict.rejected() == {"teacher": 1, "teacher_resized": 1}
+    judged = Acceptance(teacher, judge=Seer(bright, 0.6))(images, right)
+    assert judged.accepted.tolist() == [False, False, True]
+    assert judged.rejected() == {"teacher": 1, "teacher_resized": 1, "judge": 2, "judge_resized": 2}
+    sure = Acceptance(teacher, confidence=0.8, resize=None)(images, right)
+    assert sure.accepted.tolist() == [False, False, True]
+    assert sure.rejected() == {"teacher": 1, "confidence": 2}
+    assert sure.rules["confidence"].tolist() == [False, False, True]
+    assert Acceptance(teacher)(images, 0 * right.int()).accepted.tolist() == [True, False, False]
+    nothing = Acceptance(teacher, judge=teacher, confidence=0.5)(images[:0], right[:0])
+    assert nothing.accepted.shape == (0,)
+    assert nothing.accepted.dtype == torch.bool
+    assert nothing.rejected() == dict.fromkeys(
+        ("teacher", "confidence", "teacher_resized", "judge", "judge_resized"), 0
+    )
     for bad in ({"resize": 0.0}, {"resize": 1.5}, {"confidence": 1.0}, {"confidence": -0.1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             Acceptance(teacher, **bad)
+
+
+def test_a_judge_that_a_pattern_fools_at_full_size_alone() -> None:
+    checks = torch.ones(SIZE, SIZE)
+    checks[::2, ::2], checks[1::2, 1::2] = -1, -1
+    image, right = 0.4 + 0.1 * checks.expand(2, 1, SIZE, SIZE), torch.tensor([1, 0])
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(SIZE**2, 2))
+    with torch.no_grad():
+        teacher[1].weight.zero_()
+        teacher[1].bias.copy_(torch.tensor([0.0, 1.0]))  # class 1, whatever is shown
+    judge = Seer(checks, 0.05)
+    assert judge(image).argmax(1).tolist() == [1, 1]
+    verdict = Acceptance(teacher, judge=judge)(to_bytes(image), right)
+    assert {name: kept.tolist() for name, kept in verdict.rules.items()} == {
+        "teacher": [True, False],
+        "teacher_resized": [True, False],
+        "judge": [True, False],
+        "judge_resized": [False, True],
+    }
+    assert verdict.accepted.tolist() == [False, False]
+    assert verdict.rejected() == {"teacher": 1, "teacher_resized": 1, "judge": 1, "judge_resized": 1}
+    assert Acceptance(teacher, judge=judge, resize=None)(to_bytes(image), right).accepted.tolist() == [True, False]
 
 
 def test_bytes_are_rounded() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from generative_parts import (
     CHANNELS,
     CLASSES,
+    CONDITION,
     LATENT,
     SIZE,
     autoencoder_kl,
@@ -61,7 +63,8 @@ def direction_of(found: Diffuser, index: int = 1) -> Tensor:
 def test_classifier_free_guidance_against_its_formula() -> None:
     denoiser = unet()
     plain, guided, none = (
-        Diffuser(denoiser, ddim(prediction_type="epsilon"), guidance_scale=scale) for scale in (1.0, 3.0, 0.0)
+        Diffuser(denoiser, ddim(prediction_type="epsilon"), condition=CONDITION, guidance_scale=scale)
+        for scale in (1.0, 3.0, 0.0)
     )
     nothing = torch.full((3,), CLASSES)
     time = plain.levels(4).times[1]
@@ -78,6 +81,11 @@ def test_classifier_free_guidance_against_its_formula() -> None:
         Diffuser(unet(classes=None), ddim(), guidance_scale=2.0)
     with pytest.raises(ValueError, match="ClassLabels has nothing to say of no class"):
         Diffuser(denoiser, ddim(), guidance_scale=2.0, condition=ClassLabels(3))
+    unsaid = Diffuser(denoiser, ddim()).condition  # whether the last is a class is not in the config
+    assert isinstance(unsaid, ClassLabels)
+    assert (unsaid.classes, unsaid.none_label) == (CLASSES + 1, None)
+    with pytest.raises(ValueError, match="ClassLabels has nothing to say of no class"):
+        Diffuser(denoiser, ddim(), guidance_scale=2.0)
 
 
 def test_embeddings_of_prompts() -> None:
@@ -99,6 +107,48 @@ def test_embeddings_of_prompts() -> None:
         ClassEmbeddings({})
     with pytest.raises(ValueError, match=r"none has \['text'\]: wanted the arguments of embeddings"):
         ClassEmbeddings({"encoder_hidden_states": rows}, none={"text": none})
+
+
+def test_nested_embeddings_as_those_of_stable_diffusion_xl() -> None:
+    def told(count: int, seed: int) -> dict[str, Any]:
+        added = {"text_embeds": normal(count, 5, seed=seed), "time_ids": 16 * normal(count, 6, seed=seed + 1).abs()}
+        return {"encoder_hidden_states": normal(count, 4, 6, seed=seed + 2), "added_cond_kwargs": added}
+
+    rows, none = told(CLASSES, 0), told(1, 9)
+    denoiser = unet_condition(
+        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 5
+    )
+    condition = ClassEmbeddings(rows, none=none)
+    scheduler = ddim(prediction_type="epsilon")
+    found = Diffuser(denoiser, scheduler, condition=condition, guidance_scale=3.0, checkpointing=True)
+
+    def answer(row: int, which: dict[str, Any]) -> Tensor:
+        states = which["encoder_hidden_states"][row : row + 1]
+        added = {name: value[row : row + 1] for name, value in which["added_cond_kwargs"].items()}
+        time = found.levels(4).times[1]
+        return denoiser(noisy()[given : given + 1], time, encoder_hidden_states=states, added_cond_kwargs=added).sample
+
+    shown = direction_of(found)
+    for given, label in enumerate(labels().tolist()):
+        with torch.no_grad():
+            with_class, without = answer(label, rows), answer(0, none)
+        assert not torch.allclose(with_class, without, atol=1e-3)
+        assert torch.allclose(shown[given : given + 1], without + 3 * (with_class - without), atol=1e-4)
+    start = noisy().requires_grad_()
+    clean, _ = found.predict(start, labels(), found.levels(4), 1)
+    assert bool(torch.autograd.grad(clean.sum(), start)[0].isfinite().all())
+    uneven = {**rows, "added_cond_kwargs": {"text_embeds": normal(CLASSES - 1, 5)}}
+    with pytest.raises(ValueError, match=r"embeddings have \[2, 3\] rows"):
+        ClassEmbeddings(uneven)
+    half = {**none, "added_cond_kwargs": {"time_ids": normal(1, 6)}}
+    with pytest.raises(ValueError, match=r"none has \['added_cond_kwargs\.time_ids', .*: wanted the arguments"):
+        ClassEmbeddings(rows, none=half)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_class_embeds": CLASSES}])
+def test_a_denoiser_of_text_wants_embeddings(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"UNet2DConditionModel is conditioned on text: .*ClassEmbeddings\("):
+        Diffuser(unet_condition(**settings), ddim())
 
 
 def test_a_denoiser_that_was_distilled_with_guidance_is_told_the_scale_and_called_once() -> None:
@@ -178,7 +228,7 @@ def test_an_autoencoder_that_overflows() -> None:
     codec = autoencoder_kl()
     with torch.no_grad():
         codec.decoder.conv_in.weight.mul_(1e6)
-    half = Diffuser(unet(), ddim(), codec.half())
+    half = Diffuser(unet(), ddim(), codec.half(), condition=CONDITION)
     for solver in (Unguided(Chain(half, steps=2)), NoiseOptimizer(Chain(half, steps=2), iterations=1)):
         with pytest.raises(FloatingPointError, match=r"use \.float\(\) or \.bfloat16\(\) for both"):
             solver(score(), labels(), seeds=seeds())
@@ -186,11 +236,13 @@ def test_an_autoencoder_that_overflows() -> None:
     with torch.no_grad():
         broken.conv_in.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="the denoiser or the autoencoder"):
-        Unguided(Chain(Diffuser(broken, ddim(), autoencoder_kl()), steps=2))(score(), labels(), seeds=seeds())
+        Unguided(Chain(Diffuser(broken, ddim(), autoencoder_kl(), condition=CONDITION), steps=2))(
+            score(), labels(), seeds=seeds()
+        )
 
 
 def test_half_precision_networks_give_float32() -> None:
-    found = Diffuser(unet().bfloat16(), ddim(), autoencoder_kl().bfloat16())
+    found = Diffuser(unet().bfloat16(), ddim(), autoencoder_kl().bfloat16(), condition=CONDITION)
     result = NoiseOptimizer(Chain(found, steps=2), iterations=1)(score(), labels(), seeds=seeds())
     assert result.images.dtype == result.scores_after.dtype == torch.float32
     full = Unguided(Chain(diffuser(), steps=2))(score(), labels(), seeds=seeds()).images
@@ -292,6 +344,18 @@ def test_inversion_leads_back() -> None:
         assert errors[2] < 0.5 * errors[1]  # of the first order
         assert errors[2] < 0.2
         assert way.diffuser.evaluations.denoiser_forward == 2 * 64
+
+
+def test_inversion_takes_no_classifier_free_guidance() -> None:
+    plain, guided = (chain(steps=6, strength=0.5, guidance_scale=scale) for scale in (1.0, 4.0))
+    with torch.no_grad():
+        clean = plain.diffuser.encode(pictures())
+        noise = [way.invert(clean, labels()) for way in (plain, guided)]
+        assert torch.equal(*noise)
+        assert guided.diffuser.evaluations.denoiser_forward == 3 * 3
+        back = [way.run(way.start(noise[0], clean), labels()) for way in (plain, guided)]
+    assert not torch.allclose(*back, atol=1e-3)  # the way back is guided
+    assert guided.diffuser.evaluations.denoiser_forward == 3 * 3 + 2 * 3 * 3
 
 
 # Bad input ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from generative_parts import (
     CLASSES,
+    CONDITION,
     SIZE,
     autoencoder_kl,
     ddim,
@@ -23,7 +25,7 @@ from generative_parts import (
 )
 from torch import Tensor
 
-from hard_aug.solvers import Chain, ClassEmbeddings, Diffuser, Unconditional, Unguided
+from hard_aug.solvers import Chain, ClassEmbeddings, ClassLabels, Diffuser, Unguided
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -38,6 +40,12 @@ def saved(folder: Path, **parts: Any) -> Path:
     return folder
 
 
+def with_none(folder: Path) -> Path:
+    """Says that the last label stands for no class."""
+    (folder / "condition.json").write_text(json.dumps({"classes": CLASSES, "none_label": CLASSES}))
+    return folder
+
+
 def same_images(folder: str | Path, expected: Diffuser, **settings: Any) -> Diffuser:
     loaded = Diffuser.from_pretrained(folder, local_files_only=True, **settings)
     shown = [
@@ -49,18 +57,34 @@ def same_images(folder: str | Path, expected: Diffuser, **settings: Any) -> Diff
 
 
 def test_folders_with_and_without_an_autoencoder(tmp_path: Path) -> None:
-    latent = saved(tmp_path / "latent", unet=unet(), vae=autoencoder_kl(), scheduler=ddim())
+    latent = with_none(saved(tmp_path / "latent", unet=unet(), vae=autoencoder_kl(), scheduler=ddim()))
     assert same_images(latent, diffuser()).scheduler.config.prediction_type == "v_prediction"
     assert same_images(str(latent), diffuser(guidance_scale=2.0), guidance_scale=2.0).guided
     flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
     pixels = saved(tmp_path / "pixels", unet=unet(size=SIZE), scheduler=flow)
-    assert same_images(pixels, pixel_diffuser(flow)).codec is None
+    assert same_images(pixels, pixel_diffuser(flow), condition=CONDITION).codec is None
     other = saved(tmp_path / "transformer", transformer=dit(), vae=autoencoder_kl(), scheduler=ddim())
     assert same_images(other, Diffuser(dit(), ddim(), autoencoder_kl())).condition.classes == CLASSES
     with pytest.raises(OSError, match="scheduler"):
         Diffuser.from_pretrained(saved(tmp_path / "half", unet=unet()), local_files_only=True)
     with pytest.raises(OSError, match="no-such"):
         Diffuser.from_pretrained("no-such/model-here", local_files_only=True)
+
+
+def test_a_folder_says_which_label_is_none(tmp_path: Path) -> None:
+    folder = saved(tmp_path, unet=unet(size=SIZE), scheduler=ddim())
+    silent = Diffuser.from_pretrained(folder).condition
+    assert isinstance(silent, ClassLabels)
+    assert (silent.classes, silent.none_label) == (CLASSES + 1, None)
+    with pytest.raises(ValueError, match="nothing to say of no class"):
+        Diffuser.from_pretrained(folder, guidance_scale=2.0)
+    told = Diffuser.from_pretrained(with_none(folder), guidance_scale=2.0)
+    assert isinstance(told.condition, ClassLabels)
+    assert (told.condition.classes, told.condition.none_label) == (CLASSES, CLASSES)
+    assert told.guided
+    same_images(folder, pixel_diffuser(guidance_scale=2.0), guidance_scale=2.0)
+    given = ClassLabels(2)
+    assert Diffuser.from_pretrained(folder, condition=given).condition is given
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -84,7 +108,8 @@ def test_folders_of_text_to_image(tmp_path: Path, distilled: bool) -> None:
     assert (loaded.codec.scaling_factor, loaded.codec.shift_factor) == (0.18215, 0.0)
     assert loaded.guided is not distilled
     assert Chain(loaded, steps=3).renoise == (1.0 if distilled else 0.0)
-    assert isinstance(Diffuser.from_pretrained(folder).condition, Unconditional)
+    with pytest.raises(ValueError, match=r"conditioned on text: .*condition=ClassEmbeddings"):
+        Diffuser.from_pretrained(folder)
 
 
 def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

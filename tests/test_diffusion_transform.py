@@ -194,16 +194,28 @@ def test_bad_input() -> None:
     pixels = Diffusion(Chain(pixel_diffuser(), steps=2))
     with pytest.raises(ValueError, match="takes images of 2 channels, got 3"):
         pixels(torch.rand(3, 3, SIZE, SIZE), torch.zeros(3, pixels.size), GIVEN)
-    with pytest.raises(ValueError, match="wants u of shape"):
+    with pytest.raises(ValueError, match=r"are noise_0_0_0, .*, noise_0_1_3, \.\.\. \(128 in all\)$") as raised:
         turned(pictures(), u[:, :5], GIVEN)
+    assert "noise_0_1_4" not in str(raised.value)
     with pytest.raises(ValueError, match="stride of 2 does not divide"):
         transform(height=15)
     with pytest.raises(TypeError, match="wanted a Chain"):
         Diffusion(diffuser())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"use Chain\(\.\.\., renoise=0\.0\)"):
         Diffusion(chain(diffusers.LCMScheduler()))
-    for spread in (0.0, -1.0, math.nan):
+    for spread in (0.0, -1.0, math.nan, -math.inf):
         with pytest.raises(ValueError, match="spread"):
             transform(spread=spread)
     with pytest.raises(ValueError, match="no sample_size"):
         Diffusion(Chain(Diffuser(unet(size=None), chain().diffuser.scheduler), steps=2))  # type: ignore[arg-type]
+
+
+def test_a_call_under_inference_mode_spoils_no_later_one() -> None:
+    turned, given = transform(), pictures()
+    u = draws(3, turned.size)
+    with torch.inference_mode():
+        inside = turned(given, u, GIVEN)
+    u.requires_grad_()
+    out = turned(given, u, GIVEN)
+    assert torch.allclose(out, inside, atol=1e-6)
+    assert float(torch.autograd.grad(out.square().sum(), u)[0].abs().max()) > 0

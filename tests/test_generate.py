@@ -90,6 +90,19 @@ def test_every_solver_runs(models: Path, tmp_path: Path, solver: str) -> None:
     few = ["generation.images=10", "solver.iterations=1"] if solver in ("noise", "tfg") else ["generation.images=10"]
     index = generate.run(config_of(models, models / "cache", f"solver={solver}", *few), tmp_path)
     assert index is not None
+    store = read(tmp_path / "images", accepted_only=False)
+    assert bool(store.images.scores_after.isfinite().all())
+    assert index.extra["denoiser_forward"] >= 10 * 2
+    assert set(json.loads((tmp_path / "detectors.json").read_text())) >= {"teacher_keeps", "moved", "saturated"}
+
+
+def test_a_folder_grows(models: Path, whole: Path, tmp_path: Path) -> None:
+    for images, size in ((20, 10), (40, 7)):  # batches of another size too
+        more = [f"generation.images={images}", f"generation.batch_size={size}"]
+        generate.run(config_of(models, models / "cache", *more), tmp_path)
+    ours, theirs = (read(folder / "images", accepted_only=False).images for folder in (tmp_path, whole))
+    assert torch.equal(ours.seeds, theirs.seeds)
+    assert (ours.images.int() - theirs.images.int()).abs().max() <= 1
 
 
 def test_real_images_are_started_from(models: Path, tmp_path: Path) -> None:
@@ -158,14 +171,14 @@ def accept_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Acceptance, "__call__", everything)
 
 
-def test_training_takes_a_folder_and_refreshes(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_takes_a_folder_or_makes_one(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accept_all(monkeypatch)
     generate.run(config_of(models, models / "cache"), tmp_path / "made")
     folder = f"hard_images.folder={tmp_path}/made/images"
     fixed = mixed(models, tmp_path / "fixed", folder)
     assert set(fixed["students"]) == {"kd", "mixed"}
     fresh = mixed(models, tmp_path / "fresh", "generation.images=20")
-    assert fresh["students"]["mixed"]["centred"] >= 0
+    assert fresh["students"]["mixed"]["centred"] != fixed["students"]["mixed"]["centred"]
     again = mixed(models, tmp_path / "again", folder)
     for result in (fixed, again):
         result["students"]["mixed"].pop("seconds")

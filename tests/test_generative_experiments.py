@@ -98,6 +98,18 @@ def test_the_folder_is_read_by_diffusers_and_by_us(models: Path) -> None:
         assert (models / name).stat().st_size > 1000
 
 
+def test_killed_between_the_two_it_ends_the_same(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, models / "cache", StopAt(12))  # at the denoiser's first step
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert list(state["finished"]) == ["autoencoder"]
+    torch.save({**state, "current": None}, tmp_path / "checkpoint.pt")  # as a kill before that step leaves it
+    train(tmp_path, models / "cache")
+    for part in ("vae", "unet"):
+        ours, theirs = (next((f / part).glob("*.safetensors")).read_bytes() for f in (tmp_path, models))
+        assert ours == theirs
+
+
 def test_latents_are_scaled_to_unit_spread(models: Path) -> None:
     config = composed("generative", *TINY)
     latents = Diffuser.from_pretrained(models).encode(instantiate(config.data).train.images[:500])
@@ -105,7 +117,7 @@ def test_latents_are_scaled_to_unit_spread(models: Path) -> None:
 
 
 def test_a_stopped_training_ends_where_an_uninterrupted_one_does(models: Path, tmp_path: Path) -> None:
-    for count in (3, 7):  # in the autoencoder, and in the denoiser
+    for count in (3, 16):  # in the autoencoder, and in the denoiser
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, models / "cache", StopAt(count))
     train(tmp_path, models / "cache")
@@ -167,7 +179,14 @@ def test_all_methods_run_and_a_stopped_run_goes_on(models: Path, tmp_path: Path)
 
 
 def test_what_is_missing_is_said(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="methods: magic unknown"):
-        run(config_of(models, tmp_path, "methods=[magic]"), tmp_path)
+    for methods, message in (
+        ("magic", "magic unknown"),
+        ("diffusion", "wanted diffusion_all"),
+        ("kd_all", "wanted kd"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(config_of(models, tmp_path, f"methods=[{methods}]"), tmp_path)
+    with pytest.raises(ValueError, match="has to lack groups"):
+        run(config_of(models, tmp_path, "data.rare=0.1"), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"train them with python -m experiments\.generative"):
         run(config_of(models, tmp_path, f"models.all={tmp_path}/none", "methods=[vae_all]"), tmp_path)

@@ -71,13 +71,14 @@ class Reference:
                 x = self.scheduler.step(v, time, x, eta=0.0).prev_sample
             return self.images(x)
 
-    def mpgd(self, mu: float) -> Tensor:
+    def mpgd(self, mu: float, *, falling: bool = False) -> Tensor:
         x = self.noise
         for time, kept, kept_next in self.levels:
             with torch.no_grad():
                 x0, e = self.split(x, time, kept)
             x0.requires_grad_()
-            x0 = (x0 + mu * self.gradient(x0, x0)).detach()
+            size = mu * float((1 - kept).sqrt()) if falling else mu
+            x0 = (x0 + size * self.gradient(x0, x0)).detach()
             x = kept_next.sqrt() * x0 + (1 - kept_next).sqrt() * e
         return self.images(x).detach()
 
@@ -144,6 +145,7 @@ def test_the_methods_that_it_contains() -> None:
     cases = {
         "unguided": ({}, plain),
         "mpgd": ({"mu": 1.0}, reference.mpgd(1.0)),
+        "falling": ({"mu": 1.0, "mu_shape": "noise"}, reference.mpgd(1.0, falling=True)),
         "freedom": ({"rho": 0.5}, reference.freedom(0.5)),
         "classifier": ({"rho": 1.0, "shape": "classifier"}, reference.classifier(1.0)),
         "whole": (
@@ -166,15 +168,45 @@ def test_the_methods_that_it_contains() -> None:
             assert float((expected - plain).abs().max()) > 0.02, name
 
 
+@pytest.mark.parametrize("renoise", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("name", ["DDIM", "LCM"])
+def test_classifier_guidance_of_chains_that_renoise(name: str, renoise: float) -> None:
+    """The edit of `e` reaches the next level through `x0` and through what is kept of `e`."""
+    steps, scale, what = 3, 2.0, score(ConfidenceGap(2.0))
+    scheduler = getattr(diffusers, f"{name}Scheduler")(prediction_type="v_prediction", timestep_spacing="trailing")
+    if name == "DDIM":
+        scheduler = ddim(beta_start=1e-3, beta_end=8e-3)
+    way = Chain(diffuser(scheduler), steps=steps, renoise=renoise, strength=1.0 if name == "DDIM" else 0.5)
+    real = None if name == "DDIM" else pictures()
+    settings = {"rho": scale, "shape": "classifier", "normalized": False, "measure_before": False}
+    found = GuidedSampler(way, **settings)(what, labels(), seeds=seeds(), images=real).images
+    signal, noise = way.levels.signal, way.levels.noise
+    assert all(float(signal[i] / signal[i + 1]) > LEAST_RATIO for i in way.indices)
+    reference = what.reference(real, labels(), classes=CLASSES)
+    count = 1 + (len(way) if renoise else 0)
+    drawn = noise_of(seeds(), (count, CHANNELS, LATENT, LATENT), torch.device("cpu")).movedim(1, 0)
+    x = drawn[0] if real is None else signal[way.first] * way.diffuser.encode(real) + noise[way.first] * drawn[0]
+    for row, i in enumerate(way.indices):
+        x = x.detach().requires_grad_()
+        x0, e = way.predict(x, labels(), i)
+        (gradient,) = torch.autograd.grad(what(way.diffuser.decode(x0), reference).sum(), x)
+        e_edited = e - scale * noise[i] * gradient
+        x0_edited = x0 + (noise[i] / signal[i]) * (e - e_edited)  # the same x
+        fresh = renoise * drawn[1 + row] if renoise else 0.0
+        x = signal[i + 1] * x0_edited + noise[i + 1] * ((1 - renoise**2) ** 0.5 * e_edited + fresh)
+    assert torch.allclose(found, way.diffuser.decode(x).detach(), atol=1e-5)
+    plain = Unguided(way)(what, labels(), seeds=seeds(), images=real).images
+    assert float((found - plain).abs().max()) > 0.01
+
+
 def test_presets() -> None:
     way = chain()
-    assert vars(GuidedSampler.mpgd(way, step=0.2)) == vars(GuidedSampler(way, mu=0.2))
+    assert vars(GuidedSampler.mpgd(way, step=0.2)) == vars(GuidedSampler(way, mu=0.2, mu_shape="noise"))
     assert vars(GuidedSampler.classifier(way, scale=2.0)) == vars(GuidedSampler(way, rho=2.0, shape="classifier"))
     unguided = Unguided(way)(score(), labels(), seeds=seeds())
-    for nothing in (GuidedSampler(way), GuidedSampler(way, mu=0.5, rho=0.5, window=(0.9, 1.0))):
-        found = nothing(score(), labels(), seeds=seeds())
-        assert torch.equal(found.images, unguided.images)
-        assert torch.equal(found.scores_before, found.scores_after)
+    found = GuidedSampler(way)(score(), labels(), seeds=seeds())
+    assert torch.equal(found.images, unguided.images)
+    assert torch.equal(found.scores_before, found.scores_after)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +270,30 @@ def test_counts() -> None:
     assert spent() == evaluations(denoiser_forward=12, codec_forward=3, classifier_forward=6)
 
 
+def test_one_graph_is_held_at_a_time() -> None:
+    """Noisy copies are differentiated one after the other, so more of them take no more memory."""
+    most = []
+    for smooth in (1, 4):
+        held, peak = 0, 0
+
+        class Saved:
+            def __init__(self, value: Tensor) -> None:
+                nonlocal held, peak
+                self.value, self.size = value, value.numel()
+                held += self.size
+                peak = max(peak, held)
+
+            def __del__(self) -> None:
+                nonlocal held
+                held -= self.size
+
+        solver = GuidedSampler(chain(steps=1), mu=0.3, smooth=smooth, smooth_sigma=0.1, measure_before=False)
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.value):
+            solver(score(), labels(), seeds=seeds())
+        most.append(peak)
+    assert 0 < most[1] < 1.2 * most[0]
+
+
 def test_before_is_unknown_where_it_is_not_measured() -> None:
     found = GuidedSampler.mpgd(chain(), measure_before=False)(score(), labels(), seeds=seeds())
     assert bool(found.scores_before.isnan().all())
@@ -292,6 +348,9 @@ def test_bad_settings() -> None:
         ({"window": (0.5, 0.5)}, "window"),
         ({"window": (-0.1, 0.5)}, "window"),
         ({"window": (0.0, 1.5)}, "window"),
+        ({"window": (0.8, 1.0)}, "no step of this chain of 4 lies in it; make it wider"),
+        ({"window": (0.3, 0.45)}, "no step of this chain of 4"),
+        ({"mu_shape": "classifier"}, "mu_shape='classifier': wanted constant or noise"),
     ):
         with pytest.raises(ValueError, match=message):
             GuidedSampler(chain(), **settings)

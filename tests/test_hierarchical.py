@@ -93,9 +93,8 @@ def test_gradients_match_finite_differences(pictures: Tensor) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"checkpointing": True}, {"micro_batch": 2}])
-@pytest.mark.parametrize("trained", [True, False])
-def test_memory_is_saved_at_no_price_in_values(settings: dict[str, Any], trained: bool, pictures: Tensor) -> None:
-    vae = small().requires_grad_(trained)
+def test_memory_is_saved_at_no_price_in_values(settings: dict[str, Any], pictures: Tensor) -> None:
+    vae = small()
     found = []
     for more in ({}, settings):
         transform = HierarchicalLatent(vae, scale_log=1.0, noise_seed=0, **more)
@@ -107,6 +106,25 @@ def test_memory_is_saved_at_no_price_in_values(settings: dict[str, Any], trained
     assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
     assert bool(found[0][1].any(0).all())
+
+
+def test_the_network_is_frozen_in_evaluation_mode(pictures: Tensor) -> None:
+    vae = small().requires_grad_(True).train()
+    transform = HierarchicalLatent(vae)
+    assert not vae.training
+    assert not any(weight.requires_grad for weight in vae.parameters())
+    assert not transform(pictures, random_u(transform)).requires_grad
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_call_under_inference_mode_spoils_no_later_one(checkpointing: bool, pictures: Tensor) -> None:
+    transform = HierarchicalLatent(small(), scale_log=1.0, noise_seed=0, checkpointing=checkpointing)
+    u = random_u(transform)
+    with torch.inference_mode():
+        inside = transform(pictures, u)
+    out = transform(pictures, u.requires_grad_())
+    assert torch.allclose(out, inside, atol=1e-6)
+    assert bool((torch.autograd.grad(out.square().sum(), u)[0] != 0).any(0).all())
 
 
 def test_checkpointing_keeps_less(pictures: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from generative_parts import CHANNELS, LATENT, SIZE, Classifier, ddim, labels, score, seeds, unet
+from generative_parts import CHANNELS, LATENT, SIZE, Classifier, ddim, labels, pixel_diffuser, score, seeds, unet
 from torch import Tensor
 
 from hard_aug.solvers import Chain, Diffuser, Unguided
@@ -110,7 +110,7 @@ def test_a_schedule_that_begins_without_signal() -> None:
     def scheduler(kind: str) -> Any:
         return ddim(rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type=kind)
 
-    chain = Chain(Diffuser(unet(size=SIZE), scheduler("v_prediction")), steps=4)
+    chain = Chain(pixel_diffuser(scheduler("v_prediction")), steps=4)
     assert float(chain.levels.signal[0]) == 0
     assert float(chain.levels.noise[0]) == 1
     found = Unguided(chain)(score(), labels(), seeds=seeds())
@@ -214,7 +214,7 @@ def test_noise_is_each_seeds_own() -> None:
 
 
 def test_views_and_recurrence_do_not_replay_the_noise_of_other_images() -> None:
-    solver, what = Unguided(Chain(Diffuser(unet(size=SIZE), ddim()), steps=2)), score()
+    solver, what = Unguided(Chain(pixel_diffuser(), steps=2)), score()
     task = solver._task(what, labels(), torch.arange(3), None, None)
     starts = noise_of(torch.arange(20), (1, CHANNELS, SIZE, SIZE), CPU).flatten(1)
     for generator in task.generators:

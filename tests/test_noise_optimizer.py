@@ -24,6 +24,7 @@ from generative_parts import (
 from torch import Tensor
 
 from hard_aug.objectives import ConfidenceGap, ConfidenceMargin, Hinge, LogitMSE
+from hard_aug.players import Players
 from hard_aug.solvers import Chain, Cutouts, NoiseOptimizer, Unguided
 from hard_aug.solvers.chain import noise_of, on_shell
 
@@ -105,6 +106,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_never_below_the_unguided(name: str, scheduler: str) -> None:
     way = chain(getattr(diffusers, f"{scheduler}Scheduler")(prediction_type="v_prediction"), steps=3)
     what = score(views=Cutouts() if name == "wild" else None)
+    if name == "last" and way.renoise:
+        with pytest.raises(ValueError, match=r"last=1 of 3 steps, with renoise=1\.0: fresh noise takes the place"):
+            NoiseOptimizer(way, last=1)
+        way = Chain(way.diffuser, steps=3, renoise=0.0)
     found = NoiseOptimizer(way, **{"iterations": 2} | SETTINGS[name])(what, labels(), seeds=seeds())
     unguided = Unguided(way)(what, labels(), seeds=seeds())
     assert torch.allclose(found.scores_before, unguided.scores_after, atol=1e-5)
@@ -182,13 +187,65 @@ def test_counts_with_a_preview_and_checkpointing() -> None:
     way = Chain(diffuser(preview=autoencoder_tiny(), checkpointing=True), steps=2)
     found = NoiseOptimizer(way, iterations=1)(score(), labels(), seeds=seeds())
     assert found.evaluations == evaluations(
-        denoiser_forward=3 * (2 * 2 + 2),  # twice where it is run again in the backward
+        denoiser_forward=3 * (2 * 2 + 2 + 2),  # twice where it is run again in the backward; the unguided one
         denoiser_backward=3 * 2,
-        codec_forward=3 * (2 + 1 + 1),
+        codec_forward=3 * (2 + 1 + 1 + 1),
         codec_backward=3,
-        classifier_forward=6 * 4,
+        classifier_forward=6 * (4 + 2),  # and the two that are compared
         classifier_backward=6,
     )
+
+
+@pytest.mark.parametrize("stop_at", [None, 0.9])
+def test_a_preview_that_misleads_costs_nothing(stop_at: float | None) -> None:
+    """What the preview finds better is worse for some rows; these keep the unguided image."""
+    given, chosen = labels(24), seeds(24)
+    what, way = score(), Chain(diffuser(preview=autoencoder_tiny()), steps=2)
+    unguided = Unguided(Chain(diffuser(), steps=2))(what, given, seeds=chosen)
+    found = NoiseOptimizer(way, iterations=3, learning_rate=0.5, stop_at=stop_at)(what, given, seeds=chosen)
+    assert torch.allclose(found.scores_before, unguided.scores_after, atol=1e-5)
+    assert bool((found.scores_after >= found.scores_before).all())
+    same = torch.tensor([torch.equal(a, b) for a, b in zip(found.images, unguided.images, strict=True)])
+    assert 0 < int(same.sum()) < 24
+    assert bool((found.scores_after[~same] > unguided.scores_after[~same]).all())
+
+
+class Broken(ConfidenceGap):
+    """NaN for images of class 1, at the first of its calls or at all; networks' logits are finite."""
+
+    def __init__(self, *, always: bool) -> None:
+        super().__init__(2.0)
+        self.always, self.calls = always, 0
+
+    def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
+        self.calls += 1
+        found = super()._score(teacher, student, right)
+        return found.masked_fill(right[:, 0] == 1, math.nan) if self.always or self.calls == 1 else found
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("preview", [False, True])
+@pytest.mark.parametrize("stop_at", [None, 0.5])
+def test_a_first_score_that_is_nan_ends_the_search(always: bool, preview: bool, stop_at: float | None) -> None:
+    way = Chain(diffuser(preview=autoencoder_tiny() if preview else None), steps=2)
+    solver = NoiseOptimizer(way, iterations=2, stop_at=stop_at)
+    with pytest.raises(FloatingPointError, match="1 of 3 scores are NaN"):
+        solver(score(Broken(always=always)), labels(), seeds=seeds())
+
+
+@pytest.mark.parametrize("part", ["a row's latents", "preview"])
+def test_what_is_not_finite_ends_the_search_where_nothing_is_read(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where neither images nor logits are checked on the way."""
+    monkeypatch.setattr(Players, "_logits", staticmethod(lambda model, images, player: model(images)))
+    monkeypatch.setattr("hard_aug.solvers.score.check_finite", lambda images: None)
+    preview = autoencoder_tiny()
+    parts = diffuser(preview=preview if part == "preview" else None)
+    broken = next(preview.decoder.parameters()) if part == "preview" else parts.denoiser.class_embedding.weight[1]
+    with torch.no_grad():
+        broken.fill_(math.nan)
+    assert Unguided(Chain(parts, steps=2))(score(), labels(1), seeds=seeds(1)).images.isfinite().all()
+    with pytest.raises(FloatingPointError, match=r"(1|3) of 3 scores are NaN"):
+        NoiseOptimizer(Chain(parts, steps=2), iterations=2)(score(), labels(), seeds=seeds())
 
 
 def test_within_no_grad() -> None:
@@ -212,3 +269,12 @@ def test_bad_settings() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             NoiseOptimizer(chain(), **settings)
+
+
+def test_a_chain_that_renoises_is_optimised_as_a_whole() -> None:
+    way = Chain(diffuser(), steps=3, renoise=0.3)
+    with pytest.raises(ValueError, match=r"last=2 of 3 steps, with renoise=0\.3: .* use last=None"):
+        NoiseOptimizer(way, last=2)
+    for last in (None, 3, 9):
+        found = NoiseOptimizer(way, iterations=1, last=last)(score(), labels(), seeds=seeds())
+        assert bool((found.scores_after >= found.scores_before).all())

@@ -19,6 +19,7 @@ from generative_parts import (
     Classifier,
     autoencoder_kl,
     chain,
+    ddim,
     diffuser,
     evaluations,
     labels,
@@ -27,7 +28,7 @@ from generative_parts import (
     seeds,
     unet,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from hard_aug.objectives import KL, ConfidenceGap, ConfidenceRatio, Reference, ResponseChange
 from hard_aug.solvers import (
@@ -57,7 +58,7 @@ SOLVERS: dict[str, Callable[[Chain], Solver]] = {
     "classifier": lambda way: GuidedSampler(way, rho=0.5, shape="classifier", recurrence=2),
     "raw": lambda way: GuidedSampler(way, mu=1.0, normalized=False),
     "noise": lambda way: NoiseOptimizer(way, iterations=3),
-    "stopped": lambda way: NoiseOptimizer(way, iterations=3, last=1, stop_at=0.95),
+    "stopped": lambda way: NoiseOptimizer(way, iterations=3, last=None if way.renoise else 1, stop_at=0.95),
 }
 
 
@@ -205,15 +206,96 @@ def test_bad_input(name: str) -> None:
             synthesize(solver, what, accept, given, seeds=seeds(3), images=images, batch_size=3)
     with pytest.raises(ValueError, match="batch_size=0"):
         synthesize(solver, what, accept, labels(), seeds=seeds(), batch_size=0)
-    with pytest.raises(ValueError, match="got None"):
-        synthesize(solver, what, accept, None, seeds=seeds())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"labels: wanted \(B,\) integers; only with images"):
+        synthesize(solver, what, accept, None, seeds=seeds())
+    for value in (-1, CLASSES):
+        given, message = (
+            labels().clone(),
+            rf"labels from {min(value, 0)} to \d: wanted 0 to 2, which the denoiser knows",
+        )
+        given[1] = value
+        for images in (None, pictures()):
+            with pytest.raises(ValueError, match=message):
+                solver(what, given, seeds=seeds(), images=images)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"call it under torch\.no_grad\(\)"):
+        solver(what, labels(), seeds=seeds())
+
+
+def free_chain() -> Chain:
+    """Of a denoiser that is told no class."""
+    return Chain(Diffuser(unet(classes=None), ddim(), autoencoder_kl()), steps=2)
+
+
+def test_labels_outside_the_classes() -> None:
+    solver, what = Unguided(free_chain()), score()
+    for wrong in (torch.tensor([0, 1, CLASSES]), torch.tensor([0, 1, -1])):
+        with pytest.raises(ValueError, match="wanted 0 to 2, the teacher's classes"):
+            solver(what, wrong, seeds=seeds(), images=pictures())
+        with pytest.raises(ValueError, match="wanted 0 to 2, as classes="):
+            solver(what, wrong, seeds=seeds(), classes=CLASSES)
+    with pytest.raises(ValueError, match=r"labels of 5 classes, and the teacher has 3: give classes="):
+        solver(what, torch.tensor([0, 1, 4]), seeds=seeds(), classes=5)
+    unsaid = Unguided(Chain(Diffuser(unet(), ddim(), autoencoder_kl()), steps=2))  # four classes, as far as it knows
+    with pytest.raises(ValueError, match=r"condition=ClassLabels\(K, none_label=K\)"):
+        unsaid(what, labels(), seeds=seeds())
+    assert unsaid(what, labels(), seeds=seeds(), classes=CLASSES).images.shape == (3, CHANNELS, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_score_that_is_nan_is_no_result(name: str) -> None:
+    class Broken(ConfidenceGap):
+        def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
+            return super()._score(teacher, student, right).masked_fill(right[:, 0] == 1, math.nan)
+
+    with pytest.raises(FloatingPointError, match="1 of 3 scores are NaN"):
+        SOLVERS[name](chain(steps=2))(score(Broken(2.0)), labels(), seeds=seeds())
+
+
+# Synthesis ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_teachers_answers_stand_for_labels() -> None:
+    solver, accept, real = Unguided(chain(steps=2, strength=0.5)), Acceptance(Classifier(1)), pictures(5)
+    answers = Classifier(1)(real).argmax(1)
+    assert len(answers.unique()) > 1
+    found = synthesize(solver, score(), accept, None, seeds=seeds(5), images=real, batch_size=2)
+    told = synthesize(solver, score(), accept, answers, seeds=seeds(5), images=real, batch_size=2)
+    assert torch.equal(found.labels, answers)
+    assert torch.equal(found.images, told.images)
+    assert torch.equal(found.scores_after, told.scores_after)
+    nothing = synthesize(solver, score(), accept, None, seeds=seeds(0), images=real[:0])
+    assert nothing.labels.shape == (0,)
+    broken = real.clone()
+    broken[3] = math.nan
+    for wrong, kind, message in (
+        (to_bytes(real), TypeError, "wanted floating point"),
+        (broken, ValueError, "NaN or infinite values"),
+        (255 * real, ValueError, "Divide bytes by 255"),
+    ):
+        with pytest.raises(kind, match=message):
+            synthesize(solver, score(), accept, None, seeds=seeds(5), images=wrong)
+
+
+def test_rejections_are_counted_over_batches() -> None:
+    judge = Classifier(5)
+    accept = Acceptance(Classifier(1), judge=judge, confidence=0.4)
+    found = [
+        synthesize(Unguided(chain(steps=2)), score(), accept, labels(9), seeds=seeds(9), batch_size=size)
+        for size in (2, 64)
+    ]
+    for batch in found:
+        given = batch.soft_labels.gather(1, batch.labels[:, None])[:, 0]
+        assert batch.rejected["teacher"] == int((batch.soft_labels.argmax(1) != batch.labels).sum())
+        assert batch.rejected["confidence"] == int((given < 0.4).sum())
+        assert batch.rejected["judge"] == int((judge(batch.images / 255).argmax(1) != batch.labels).sum())
+        assert list(batch.rejected) == ["teacher", "confidence", "teacher_resized", "judge", "judge_resized"]
+        assert max(batch.rejected.values()) <= int((~batch.accepted).sum()) <= sum(batch.rejected.values())
+    assert found[0].rejected == found[1].rejected
+    assert found[0].rejected["teacher"] > 0
 
 
 def test_what_a_score_wants() -> None:
-    way, free = (
-        chain(steps=2),
-        Chain(Diffuser(unet(classes=None), chain().diffuser.scheduler, autoencoder_kl()), steps=2),
-    )
+    way, free = chain(steps=2), free_chain()
     with pytest.raises(ValueError, match="wanted the number of classes"):
         Unguided(free)(score(), labels(), seeds=seeds())
     found = Unguided(free)(score(), labels(), seeds=seeds(), classes=CLASSES)

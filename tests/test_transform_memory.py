@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
+import weakref
 
 import pytest
 import torch
@@ -90,3 +93,53 @@ def test_a_search_encodes_its_batch_once(teacher: nn.Module, plain_student: nn.M
     assert encoded == [len(images)]
     augmenter(images.clone())
     assert encoded == [len(images)] * 2
+
+
+def test_normal_tensors_are_not_kept_in_inference_mode_either() -> None:
+    counted, images = Counted(), torch.rand(2, 1, 4, 4)
+    with torch.inference_mode():
+        assert counted(images).is_inference()
+        counted(images)
+    assert counted.calls == 2
+    assert not counted(images).is_inference()
+    with torch.inference_mode():
+        counted(images)
+    counted(images)
+    assert counted.calls == 4  # what was kept outside is still there
+
+
+def test_a_result_goes_with_its_images() -> None:
+    counted, images, labels = Counted(), torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    result = weakref.ref(counted(images, labels))
+    assert result() is not None
+    del images
+    gc.collect()
+    assert result() is None
+    assert counted.kept._given == []
+    # Those of an earlier batch take nothing of a later one with them.
+    first, second = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+    counted(first)
+    counted(second)
+    del first
+    gc.collect()
+    counted(second)
+    assert counted.calls == 3
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "copy"])
+def test_what_is_remembered_does_not_travel(way: str, images: Tensor) -> None:
+    transform = VAELatent(autoencoder(), shift=2.0)
+    u = torch.full((len(images), transform.size), 0.5)
+    out = transform(images, u)
+    assert transform._clean._result is not None
+    if way == "pickle":
+        other = pickle.loads(pickle.dumps(transform))
+    elif way == "deepcopy":
+        other = copy.deepcopy(transform)
+    else:
+        other = copy.copy(transform)
+        other._clean = copy.copy(transform._clean)
+    assert other._clean._result is None
+    assert transform._clean._result is not None
+    assert torch.equal(other(images, u), out)
+    assert other._clean._result is not None

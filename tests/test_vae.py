@@ -183,6 +183,21 @@ def test_the_augmenter_ascends_latents(
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(weights, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_call_under_inference_mode_spoils_no_later_one(given: bool, pictures: Tensor) -> None:
+    settings: dict[str, Any] = dict(EVERYTHING)
+    if given:
+        settings["directions"] = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(4))
+    transform = VAELatent(autoencoder(), **settings)
+    u = torch.randn(3, transform.size, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        inside = transform(pictures, u)
+    u.requires_grad_()
+    out = transform(pictures, u)
+    assert torch.allclose(out, inside, atol=1e-6)
+    assert bool((torch.autograd.grad(out.square().sum(), u)[0] != 0).all())
+
+
 def test_channels_last_and_empty_batches(pictures: Tensor) -> None:
     transform = VAELatent(autoencoder(channels=3))
     wide = pictures.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -66,7 +66,8 @@ class ConfidenceGap(_Confidence):
     Args:
         gamma: the power, at least 1.
         start: the power at the start of a search, which moves to `gamma` in equal steps: a search that begins where the
-            student is sure gets a gradient there. None: `gamma` from the start.
+            student is sure gets a gradient there. None: `gamma` from the start. Searches of `hard_aug.solvers` anneal;
+            `HardAugmenter` uses `gamma` throughout.
         target: what the right class is.
     """
 

@@ -1,6 +1,6 @@
 """Guided sampling and noise optimisation: hard images from generative models, ConfiG-style (arXiv:2506.02294)."""
 
-from hard_aug.solvers.acceptance import Acceptance, to_bytes
+from hard_aug.solvers.acceptance import Acceptance, Verdict, to_bytes
 from hard_aug.solvers.base import Found, Solver
 from hard_aug.solvers.chain import Chain
 from hard_aug.solvers.conditions import ClassEmbeddings, ClassLabels, Condition, Unconditional
@@ -32,6 +32,7 @@ __all__ = [
     "SynthBatch",
     "Unconditional",
     "Unguided",
+    "Verdict",
     "detect",
     "synthesize",
     "to_bytes",

@@ -14,7 +14,7 @@ from hard_aug.objectives import Reference
 from hard_aug.solvers.chain import Chain, mixed_seed, noise_of
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.diffuser import Diffuser
-from hard_aug.solvers.score import Score, check_finite
+from hard_aug.solvers.score import Score, check_finite, check_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,10 @@ class Solver(ABC):
             classes: K; None: as many as the denoiser knows, wanted only where it knows none and there are no images.
 
         Raises:
-            TypeError, ValueError: wrong shapes or values, or a chain that starts in the middle without images.
-            FloatingPointError: images that are not finite, as of a network that overflows in float16.
+            TypeError, ValueError: wrong shapes or values, labels outside the classes, or a chain that starts in the middle without images.
+            FloatingPointError: images that are not finite, as of a network that overflows in float16, or scores that
+                are NaN.
+            RuntimeError: under `torch.inference_mode()`.
         """
         started = time.perf_counter()
         if labels is None:
@@ -114,6 +116,9 @@ class Solver(ABC):
                 "labels: wanted (B,) integers, got None; where neither denoiser nor score wants any: zeros"
             )
         check_labels(labels, batch=len(seeds))
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("a solver takes gradients: call it under torch.no_grad() or no context at all")
+        self._check_values(labels)
         if images is not None:
             check_image_form(images)
             if images.numel() and not bool(images_in_range(images)):
@@ -131,8 +136,16 @@ class Solver(ABC):
             found, scores_before, extra = self.solve(score, task)
             check_finite(found)
             after = score.final(found, task.reference)
+            check_scores(after)
         spent = self._count(score) - before - extra
         return Found(found, scores_before, after, spent, time.perf_counter() - started)
+
+    def _check_values(self, labels: Tensor) -> None:
+        known = getattr(self.diffuser.condition, "classes", None)
+        if known is not None and len(labels):
+            low, high = int(labels.min()), int(labels.max())
+            if not 0 <= low <= high < known:
+                raise ValueError(f"labels from {low} to {high}: wanted 0 to {known - 1}, which the denoiser knows")
 
     @abstractmethod
     def solve(self, score: Score, task: Task) -> tuple[Tensor, Tensor, Evaluations]:

@@ -84,9 +84,9 @@ class Chain:
             found = (1 - self.renoise**2) ** 0.5 * found + self.renoise * fresh
         return signal * clean + noise * found
 
-    def predict(self, sample: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    def predict(self, sample: Tensor, labels: Tensor, index: int, *, guided: bool = True) -> tuple[Tensor, Tensor]:
         """See `Diffuser.predict`."""
-        return self.diffuser.predict(sample, labels, self.levels, index)
+        return self.diffuser.predict(sample, labels, self.levels, index, guided=guided)
 
     def run(self, start: Tensor, labels: Tensor, *, fresh: Tensor | None = None, last: int | None = None) -> Tensor:
         """Clean scaled latents `(B, c, h, w)` from noisy ones.
@@ -121,13 +121,14 @@ class Chain:
         """The noise `(B, c, h, w)` from which the chain, without renoising, comes back to about `clean`.
 
         DDIM's steps in reverse (arXiv:2010.02502): each takes the prediction at the level it comes from, the first that
-        at the cleanest level, of the image without noise.
+        at the cleanest level, of the image without noise. Without classifier-free guidance, under which it diverges
+        (arXiv:2211.09794).
         """
         signal, noise = self.levels.signal, self.levels.noise
         last = len(self.levels) - 1
         sample = signal[last] * clean
         for index in reversed(self.indices):
-            found_clean, found = self.predict(sample, labels, min(index + 1, last))
+            found_clean, found = self.predict(sample, labels, min(index + 1, last), guided=False)
             sample = signal[index] * (clean if index == last else found_clean) + noise[index] * found
         return (sample - signal[self.first] * clean) / noise[self.first]
 

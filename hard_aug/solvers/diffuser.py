@@ -8,6 +8,7 @@ called as `denoiser(sample, timestep=..., **condition)`; outputs of twice the ch
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hard_aug.models.autoencoder import LatentCodec
 from hard_aug.ops.warp_color.reference import clamp_with_gradient
-from hard_aug.solvers.conditions import ClassLabels, Condition, Unconditional
+from hard_aug.solvers.conditions import ClassLabels, Condition, Unconditional, mapped
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.levels import Levels, levels_of, prediction_type, split_prediction
 
@@ -33,8 +34,8 @@ class Diffuser:
         autoencoder: whose scaled latents are denoised; None: the denoiser works on pixels in [-1, 1].
         preview: a cheaper autoencoder of the same latents (`AutoencoderTiny`) that searches decode with; final images
             and final scores are the autoencoder's.
-        condition: what the denoiser is told of a label; None: `ClassLabels` if its config has `num_class_embeds`, the
-            last of which is no class, or if it is a `DiTTransformer2DModel`; else nothing.
+        condition: what the denoiser is told of a label; None: `ClassLabels` if its config has `num_class_embeds`, all of
+            them classes, or if it is a `DiTTransformer2DModel`; nothing if it wants nothing.
         checkpointing: keep no activations of the denoiser and the decoder, and run both again in the backward.
         guidance_scale: of classifier-free guidance (Ho & Salimans, arXiv:2207.12598), `none + scale (class - none)`; 1:
             no guidance, and half the work. A denoiser that was distilled with guidance (LCM) is told the scale, and is
@@ -93,7 +94,8 @@ class Diffuser:
         """Load the parts from the folders `unet` (or `transformer`), `scheduler` and, if there, `vae`.
 
         Args:
-            name: a folder, or a name on the hub such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+            name: a folder, or a name on the hub such as "stable-diffusion-v1-5/stable-diffusion-v1-5". A file
+                `condition.json` in a folder holds the arguments of `ClassLabels`, where one label is none.
             local_files_only: do not ask the hub.
 
         Raises:
@@ -116,6 +118,9 @@ class Diffuser:
         denoiser = part("transformer" if "unet" not in there else "unet", diffusers.UNet2DModel)
         autoencoder = part("vae", diffusers.AutoencoderKL) if "vae" in there else None
         scheduler = part("scheduler", diffusers.DDIMScheduler)
+        told = Path(name) / "condition.json"
+        if condition is None and told.is_file():
+            condition = ClassLabels(**json.loads(told.read_text()))
         return cls(
             denoiser,
             scheduler,
@@ -194,34 +199,42 @@ class Diffuser:
         decoded: Tensor = self._run(codec.decode, codec.unscaled(latents))
         return clamp_with_gradient(decoded)
 
-    def predict(self, sample: Tensor, labels: Tensor, levels: Levels, index: int) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, sample: Tensor, labels: Tensor, levels: Levels, index: int, *, guided: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """`x0` and `e`, float32, of a noisy sample `(B, c, h, w)` at a step. Gradients: sample yes.
 
         A denoiser of pixels whose scheduler clips (`clip_sample`) has its `x0` clamped to that range, with a gradient
         that passes; latents are never clipped.
+
+        Args:
+            guided: with classifier-free guidance, if the diffuser has it.
         """
-        rows, follows = len(sample) * (2 if self.guided else 1), _follows(sample)
+        guided = guided and self.guided
+        rows, follows = len(sample) * (2 if guided else 1), _follows(sample)
         self.evaluations.denoiser_forward += rows * (2 if follows and self.checkpointing else 1)
         self.evaluations.denoiser_backward += rows if follows else 0
-        found: tuple[Tensor, Tensor] = self._run(self._predict, sample, labels, levels, index)
+        found: tuple[Tensor, Tensor] = self._run(self._predict, sample, labels, levels, index, guided)
         return found
 
     def _run(self, function: Callable[..., Any], sample: Tensor, *rest: Any) -> Any:
         if self.checkpointing and _follows(sample):
-            return checkpoint(function, sample, *rest, use_reentrant=False)
+            return checkpoint(function, sample, *rest, use_reentrant=False, preserve_rng_state=False)
         return function(sample, *rest)
 
-    def _predict(self, sample: Tensor, labels: Tensor, levels: Levels, index: int) -> tuple[Tensor, Tensor]:
+    def _predict(
+        self, sample: Tensor, labels: Tensor, levels: Levels, index: int, guided: bool
+    ) -> tuple[Tensor, Tensor]:
         weight = next(self.denoiser.parameters())
-        given, guided = self.condition(labels), self.guided
+        given = self.condition(labels)
         rows = len(sample) * (2 if guided else 1)
         times = levels.times[index].to(sample.device).expand(rows)
         doubled = sample
         if guided:
             none = self.condition.none(len(sample), sample.device)
-            given = {name: torch.cat((value, none[name])) for name, value in given.items()}
+            given = mapped(lambda *both: torch.cat(both), given, none)
             doubled = torch.cat((sample, sample))
-        given = {k: v.to(weight.dtype) if v.is_floating_point() else v for k, v in given.items()}
+        given = mapped(lambda value: value.to(weight.dtype) if value.is_floating_point() else value, given)
         given |= self._guidance_embedding(rows, weight)
         output = self.denoiser(doubled.to(weight.dtype), timestep=times, **given)
         out = cast(Tensor, output[0] if isinstance(output, tuple) else output.sample).float()
@@ -257,9 +270,15 @@ def _takes(denoiser: nn.Module, argument: str) -> bool:
 
 def _condition_of(denoiser: nn.Module) -> Condition:
     config: Any = denoiser.config
+    parameter = inspect.signature(denoiser.forward).parameters.get("encoder_hidden_states")
+    if parameter is not None and parameter.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{type(denoiser).__name__} is conditioned on text: give the embedding of a prompt for each class, "
+            'condition=ClassEmbeddings({"encoder_hidden_states": embeddings})'
+        )
     classes = getattr(config, "num_class_embeds", None)
-    if classes is not None:
-        return ClassLabels(classes - 1, none_label=classes - 1)
+    if classes is not None:  # whether one of them stands for no class is not said
+        return ClassLabels(classes)
     classes = getattr(config, "num_embeds_ada_norm", None)  # DiT's; its embeddings have a row for no class besides
     if classes is not None and _takes(denoiser, "class_labels"):
         return ClassLabels(classes, none_label=classes)

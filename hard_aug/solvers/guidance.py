@@ -20,10 +20,12 @@ repeated `recurrence` times with `x_t` drawn anew from `x_{t-1}`. It contains
 |---|---|
 | `constant` | rho |
 | `noise` | rho noise_t |
-| `classifier` | rho noise_t (signal_{t-1} noise_t / signal_t - noise_{t-1}) sqrt(r_t): that of `e - rho noise_t g` |
+| `classifier` | rho noise_t (signal_{t-1} noise_t / signal_t - k noise_{t-1}) sqrt(r_t): that of `e - rho noise_t g` |
 
-With `normalized` (the default) each sample's gradient has the root mean square 1, so that `mu` and `rho` are in units
-of latents; else they are the raw gradient's factors.
+with `k = sqrt(1 - renoise^2)`, the share of `e` in the next level's noise.
+
+`sqrt(r_t)` is taken to be at least `LEAST_RATIO`. With `normalized` (the default) each sample's gradient has the root
+mean square 1, so that `mu` and `rho` are in units of latents; else they are the raw gradient's factors.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class GuidedSampler(Solver):
         iterations: steps on `x0` at each level, at least 1.
         recurrence: times that each level is done, at least 1.
         shape: of rho over the levels.
+        mu_shape: of mu: `constant`, or `noise`, times the level's: small steps at the end, which nothing denoises.
         smooth: noisy copies that a gradient is the mean of, at least 1.
         smooth_sigma: their noise, in units of the level's, at least 0; 0: no noise.
         window: the share of the chain's way that is guided, (from, to) in [0, 1].
@@ -74,6 +77,7 @@ class GuidedSampler(Solver):
         iterations: int = 1,
         recurrence: int = 1,
         shape: Shape = "constant",
+        mu_shape: Literal["constant", "noise"] = "constant",
         smooth: int = 1,
         smooth_sigma: float = 0.0,
         window: tuple[float, float] = (0.0, 1.0),
@@ -92,15 +96,20 @@ class GuidedSampler(Solver):
             raise ValueError(f"shape={shape!r}: wanted constant, noise or classifier")
         if not 0 <= window[0] < window[1] <= 1:
             raise ValueError(f"window={window}: wanted (from, to) with 0 <= from < to <= 1")
+        if not any(window[0] <= row / len(chain) < window[1] for row in range(len(chain))):
+            raise ValueError(f"window={window}: no step of this chain of {len(chain)} lies in it; make it wider")
+        if mu_shape not in ("constant", "noise"):
+            raise ValueError(f"mu_shape={mu_shape!r}: wanted constant or noise")
         self.mu, self.rho, self.iterations, self.recurrence = mu, rho, iterations, recurrence
-        self.shape, self.smooth, self.smooth_sigma = shape, smooth, smooth_sigma
+        self.shape, self.mu_shape = shape, mu_shape
+        self.smooth, self.smooth_sigma = smooth, smooth_sigma
         self.window, self.normalized = window, normalized
         self.seed, self.measure_before = seed, measure_before
 
     @classmethod
     def mpgd(cls, chain: Chain, *, step: float = 0.5, measure_before: bool = True) -> GuidedSampler:
-        """Steps on the predicted clean image alone: no backward of the denoiser."""
-        return cls(chain, mu=step, measure_before=measure_before)
+        """Steps on the predicted clean image alone, smaller ones at less noise: no backward of the denoiser."""
+        return cls(chain, mu=step, mu_shape="noise", measure_before=measure_before)
 
     @classmethod
     def classifier(cls, chain: Chain, *, scale: float = 1.0, measure_before: bool = True) -> GuidedSampler:
@@ -156,9 +165,10 @@ class GuidedSampler(Solver):
             push = self._push(index) * gradient
         clean, found = clean.detach(), found.detach()
         edit = torch.zeros_like(clean)
+        step = self.mu * levels.noise[index] if self.mu_shape == "noise" else self.mu
         for _ in range(self.iterations if self.mu > 0 else 0):
             place = (clean + edit).requires_grad_()
-            edit = edit + self.mu * self._gradient(score, task, place, place, copies, progress)
+            edit = edit + step * self._gradient(score, task, place, place, copies, progress)
         return chain.onward(clean, found, index, fresh) + push + next_signal * edit
 
     def _push(self, index: int) -> Tensor:
@@ -170,7 +180,9 @@ class GuidedSampler(Solver):
             return self.rho / ratio
         if self.shape == "noise":
             return self.rho * noise / ratio
-        return self.rho * noise * (noise / ratio - next_noise)
+        kept = (1 - self.chain.renoise**2) ** 0.5  # of the predicted noise, at the next level
+        push: Tensor = self.rho * noise * (noise / ratio - kept * next_noise)
+        return push
 
     def _copies(self, clean: Tensor, index: int, draws: list[torch.Generator]) -> list[Tensor]:
         """What is added to `x0` before it is scored; one zero where nothing is smoothed."""
@@ -183,13 +195,15 @@ class GuidedSampler(Solver):
         self, score: Score, task: Task, clean: Tensor, place: Tensor, copies: list[Tensor], progress: float
     ) -> Tensor:
         """Of the mean score of noisy copies of `clean`, by `place`; a row of it is zero where it is not finite."""
-        total = torch.zeros((), device=clean.device)
+        leaf = clean.detach().requires_grad_()
+        gradient = torch.zeros_like(leaf)
         with torch.enable_grad():
-            for copy in copies:
-                images = self.diffuser.decode(clean + copy, preview=True)
+            for copy in copies:  # one after the other, so that one graph is held at a time
+                images = self.diffuser.decode(leaf + copy, preview=True)
                 scores = score(images, task.reference, progress=progress, generators=task.generators)
-                total = total + scores.sum() / len(copies)
-            (gradient,) = torch.autograd.grad(total, place)
+                gradient += torch.autograd.grad(scores.sum() / len(copies), leaf)[0]
+            if place is not clean:
+                (gradient,) = torch.autograd.grad(clean, place, gradient)
         if self.normalized:
             return unit_rms(gradient)
         return gradient.masked_fill(~gradient.isfinite().all(1).all(1).all(1)[:, None, None, None], 0.0)

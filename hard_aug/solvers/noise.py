@@ -4,7 +4,8 @@
    lie close to a sphere, and off it the denoiser has seen nothing ("shell projection").
 2. The chain runs from it, from nothing or from the middle of a real image's way (`Chain.strength`).
 3. Adam ascends the score on `d`, with each image's gradient brought to one size (so that images do not share a step).
-4. The best of each image is kept, by the final score of the images themselves. The first is the unguided one.
+4. The best of each image is kept, by the final score of the images themselves. The first is the unguided one. Where a
+   preview decodes, it is chosen by that, and held against the unguided image by the autoencoder itself at the end.
 5. Images whose score has reached `stop_at` are left alone, and cost nothing further.
 
 DiG-IN's released settings for a chain of 20 steps of Stable Diffusion: Adam, 20 iterations, learning rate 0.001 for the
@@ -22,7 +23,7 @@ from hard_aug.solvers.base import Solver, Task
 from hard_aug.solvers.chain import Chain, on_shell
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.guidance import unit_rms
-from hard_aug.solvers.score import Score
+from hard_aug.solvers.score import Score, check_scores
 
 
 class NoiseOptimizer(Solver):
@@ -54,6 +55,11 @@ class NoiseOptimizer(Solver):
                 raise ValueError(f"{name}={count}: wanted a whole number of at least 1")
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
             raise ValueError(f"learning_rate={learning_rate}: wanted a positive number")
+        if last is not None and last < len(chain) and chain.renoise:
+            raise ValueError(
+                f"last={last} of {len(chain)} steps, with renoise={chain.renoise}: fresh noise takes the place of "
+                "what is optimised; use last=None"
+            )
         self.iterations, self.learning_rate = iterations, learning_rate
         self.last, self.stop_at = last, stop_at
 
@@ -70,8 +76,8 @@ class NoiseOptimizer(Solver):
             last = step == self.iterations
             part = task.rows(active)
             latents, scores, gradient = self._evaluated(score, part, edit[active], step / self.iterations, last)
-            if step == 0:
-                before = scores.clone()
+            if step == 0:  # whatever it is: what is not finite is to be seen at the end
+                before, best, top = scores.clone(), latents.clone(), scores.clone()
             higher = scores > top[active]
             best[active] = torch.where(higher[:, None, None, None], latents, best[active])
             top[active] = torch.where(higher, scores, top[active])
@@ -84,11 +90,15 @@ class NoiseOptimizer(Solver):
             edit[active] = edit[active] + rate * mean[active] / (root + 1e-8)
             if self.stop_at is not None:
                 active = active[top[active] < self.stop_at]
+        check_scores(top)  # NaN where the first was, which nothing is higher than
         with torch.no_grad():
             images = self.diffuser.decode(best)
         if self.diffuser.preview is None:
             return images, before, Evaluations()
-        return images, *self.measured_before(score, task)
+        plain = self.plain(task)  # what looks better in the preview need not be better
+        before = score.final(plain, task.reference)
+        better = score.final(images, task.reference) > before
+        return torch.where(better[:, None, None, None], images, plain), before, Evaluations()
 
     def _evaluated(
         self, score: Score, task: Task, edit: Tensor, progress: float, last: bool

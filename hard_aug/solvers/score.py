@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.checks import check_kinds, check_labels, check_same_classes
+from hard_aug.checks import (
+    check_image_form,
+    check_kinds,
+    check_labels,
+    check_same_classes,
+    images_in_range,
+    raise_for_values,
+)
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import ConfidenceGap, Disagreement, Invariance, Reference, teacher_change
 from hard_aug.players import Players
@@ -29,6 +36,15 @@ def check_finite(images: Tensor) -> None:
         raise FloatingPointError(
             "the images are not finite; the denoiser or the autoencoder overflows in its precision: use .float() or "
             ".bfloat16() for both"
+        )
+
+
+def check_scores(scores: Tensor) -> None:
+    """Raise `FloatingPointError` for scores that are NaN. Reads them."""
+    if bool(scores.isnan().any()):
+        raise FloatingPointError(
+            f"{int(scores.isnan().sum())} of {len(scores)} scores are NaN; a network or the autoencoder that searches "
+            "decode with (preview) overflows in its precision: use .float() or .bfloat16()"
         )
 
 
@@ -69,6 +85,22 @@ class Score:
         return self.objective.wants_labels
 
     @torch.no_grad()
+    def answers(self, images: Tensor) -> Tensor:
+        """`(B,)`, the teacher's top class on images in [0, 1], for where there are no labels.
+
+        Raises:
+            TypeError, ValueError: wrong shapes or values.
+        """
+        check_image_form(images)
+        if not len(images):  # which not every layer takes
+            return torch.zeros(0, dtype=torch.int64, device=self.players.device)
+        if not bool(images_in_range(images)):
+            raise_for_values(images)
+        shown = images.to(self.players.device).float()
+        with evaluation_mode(self.players.teacher), torch.autocast(shown.device.type, enabled=False):
+            return self.players.teacher_logits(shown).argmax(1)
+
+    @torch.no_grad()
     def reference(self, images: Tensor | None, labels: Tensor | None, *, classes: int | None = None) -> Reference:
         """What the answers to images that began with these are compared with.
 
@@ -78,7 +110,7 @@ class Score:
             classes: K, wanted where there are no images.
 
         Raises:
-            ValueError: labels that are missing.
+            ValueError: labels that are missing, or outside the classes.
         """
         if labels is None and (self.wants_labels or images is None):
             who = type(self.objective).__name__
@@ -93,10 +125,13 @@ class Score:
                 teacher = self.players.teacher_logits(images)
                 if self.objective.wants_student_reference:
                     student = self.players.student_logits(images)
+            if labels is not None:
+                _check_within(labels, teacher.shape[1], "the teacher's classes")
             self.evaluations.classifier_forward += len(images) * (1 if student is None else 2)
         elif labels is not None and classes is not None:
             if self.objective.wants_student_reference:
                 raise ValueError(f"{type(self.objective).__name__} compares with the clean image; start from images")
+            _check_within(labels, classes, "as classes= or the denoiser says")
             teacher = CERTAIN * F.one_hot(labels.long(), classes).float()
         else:
             raise ValueError("classes: wanted the number of classes where there are no images")
@@ -117,6 +152,7 @@ class Score:
             generators: of the views, one for each image; None: the images themselves.
 
         Raises:
+            ValueError: a reference of other classes than the networks'.
             FloatingPointError: images that are not finite. (On a GPU the solver says so at its end.)
         """
         if not images.is_cuda:
@@ -126,6 +162,11 @@ class Score:
             teacher = self.players.teacher_logits(shown)
             student = self.players.student_logits(shown)
         check_same_classes(teacher_logits=teacher, student_logits=student)
+        if reference.teacher_logits.shape[1] != teacher.shape[1]:
+            raise ValueError(
+                f"labels of {reference.teacher_logits.shape[1]} classes, and the teacher has {teacher.shape[1]}: give "
+                "classes=, or tell the diffuser which label is none, condition=ClassLabels(K, none_label=K)"
+            )
         self.evaluations.classifier_forward += 2 * len(images)
         if torch.is_grad_enabled() and images.requires_grad:
             self.evaluations.classifier_backward += 2 * len(images)
@@ -139,6 +180,13 @@ class Score:
     def final(self, images: Tensor, reference: Reference) -> Tensor:
         """`(B,)` of the images themselves, at the end of the search; without a graph."""
         return self(images, reference)
+
+
+def _check_within(labels: Tensor, classes: int, whose: str) -> None:
+    if len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < classes:
+            raise ValueError(f"labels from {low} to {high}: wanted 0 to {classes - 1}, {whose}")
 
 
 class Cutouts:

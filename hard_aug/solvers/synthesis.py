@@ -25,6 +25,7 @@ class SynthBatch:
         seeds: `(B,)`.
         scores_before, scores_after: `(B,)`, of the unguided image and of this one before rounding.
         accepted: `(B,)` bool.
+        rejected: how many images broke each rule, see `Verdict`.
         evaluations: of the search, without `scores_before` and acceptance.
         seconds: of all of it.
     """
@@ -36,6 +37,7 @@ class SynthBatch:
     scores_before: Tensor
     scores_after: Tensor
     accepted: Tensor
+    rejected: dict[str, int]
     evaluations: Evaluations
     seconds: float
 
@@ -44,7 +46,7 @@ def synthesize(
     solver: Solver,
     score: Score,
     acceptance: Acceptance,
-    labels: Tensor,
+    labels: Tensor | None,
     *,
     seeds: Tensor,
     images: Tensor | None = None,
@@ -56,7 +58,8 @@ def synthesize(
     Args:
         solver, score: how, and by what.
         acceptance: which are kept.
-        labels, seeds: `(B,)`.
+        labels: `(B,)`; None: the teacher's answers to `images`.
+        seeds: `(B,)`.
         images: `(B, C, H, W)` in [0, 1], real ones to start from; None: from noise.
         classes: K, see `Solver.__call__`.
         batch_size: images at once; less takes less memory.
@@ -73,7 +76,7 @@ def synthesize(
     for start in range(0, max(1, len(seeds)), batch_size):
         rows = slice(start, start + batch_size)
         real = None if images is None else images[rows]
-        given = labels if labels is None else labels[rows]  # without labels the solver says what is wrong
+        given = labels[rows] if labels is not None else None if real is None else score.answers(real)
         parts.append(_one(solver, score, acceptance, given, seeds[rows], real, classes))
     return SynthBatch(
         images=torch.cat([part.images for part in parts]),
@@ -83,6 +86,7 @@ def synthesize(
         scores_before=torch.cat([part.scores_before for part in parts]),
         scores_after=torch.cat([part.scores_after for part in parts]),
         accepted=torch.cat([part.accepted for part in parts]),
+        rejected={rule: sum(part.rejected[rule] for part in parts) for rule in parts[0].rejected},
         evaluations=sum((part.evaluations for part in parts), Evaluations()),
         seconds=sum(part.seconds for part in parts),
     )
@@ -92,24 +96,27 @@ def _one(
     solver: Solver,
     score: Score,
     acceptance: Acceptance,
-    labels: Tensor,
+    labels: Tensor | None,
     seeds: Tensor,
     images: Tensor | None,
     classes: int | None,
 ) -> SynthBatch:
     started = time.perf_counter()
+    if labels is None:
+        raise ValueError("labels: wanted (B,) integers; only with images can the teacher's answers stand for them")
     found = solver(score, labels, seeds=seeds, images=images, classes=classes)
     rounded = to_bytes(found.images)
     labels = labels.to(rounded.device)
-    accepted, soft = acceptance(rounded, labels)
+    verdict = acceptance(rounded, labels)
     return SynthBatch(
         rounded,
         labels,
-        soft,
+        verdict.soft_labels,
         seeds,
         found.scores_before,
         found.scores_after,
-        accepted,
+        verdict.accepted,
+        verdict.rejected(),
         found.evaluations,
         time.perf_counter() - started,
     )

@@ -21,6 +21,9 @@ from hard_aug.ops.compose.plan import Stage
 from hard_aug.ops.compose.reference import unit_interval
 from hard_aug.ops.warp_color.reference import clamp_with_gradient
 
+#: Names of parameters that an error lists: a transform of noise has thousands.
+NAMES_SHOWN = 12
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -193,9 +196,11 @@ class Transform(ABC):
 
     def _check_parameters(self, u: Tensor) -> None:
         if u.ndim != 2 or u.shape[1] != self.size:
+            names = ", ".join(parameter.name for parameter in self.spec[:NAMES_SHOWN])
+            more = f", ... ({self.size} in all)" if self.size > NAMES_SHOWN else ""
             raise ValueError(
                 f"{type(self).__name__} wants u of shape (B, {self.size}), got {tuple(u.shape)}; "
-                f"its parameters are {', '.join(p.name for p in self.spec)}"
+                f"its parameters are {names}{more}"
             )
 
 

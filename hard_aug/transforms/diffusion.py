@@ -56,7 +56,7 @@ class Diffusion(Transform):
             raise TypeError(f"chain: wanted a Chain, such as Chain(diffuser, strength=0.5), got {type(chain).__name__}")
         if chain.renoise:
             raise ValueError(f"renoise={chain.renoise}: the map has to be deterministic; use Chain(..., renoise=0.0)")
-        if not math.isinf(spread):
+        if spread != math.inf:
             check_positive(spread=spread)
         self.chain, self.spread, self.residual = chain, spread, residual
         if height is None or width is None:

@@ -64,7 +64,7 @@ class HierarchicalLatent(Transform):
 
     Args:
         vae: a `HierarchicalVAE`, or a module of the form `Hierarchical`, on the images' device. It is put in evaluation
-            mode. Call `vae.requires_grad_(False)` before: else its encoder's activations are kept too.
+            mode and frozen, for weights that want a gradient keep the encoder's activations too.
         start, end: the edited levels, those in [start, end); None: up to the last.
         shift: largest shift of a latent channel, in standard deviations.
         scale_log: largest change of the posterior's log-scale, which only counts with noise.
@@ -103,7 +103,7 @@ class HierarchicalLatent(Transform):
         checkpointing: bool = False,
     ) -> None:
         self.model = _checked_form(vae, noise=noise_seed is not None)
-        self.vae = vae.eval()
+        self.vae = vae.eval().requires_grad_(False)
         levels, self.channels = self.model.levels, self.model.latent_channels
         self.start, self.end = start, levels if end is None else end
         if not 0 <= self.start < self.end <= levels:
@@ -196,7 +196,8 @@ class HierarchicalLatent(Transform):
             return None
         if device not in self._noise:
             generator = torch.Generator().manual_seed(self.noise_seed)
-            self._noise[device] = self.vae.draw_noise(1, generator=generator)  # type: ignore[operator]  # was checked
+            with torch.inference_mode(False), torch.no_grad():  # it is kept, and may be trained through later
+                self._noise[device] = self.vae.draw_noise(1, generator=generator)  # type: ignore[operator]  # was checked
         return self._noise[device]
 
 

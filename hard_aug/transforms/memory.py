@@ -33,7 +33,7 @@ class OfImages(Generic[T]):
         Args:
             given: all that the result depends on and that may differ from one call to the next, the images first.
         """
-        if any(tensor.is_inference() for tensor in given) or _captured(given):
+        if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in given) or _captured(given):
             return compute()
         same = len(given) == len(self._given) and all(
             kept() is tensor and version == tensor._version
@@ -42,8 +42,17 @@ class OfImages(Generic[T]):
         if self._result is None or not same:
             self._result = None  # the old one is freed before the new one is made
             self._result = compute()
-            self._given = [(weakref.ref(tensor), tensor._version) for tensor in given]
+            self._given = [(weakref.ref(tensor, self._forget), tensor._version) for tensor in given]
         return self._result
+
+    def _forget(self, gone: weakref.ref[Tensor]) -> None:
+        """The result is of no use once its images are gone."""
+        if any(kept is gone for kept, _ in self._given):
+            self._given, self._result = [], None
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is remembered stays behind: references do not travel."""
+        return {"_given": [], "_result": None}
 
 
 def _captured(given: tuple[Tensor, ...]) -> bool:

@@ -207,9 +207,13 @@ class VAELatent(Transform):
                 )
             patterns = self.directions
         else:
-            generator = torch.Generator().manual_seed(self.seed)
-            points = torch.randn(count, self.channels, PATTERN_POINTS, PATTERN_POINTS, generator=generator)
-            smooth = F.interpolate(points, (height, width), mode="bicubic", align_corners=False)
-            patterns = self.spread * smooth / smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
-        self._patterns[key] = patterns.to(device)
+            patterns = self._random_patterns(count, height, width)
+        with torch.inference_mode(False):  # they are kept, and may be trained through later
+            self._patterns[key] = patterns.to(device).clone()
         return self._patterns[key]
+
+    def _random_patterns(self, count: int, height: int, width: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        points = torch.randn(count, self.channels, PATTERN_POINTS, PATTERN_POINTS, generator=generator)
+        smooth = F.interpolate(points, (height, width), mode="bicubic", align_corners=False)
+        return self.spread * smooth / smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
