@@ -147,9 +147,8 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
         "unet", unet, scaled, config.unet, denoising, seed=config.seed, decay=config.unet.decay
     )
     unet.eval().requires_grad_(False)
-    variant = torch.float16 if config.half else torch.float32
-    autoencoder.to(variant).save_pretrained(folder / "vae")
-    unet.to(variant).save_pretrained(folder / "unet")
+    for name, model in (("vae", autoencoder), ("unet", unet)):
+        (model.half() if config.half else model).save_pretrained(folder / name)
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "condition.json").write_text(json.dumps({"classes": classes, "none_label": classes}) + "\n")
     return took

@@ -1,4 +1,4 @@
-"""Acceptance and detectors: each rejects, or reacts to, the failure that it names."""
+"""Acceptance, what becomes of it in synthesis, and detectors: each rejects, or reacts to, the failure that it names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from generative_parts import Classifier, chain, labels, score, seeds
 from torch import Tensor, nn
 
-from hard_aug.solvers import Acceptance, detect, to_bytes
+from hard_aug.solvers import Acceptance, Unguided, detect, synthesize, to_bytes
 from hard_aug.solvers.detectors import diversity, saturated
 
 SIZE = 16
@@ -103,6 +104,54 @@ def test_bytes_are_rounded() -> None:
     assert torch.equal(to_bytes(every / 255 + 0.4 / 255).long(), every)
     assert torch.equal(to_bytes(every / 255 - 0.4 / 255).long(), every)
     assert to_bytes(torch.tensor([-0.1, 1.1])).tolist() == [0, 255]
+
+
+# Synthesis ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_teachers_answers_stand_for_labels() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    solver, accept, real = (
+        Unguided(chain(steps=2, strength=0.5)),
+        Acceptance(Classifier(1)),
+        torch.rand(5, 2, SIZE, SIZE, generator=drawn),
+    )
+    answers = Classifier(1)(real).argmax(1)
+    assert len(answers.unique()) > 1
+    found = synthesize(solver, score(), accept, None, seeds=seeds(5), images=real, batch_size=2)
+    told = synthesize(solver, score(), accept, answers, seeds=seeds(5), images=real, batch_size=2)
+    assert torch.equal(found.labels, answers)
+    assert torch.equal(found.images, told.images)
+    assert torch.equal(found.scores_after, told.scores_after)
+    nothing = synthesize(solver, score(), accept, None, seeds=seeds(0), images=real[:0])
+    assert nothing.labels.shape == (0,)
+    broken = real.clone()
+    broken[3] = math.nan
+    for wrong, kind, message in (
+        (to_bytes(real), TypeError, "wanted floating point"),
+        (broken, ValueError, "NaN or infinite values"),
+        (255 * real, ValueError, "Divide bytes by 255"),
+    ):
+        with pytest.raises(kind, match=message):
+            synthesize(solver, score(), accept, None, seeds=seeds(5), images=wrong)
+
+
+def test_rejections_are_counted_over_batches() -> None:
+    judge = Classifier(5)
+    accept = Acceptance(Classifier(1), judge=judge, confidence=0.4)
+    found = [
+        synthesize(Unguided(chain(steps=2)), score(), accept, labels(9), seeds=seeds(9), batch_size=size)
+        for size in (2, 64)
+    ]
+    for batch in found:
+        given = batch.soft_labels.gather(1, batch.labels[:, None])[:, 0]
+        assert batch.rejected["teacher"] == int((batch.soft_labels.argmax(1) != batch.labels).sum())
+        assert batch.rejected["confidence"] == int((given < 0.4).sum())
+        assert batch.rejected["judge"] == int((judge(batch.images / 255).argmax(1) != batch.labels).sum())
+        assert list(batch.rejected) == ["teacher", "confidence", "teacher_resized", "judge", "judge_resized"]
+        assert max(batch.rejected.values()) <= int((~batch.accepted).sum()) <= sum(batch.rejected.values())
+    assert found[0].rejected == found[1].rejected
+    assert found[0].rejected["teacher"] > 0
 
 
 # Detectors ----------------------------------------------------------------------------------------------------------

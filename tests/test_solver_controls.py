@@ -251,49 +251,6 @@ def test_a_score_that_is_nan_is_no_result(name: str) -> None:
         SOLVERS[name](chain(steps=2))(score(Broken(2.0)), labels(), seeds=seeds())
 
 
-# Synthesis ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_teachers_answers_stand_for_labels() -> None:
-    solver, accept, real = Unguided(chain(steps=2, strength=0.5)), Acceptance(Classifier(1)), pictures(5)
-    answers = Classifier(1)(real).argmax(1)
-    assert len(answers.unique()) > 1
-    found = synthesize(solver, score(), accept, None, seeds=seeds(5), images=real, batch_size=2)
-    told = synthesize(solver, score(), accept, answers, seeds=seeds(5), images=real, batch_size=2)
-    assert torch.equal(found.labels, answers)
-    assert torch.equal(found.images, told.images)
-    assert torch.equal(found.scores_after, told.scores_after)
-    nothing = synthesize(solver, score(), accept, None, seeds=seeds(0), images=real[:0])
-    assert nothing.labels.shape == (0,)
-    broken = real.clone()
-    broken[3] = math.nan
-    for wrong, kind, message in (
-        (to_bytes(real), TypeError, "wanted floating point"),
-        (broken, ValueError, "NaN or infinite values"),
-        (255 * real, ValueError, "Divide bytes by 255"),
-    ):
-        with pytest.raises(kind, match=message):
-            synthesize(solver, score(), accept, None, seeds=seeds(5), images=wrong)
-
-
-def test_rejections_are_counted_over_batches() -> None:
-    judge = Classifier(5)
-    accept = Acceptance(Classifier(1), judge=judge, confidence=0.4)
-    found = [
-        synthesize(Unguided(chain(steps=2)), score(), accept, labels(9), seeds=seeds(9), batch_size=size)
-        for size in (2, 64)
-    ]
-    for batch in found:
-        given = batch.soft_labels.gather(1, batch.labels[:, None])[:, 0]
-        assert batch.rejected["teacher"] == int((batch.soft_labels.argmax(1) != batch.labels).sum())
-        assert batch.rejected["confidence"] == int((given < 0.4).sum())
-        assert batch.rejected["judge"] == int((judge(batch.images / 255).argmax(1) != batch.labels).sum())
-        assert list(batch.rejected) == ["teacher", "confidence", "teacher_resized", "judge", "judge_resized"]
-        assert max(batch.rejected.values()) <= int((~batch.accepted).sum()) <= sum(batch.rejected.values())
-    assert found[0].rejected == found[1].rejected
-    assert found[0].rejected["teacher"] > 0
-
-
 def test_what_a_score_wants() -> None:
     way, free = chain(steps=2), free_chain()
     with pytest.raises(ValueError, match="wanted the number of classes"):

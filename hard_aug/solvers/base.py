@@ -105,7 +105,8 @@ class Solver(ABC):
             classes: K; None: as many as the denoiser knows, wanted only where it knows none and there are no images.
 
         Raises:
-            TypeError, ValueError: wrong shapes or values, labels outside the classes, or a chain that starts in the middle without images.
+            TypeError, ValueError: wrong shapes or values, labels outside the classes, or a chain that starts in the
+                middle without images.
             FloatingPointError: images that are not finite, as of a network that overflows in float16, or scores that
                 are NaN.
             RuntimeError: under `torch.inference_mode()`.

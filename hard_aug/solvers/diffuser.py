@@ -34,8 +34,9 @@ class Diffuser:
         autoencoder: whose scaled latents are denoised; None: the denoiser works on pixels in [-1, 1].
         preview: a cheaper autoencoder of the same latents (`AutoencoderTiny`) that searches decode with; final images
             and final scores are the autoencoder's.
-        condition: what the denoiser is told of a label; None: `ClassLabels` if its config has `num_class_embeds`, all of
-            them classes, or if it is a `DiTTransformer2DModel`; nothing if it wants nothing.
+        condition: what the denoiser is told of a label; None: `ClassLabels` if its config has `num_class_embeds`, all
+            of them classes, or if it is a `DiTTransformer2DModel`; nothing if it wants nothing. One of text has to be
+            given `ClassEmbeddings`.
         checkpointing: keep no activations of the denoiser and the decoder, and run both again in the backward.
         guidance_scale: of classifier-free guidance (Ho & Salimans, arXiv:2207.12598), `none + scale (class - none)`; 1:
             no guidance, and half the work. A denoiser that was distilled with guidance (LCM) is told the scale, and is
