@@ -29,11 +29,11 @@ import torch
 from accelerate import PartialState
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from experiments.experiment import Experiment, identity
+from experiments.experiment import FREE, Experiment, identity
 from experiments.generator import Generator
 from experiments.memory import keep_freed_memory
 from experiments.shards import Index, ShardWriter, sheets
@@ -50,7 +50,8 @@ DETECTED = 100
 
 def identity_of(config: DictConfig) -> dict[str, Any]:
     """All settings that the images depend on, but not how many there are."""
-    found = identity(config)
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    found = {key: value for key, value in resolved.items() if key not in FREE}
     found["generation"] = {k: v for k, v in found["generation"].items() if k not in (*FREE_GENERATION, "images")}
     return found
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_autoencoder(settings, 1).save_pretrained(folder / "vae")
     build_unet(DictConfig({"widths": [16, 16]}), 4, 16, 10).save_pretrained(folder / "unet")
     build_scheduler().save_pretrained(folder / "scheduler")
+    (folder / "condition.json").write_text('{"classes": 10, "none_label": 10}')
     return folder
 
 
@@ -165,8 +167,8 @@ def accept_all(monkeypatch: pytest.MonkeyPatch) -> None:
     call = Acceptance.__call__
 
     def everything(self: Acceptance, images: Any, labels: Any) -> Any:
-        kept, soft = call(self, images, labels)
-        return torch.ones_like(kept), soft
+        verdict = call(self, images, labels)
+        return replace(verdict, accepted=torch.ones_like(verdict.accepted))
 
     monkeypatch.setattr(Acceptance, "__call__", everything)
 
