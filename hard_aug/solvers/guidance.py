@@ -107,7 +107,7 @@ class GuidedSampler(Solver):
         self.seed, self.measure_before = seed, measure_before
 
     @classmethod
-    def mpgd(cls, chain: Chain, *, step: float = 0.5, measure_before: bool = True) -> GuidedSampler:
+    def mpgd(cls, chain: Chain, *, step: float = 0.3, measure_before: bool = True) -> GuidedSampler:
         """Steps on the predicted clean image alone, smaller ones at less noise: no backward of the denoiser."""
         return cls(chain, mu=step, mu_shape="noise", measure_before=measure_before)
 
