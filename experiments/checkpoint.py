@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
+
+
+def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
+    """All settings that the outcome of a run depends on, resolved: those that are not `free`."""
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    return {key: value for key, value in resolved.items() if key not in free}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -25,3 +27,8 @@ def accuracy(model: nn.Module, part: Part, *, batch_size: int = 1000) -> float:
 def accuracies(model: nn.Module, sets: dict[str, Part]) -> dict[str, float]:
     """`accuracy` by name of the set, rounded to five digits."""
     return {name: round(accuracy(model, part), 5) for name, part in sets.items()}
+
+
+def finite(numbers: dict[str, float]) -> dict[str, float]:
+    """Those that are, rounded to four digits, for a JSON."""
+    return {name: round(value, 4) for name, value in numbers.items() if math.isfinite(value)}

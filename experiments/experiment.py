@@ -42,8 +42,6 @@ VALIDATION = "validation"
 JUDGE_SEED = 1000
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
 FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
-
-
 #: Settings of generated images, which only the student `mixed` depends on.
 GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
 
@@ -88,9 +86,7 @@ def check_numbers(config: DictConfig) -> None:
 
 def identity(config: DictConfig) -> dict[str, Any]:
     """All settings that the outcome of a run depends on."""
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    free = FREE if "mixed" in config.students else (*FREE, *GENERATION)
-    return {key: value for key, value in resolved.items() if key not in free}
+    return checkpoint.identity(config, FREE if "mixed" in config.students else (*FREE, *GENERATION))
 
 
 def augmenter_parts(parts: DictConfig, channels: int) -> dict[str, Any]:

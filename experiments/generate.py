@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,16 @@ import torch
 from accelerate import PartialState
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from experiments import checkpoint
 from experiments.experiment import FREE, Experiment, identity
 from experiments.generator import Generator
 from experiments.memory import keep_freed_memory
 from experiments.shards import Index, ShardWriter, sheets
-from experiments.stop import Stop, graceful
+from experiments.stop import Stop, graceful, told
 from experiments.train import choose_device
 from experiments.training import progress_bar
 
@@ -50,8 +50,7 @@ DETECTED = 100
 
 def identity_of(config: DictConfig) -> dict[str, Any]:
     """All settings that the images depend on, but not how many there are."""
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    found = {key: value for key, value in resolved.items() if key not in FREE}
+    found = checkpoint.identity(config, FREE)
     found["generation"] = {k: v for k, v in found["generation"].items() if k not in (*FREE_GENERATION, "images")}
     return found
 
@@ -160,11 +159,8 @@ def run(config: DictConfig, folder: Path) -> Index | None:
 def main(config: DictConfig) -> None:
     """Hydra's entry."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
+    with told(folder, kept="finished shards are kept"):
         index = run(config, folder)
-    except KeyboardInterrupt:
-        logger.warning("stopped; finished shards are kept in %s, and the same command goes on from there", folder)
-        sys.exit(130)
     if index is not None:
         Console().print(index, soft_wrap=True)
         Console().print(f"{folder}/images, sheets", soft_wrap=True, markup=False)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,14 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
+from experiments import checkpoint
 from experiments.data import Part, Splits
 from experiments.generative_report import report
 from experiments.memory import keep_freed_memory
-from experiments.stop import graceful
+from experiments.stop import graceful, told
 from experiments.train import choose_device
 from experiments.trainer import Trainer
 from experiments.training import progress_bar
@@ -55,8 +55,7 @@ FREE = (
 
 def identity(config: DictConfig) -> dict[str, Any]:
     """All settings that the models depend on."""
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    return {key: value for key, value in resolved.items() if key not in FREE}
+    return checkpoint.identity(config, FREE)
 
 
 def build_autoencoder(settings: DictConfig, channels: int) -> AutoencoderKL:
@@ -161,21 +160,17 @@ def main(config: DictConfig) -> None:
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     splits = instantiate(config.data).to(choose_device(config.device))
-    try:
-        with graceful() as stop, progress_bar() as progress:
-            trainer = Trainer(
-                folder / "checkpoint.pt",
-                identity(config),
-                progress,
-                stop,
-                resume=config.resume,
-                every=config.checkpoint_every,
-            )
-            took = train(config, splits, folder, trainer)
-            report(config, splits, folder, took, progress=progress, stop=stop)
-    except KeyboardInterrupt:
-        logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
-        sys.exit(130)
+    with told(folder), graceful() as stop, progress_bar() as progress:
+        trainer = Trainer(
+            folder / "checkpoint.pt",
+            identity(config),
+            progress,
+            stop,
+            resume=config.resume,
+            every=config.checkpoint_every,
+        )
+        took = train(config, splits, folder, trainer)
+        report(config, splits, folder, took, progress=progress, stop=stop)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from experiments.data import Part
+from experiments.evaluation import finite
 from experiments.shards import HardImages
 from experiments.shipped import SHIPPED
 from hard_aug.solvers import Acceptance, Chain, Diffuser, Score, Solver, Unguided, detect, synthesize
@@ -57,7 +57,7 @@ class Generator:
             scores_before=unguided.scores_after,
             scores_after=guided.scores_after,
         )
-        return {name: round(value, 4) for name, value in found.items() if math.isfinite(value)}
+        return finite(found)
 
     def __call__(self, student: nn.Module, numbers: Tensor) -> tuple[HardImages, dict[str, Any]]:
         """The images of these numbers, and what they took; an image depends on its number and the seed alone.

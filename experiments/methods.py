@@ -80,8 +80,37 @@ class Distillation(Method):
         )
 
 
-class RandomViews(Method):
-    """Distillation on the clean image and on a view drawn uniformly from `scale` times the transform's ranges."""
+class SecondView(Method):
+    """Distillation on the clean images and on others that `views` makes, half of the loss each.
+
+    Args:
+        teacher, student: the networks.
+        temperature: of the distillation.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
+        self.teacher, self.student, self.temperature = teacher, student, temperature
+
+    @abstractmethod
+    def views(self, images: Tensor, labels: Tensor) -> Tensor:
+        """`(M, C, H, W)`."""
+
+    def see(self, clean: Tensor, view: Tensor) -> None:
+        """The teacher's logits `(B, K)` and `(M, K)` on both."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            views = self.views(images, labels)
+            clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
+        self.see(clean_teacher, view_teacher)
+        clean, view = self.student(torch.cat((images, views))).split((len(images), len(views)))
+        return 0.5 * distillation_loss(
+            student_logits=clean, teacher_logits=clean_teacher, temperature=self.temperature
+        ) + 0.5 * distillation_loss(student_logits=view, teacher_logits=view_teacher, temperature=self.temperature)
+
+
+class RandomViews(SecondView):
+    """The view is drawn uniformly from `scale` times the transform's ranges."""
 
     def __init__(
         self,
@@ -93,20 +122,16 @@ class RandomViews(Method):
         scale: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.teacher, self.student, self.transform = teacher, student, transform
-        self.temperature, self.scale = temperature, scale
+        super().__init__(teacher, student, temperature=temperature)
+        self.transform, self.scale = transform, scale
         self._generator = torch.Generator().manual_seed(seed)
         self._kept = torch.zeros(())
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        views = random_views(self.transform, images, self._generator, scale=self.scale)
-        with torch.no_grad():
-            clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
-        self._kept = (clean_teacher.argmax(1) == view_teacher.argmax(1)).float().mean()
-        clean, view = self.student(torch.cat((images, views))).chunk(2)
-        return 0.5 * distillation_loss(
-            student_logits=clean, teacher_logits=clean_teacher, temperature=self.temperature
-        ) + 0.5 * distillation_loss(student_logits=view, teacher_logits=view_teacher, temperature=self.temperature)
+    def views(self, images: Tensor, labels: Tensor) -> Tensor:
+        return random_views(self.transform, images, self._generator, scale=self.scale)
+
+    def see(self, clean: Tensor, view: Tensor) -> None:
+        self._kept = (clean.argmax(1) == view.argmax(1)).float().mean()
 
     def scalars(self) -> dict[str, float]:
         return {"teacher_keeps": float(self._kept)}

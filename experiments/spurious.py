@@ -26,9 +26,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,19 +42,21 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from experiments import teachers
-from experiments.evaluation import accuracy
+from experiments import checkpoint, teachers
+from experiments.evaluation import accuracy, finite
 from experiments.groups import Grouped, GroupedSplits, group_accuracies
 from experiments.memory import keep_freed_memory
 from experiments.methods import Distillation, Hard, Method, RandomViews
 from experiments.models import ConvTeacher
+from experiments.shipped import autoencoder
 from experiments.spurious_builders import BUILDERS, POOLED, check_methods
 from experiments.spurious_methods import CutMixed
 from experiments.spurious_pools import Pools, parsed
-from experiments.stop import Stop, graceful
+from experiments.stop import Stop, graceful, told
 from experiments.train import choose_device, device_name
 from experiments.trainer import Trainer
 from experiments.training import progress_bar
+from experiments.views import random_views
 from hard_aug.models import latent_directions
 from hard_aug.solvers import detect
 from hard_aug.transforms import Color, Transform, VAELatent
@@ -73,8 +73,7 @@ MEASURES = ("worst_group", "mean_group", "in_distribution", "absent_groups")
 
 def identity(config: DictConfig) -> dict[str, Any]:
     """All settings that the outcome depends on."""
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    return {key: value for key, value in resolved.items() if key not in FREE}
+    return checkpoint.identity(config, FREE)
 
 
 class Experiment:
@@ -173,15 +172,11 @@ class Experiment:
         kind, models = parsed(name)
         if kind in ("color", "jitter"):
             return Color(**self.config.color)
-        from diffusers import AutoencoderKL
-
-        autoencoder = (
-            AutoencoderKL.from_pretrained(self.pools.folder(models) / "vae").to(self.device).requires_grad_(False)
-        )
+        model = autoencoder(str(self.pools.folder(models)), device=str(self.device))
         settings: dict[str, Any] = dict(self.config.vae)
         count, images = settings.pop("directions"), settings.pop("direction_images")
-        directions = latent_directions(autoencoder, self.splits.train.images[:images], count)
-        return VAELatent(autoencoder, directions=directions, **settings)
+        directions = latent_directions(model, self.splits.train.images[:images], count)
+        return VAELatent(model, directions=directions, **settings)
 
     def method(self, name: str, student: nn.Module) -> Method:
         """A way of teaching by name."""
@@ -226,8 +221,6 @@ class Experiment:
                 method.load_state_dict(state["extra"])
             return method.augmenter(images, labels).images.detach()
         if isinstance(method, RandomViews):
-            from experiments.views import random_views
-
             return random_views(method.transform, images, torch.Generator().manual_seed(self.config.seed))
         if isinstance(method, CutMixed):
             with torch.random.fork_rng():
@@ -245,7 +238,7 @@ class Experiment:
         if views is None or name == "cutmix":  # whose images are of no one class
             return {}
         found = detect(views, shown.images, shown.labels, teacher=self.teacher, student=self.student, **networks)
-        return {key: round(value, 4) for key, value in found.items() if math.isfinite(value)}
+        return finite(found)
 
     def draw(self) -> None:
         """`views.png`: a row of real images, and one of each method's views of the same classes."""
@@ -324,15 +317,11 @@ def main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     device = choose_device(config.device)
     splits = instantiate(config.data).to(device)
-    try:
-        with graceful() as stop, progress_bar() as progress:
-            experiment = Experiment(config, splits, folder, progress, stop)
-            metrics = experiment.run()
-            write(metrics, config, device, folder)
-            experiment.draw()
-    except KeyboardInterrupt:
-        logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
-        sys.exit(130)
+    with told(folder), graceful() as stop, progress_bar() as progress:
+        experiment = Experiment(config, splits, folder, progress, stop)
+        metrics = experiment.run()
+        write(metrics, config, device, folder)
+        experiment.draw()
     console = Console(width=130)
     console.print(table(metrics))
     console.print(f"{folder}/metrics.json, views.png", soft_wrap=True, markup=False)

@@ -8,41 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from experiments.data import Part
-from experiments.methods import Method
+from experiments.methods import SecondView
 from experiments.training import Batches
-from hard_aug.distillation import distillation_loss
-
-
-class SecondView(Method):
-    """Distillation on the clean images and on a second set of images that `views` makes.
-
-    Args:
-        teacher, student: the networks.
-        temperature: of the distillation.
-    """
-
-    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
-        self.teacher, self.student, self.temperature = teacher, student, temperature
-
-    def views(self, images: Tensor, labels: Tensor) -> Tensor:
-        """`(M, C, H, W)`."""
-        raise NotImplementedError
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            views = self.views(images, labels)
-            teacher = self.teacher(torch.cat((images, views)))
-        student = self.student(torch.cat((images, views)))
-        count = len(images)
-        losses = [
-            distillation_loss(student_logits=s, teacher_logits=t, temperature=self.temperature)
-            for s, t in ((student[:count], teacher[:count]), (student[count:], teacher[count:]))
-        ]
-        return 0.5 * losses[0] + 0.5 * losses[1]
 
 
 class CutMixed(SecondView):

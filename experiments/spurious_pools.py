@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from experiments.evaluation import finite
 from experiments.trainer import Trainer
 from hard_aug.objectives import ConfidenceGap
 from hard_aug.solvers import (
@@ -166,4 +166,4 @@ class Pools:
             judge=judge,
             other_student=other_student,
         )
-        return {key: round(value, 4) for key, value in found.items() if math.isfinite(value)}
+        return finite(found)

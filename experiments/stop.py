@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+logger = logging.getLogger(__name__)
 
 
 class Stop:
     """Whether a stop was asked for."""
 
     requested = False
+
+
+@contextmanager
+def told(folder: Path, *, kept: str = "all finished steps are kept") -> Iterator[None]:
+    """End the command with status 130 where a stop was asked for, and say what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning("stopped; %s in %s, and the same command goes on from there", kept, folder)
+        sys.exit(130)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from rich.table import Table
 
 from experiments.experiment import Experiment
 from experiments.memory import keep_freed_memory
-from experiments.stop import graceful
+from experiments.stop import graceful, told
 from experiments.training import progress_bar
 from hard_aug import Diagnosis, diagnose
 from hard_aug.viz import PolicyHistory, draw_diagnosis, draw_policy, gallery
@@ -162,11 +161,8 @@ def table(metrics: dict[str, Any]) -> Table:
 def main(config: DictConfig) -> float:
     """Hydra's entry; returns the last student's accuracy on the main test set, for sweepers."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
+    with told(folder):
         metrics = run(config, folder)
-    except KeyboardInterrupt:
-        logger.warning("stopped; all finished steps are kept in %s, and the same command goes on from there", folder)
-        sys.exit(130)
     console = Console()
     console.print(table(metrics))
     for name, values in metrics.get("policy", {}).items():

@@ -162,6 +162,5 @@ class Trainer:
             mean.copy_to(model.parameters())
         took = {"seconds": round(seconds, 1), "loss": round(recent, 5), "log": logged}
         state = None if extra is None else extra.state_dict()
-        self.state["current"] = None
         self.keep(name, {"model": model.state_dict(), "took": took, "extra": state})
         return took

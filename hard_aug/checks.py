@@ -86,6 +86,14 @@ def raise_for_values(images: Tensor, *, undone: bool = False) -> None:
     )
 
 
+def check_images(images: object) -> Tensor:
+    """`images`, detached; raise unless they are floating point, `(B, C, H, W)`, finite and in [0, 1]. Reads them."""
+    checked = check_image_form(images)
+    if checked.numel() and not bool(images_in_range(checked)):
+        raise_for_values(checked)
+    return checked
+
+
 class ImageCheck:
     """What comes into a `HardAugmenter`, checked and brought to [0, 1].
 

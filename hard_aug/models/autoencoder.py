@@ -79,6 +79,10 @@ class LatentCodec:
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return cast(Tensor, latents).float()
 
+    def encode_in_parts(self, images: Tensor, size: int) -> Tensor:
+        """`encode`, of so many images at once."""
+        return torch.cat([self.encode(part) for part in torch.split(images, size)])
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images, about in [0, 1], `(B, C, H, W)` float32, of raw latents. Gradients: latents yes."""
         weight = self._weight(latents)

@@ -34,7 +34,7 @@ def latent_directions(
     codec = LatentCodec(autoencoder)
     codec.check_channels(images.shape[1])
     codec.check_size(*images.shape[-2:])
-    latents = torch.cat([codec.encode(batch) for batch in torch.split(images, batch_size)])
+    latents = codec.encode_in_parts(images, batch_size)
     rows = latents.flatten(1)
     rank = min(count + 8, *rows.shape)  # a few more than wanted make the wanted ones exact
     with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hard_aug.checks import check_image_form, check_labels, images_in_range, raise_for_values
+from hard_aug.checks import check_images, check_labels
 from hard_aug.objectives import Reference
 from hard_aug.solvers.chain import Chain, mixed_seed, noise_of
 from hard_aug.solvers.counts import Evaluations
@@ -121,9 +121,7 @@ class Solver(ABC):
             raise RuntimeError("a solver takes gradients: call it under torch.no_grad() or no context at all")
         self._check_values(labels)
         if images is not None:
-            check_image_form(images)
-            if images.numel() and not bool(images_in_range(images)):
-                raise_for_values(images)
+            check_images(images)
             if len(images) != len(seeds):
                 raise ValueError(f"{len(images)} images and {len(seeds)} seeds: wanted one seed for each image")
         device = self.diffuser.device

@@ -10,6 +10,8 @@ with fresh noise `n`. `renoise = 0` is DDIM (arXiv:2010.02502) and, on straight 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -139,8 +141,13 @@ def noise_of(seeds: Tensor, shape: tuple[int, ...], device: torch.device) -> Ten
     Args:
         seeds: `(B,)` integers of at least 0.
     """
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return torch.stack(rows).to(device) if rows else torch.zeros(0, *shape, device=device)
+    return drawn([torch.Generator().manual_seed(int(seed)) for seed in seeds], shape).to(device)
+
+
+def drawn(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers `(B, *shape)`, float32 on the CPU, a row from each generator."""
+    rows = [torch.randn(shape, generator=generator) for generator in generators]
+    return torch.stack(rows) if rows else torch.zeros(0, *shape)
 
 
 def mixed_seed(seed: int, draw: int) -> int:

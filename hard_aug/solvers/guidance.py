@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.solvers.base import Solver, Task
-from hard_aug.solvers.chain import Chain, mixed_seed
+from hard_aug.solvers.chain import Chain, drawn, mixed_seed
 from hard_aug.solvers.counts import Evaluations
 from hard_aug.solvers.score import Score
 
@@ -136,7 +136,7 @@ class GuidedSampler(Solver):
                 if again:
                     ratio = levels.signal[index] / levels.signal[index + 1]
                     spread = (levels.noise[index] ** 2 - (ratio * levels.noise[index + 1]) ** 2).clamp(min=0).sqrt()
-                    sample = ratio * onward + spread * _drawn(draws, sample)
+                    sample = ratio * onward + spread * drawn(draws, tuple(sample.shape[1:])).to(sample)
                 else:
                     sample = onward
         with torch.no_grad():
@@ -189,7 +189,7 @@ class GuidedSampler(Solver):
         if not self.smooth_sigma:
             return [torch.zeros((), device=clean.device)]
         scale = self.smooth_sigma * self.chain.levels.noise[index]
-        return [scale * _drawn(draws, clean) for _ in range(self.smooth)]
+        return [scale * drawn(draws, tuple(clean.shape[1:])).to(clean) for _ in range(self.smooth)]
 
     def _gradient(
         self, score: Score, task: Task, clean: Tensor, place: Tensor, copies: list[Tensor], progress: float
@@ -215,8 +215,3 @@ def unit_rms(gradient: Tensor) -> Tensor:
     shrunk = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
     size = shrunk.square().mean((1, 2, 3), keepdim=True).sqrt()
     return (shrunk / size).nan_to_num(0.0, posinf=0.0, neginf=0.0)
-
-
-def _drawn(draws: list[torch.Generator], like: Tensor) -> Tensor:
-    rows = [torch.randn(like.shape[1:], generator=generator) for generator in draws]
-    return torch.stack(rows).to(like) if rows else torch.zeros_like(like)

@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hard_aug.checks import (
-    check_image_form,
+    check_images,
     check_kinds,
     check_labels,
     check_same_classes,
-    images_in_range,
-    raise_for_values,
 )
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import ConfidenceGap, Disagreement, Invariance, Reference, teacher_change
@@ -91,11 +89,9 @@ class Score:
         Raises:
             TypeError, ValueError: wrong shapes or values.
         """
-        check_image_form(images)
+        check_images(images)
         if not len(images):  # which not every layer takes
             return torch.zeros(0, dtype=torch.int64, device=self.players.device)
-        if not bool(images_in_range(images)):
-            raise_for_values(images)
         shown = images.to(self.players.device).float()
         with evaluation_mode(self.players.teacher), torch.autocast(shown.device.type, enabled=False):
             return self.players.teacher_logits(shown).argmax(1)

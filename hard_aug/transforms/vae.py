@@ -157,7 +157,7 @@ class VAELatent(Transform):
     @torch.no_grad()
     def _encoded(self, images: Tensor, size: int) -> tuple[Tensor, ...]:
         """The latents of images, and their reconstruction where the residual wants it."""
-        latents = torch.cat([self.codec.encode(part) for part in torch.split(images, size)])
+        latents = self.codec.encode_in_parts(images, size)
         if not self.residual:
             return (latents,)
         return latents, torch.cat([self.codec.decode(part) for part in torch.split(latents, size)])
