@@ -14,8 +14,11 @@ with equal steps on as many images.
 | `vae_random` | random edits of latents, of the ranges of `vae` |
 | `vae` | `HardAugmenter` with `VAELatent` |
 | `unguided` | a pool of samples of the diffusion model |
-| `best_of_n` | the same, each the best of as many as take the network evaluations of `diffusion` |
-| `diffusion` | the same, guided by MPGD to where the biased student is wrong and the teacher sure |
+| `best_of_n` | the same, each the best, by the score of `diffusion`, of as many as take its network evaluations |
+| `best_of_n_away` | the same, by how sure the student is of the right class alone |
+| `diffusion` | the same, guided to where the teacher is sure and the student takes it for another class, each in turn |
+
+The training is in rounds. Pools grow by a share of the images in each, made against the student of that moment.
 
 Nothing sees a group label, and nothing is chosen by test groups. In the run's folder: `metrics.json`, `views.png` (real
 images, and each method's views of the same classes) and `checkpoint.pt`. Ctrl-C stops at the end of a step; the same
@@ -29,6 +32,7 @@ import logging
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import hydra
@@ -49,8 +53,8 @@ from experiments.memory import keep_freed_memory
 from experiments.methods import Distillation, Hard, Method, RandomViews
 from experiments.models import ConvTeacher
 from experiments.shipped import autoencoder
-from experiments.spurious_builders import BUILDERS, POOLED, check_methods
-from experiments.spurious_methods import CutMixed
+from experiments.spurious_builders import BUILDERS, POOLED, add_images, check_methods
+from experiments.spurious_methods import CutMixed, Pool
 from experiments.spurious_pools import Pools, parsed
 from experiments.stop import Stop, graceful, told
 from experiments.train import choose_device, device_name
@@ -62,7 +66,7 @@ from hard_aug.solvers import detect
 from hard_aug.transforms import Color, Transform, VAELatent
 
 logger = logging.getLogger(__name__)
-FREE = ("threads", "device", "resume", "checkpoint_every", "teacher_cache")
+FREE = ("threads", "device", "resume", "checkpoint_every", "teacher_cache", "methods")  # which are kept by name
 #: Of the judge and of the second student, whose networks take no part in any search.
 OTHER_SEED = 1000
 #: Images whose views the detectors look at.
@@ -114,7 +118,7 @@ class Experiment:
             config.models,
             self.trainer,
             teacher=self.teacher,
-            student=self.student,
+            rounds=config.continued.rounds,
             classes=len(splits.classes),
             seed=config.seed,
         )
@@ -186,25 +190,31 @@ class Experiment:
         """Train one student from the biased one on, and measure it."""
         student = self._network(self.config.student.width)
         student.load_state_dict(self.student.state_dict())
-        method = self.method(name, student)
-        took = self.trainer.train(
-            name,
-            student,
-            self.splits.train,
-            self.config.continued,
-            method.loss,
-            seed=self.config.seed,
-            after_step=method.after_step,
-            extra=method,
-            log=lambda step: method.scalars(),
-        )
-        return {**self.measure(student), "seconds": took["seconds"], **took["log"]}
+        method, seconds, logged = self.method(name, student), 0.0, {}
+        for turn in range(self.config.continued.rounds):
+            if parsed(name)[0] in POOLED and isinstance(method, Pool):
+                add_images(self, name, method, turn)
+            key = f"{name} {turn}"
+            took = self.trainer.train(
+                key,
+                student,
+                self.splits.train,
+                self.config.continued,
+                method.loss,
+                seed=self.config.seed + turn * OTHER_SEED,
+                after_step=method.after_step,
+                extra=method,
+                log=lambda step, method=method: method.scalars(),  # type: ignore[misc]
+            )
+            method.load_state_dict(self.trainer.finished(key)["extra"])
+            seconds, logged = seconds + took["seconds"], took["log"]
+        return {**self.measure(student), "seconds": round(seconds, 1), **logged}
 
     def views(self, name: str, images: Tensor, labels: Tensor) -> Tensor | None:
         """What a finished method shows beside real images, for the picture and the detectors."""
         kind, _ = parsed(name)
         if kind in POOLED:
-            pool, rows = self.pools.obtain(name), []
+            pool, rows = self.pools.obtain(name, 0, self.student), []
             for row, label in enumerate(labels.cpu()):
                 kept = pool["images"][(pool["labels"] == label) & pool["accepted"]]
                 number = int((labels[:row] == label).sum())
@@ -213,7 +223,7 @@ class Experiment:
         if kind == "kd":
             return None
         student = self._network(self.config.student.width)
-        state = self.trainer.finished(name)
+        state = self.trainer.finished(f"{name} {self.config.continued.rounds - 1}")
         student.load_state_dict(self.student.state_dict() if state is None else state["model"])
         method = self.method(name, student)
         if isinstance(method, Hard):
@@ -232,7 +242,7 @@ class Experiment:
         """How a method's views fail, if they do; see `hard_aug.solvers.detectors`. Edits are compared with images."""
         networks: dict[str, nn.Module] = {"judge": self.judge, "other_student": self.other_student}
         if parsed(name)[0] in POOLED:
-            return self.pools.detectors(name, **networks)
+            return self.pools.detectors(name, self.student, **networks)
         shown = self.splits.train[slice(0, DETECTED)]
         views = self.views(name, shown.images, shown.labels)
         if views is None or name == "cutmix":  # whose images are of no one class
@@ -259,9 +269,11 @@ class Experiment:
             results[name] = self.teach(name)
             results[name]["pool"] = self.detectors(name)
             if parsed(name)[0] in POOLED:
-                numbers = self.pools.obtain(name)["numbers"]
-                results[name]["pool"] |= numbers
-                results[name]["generation_seconds"] = numbers["seconds_per_image"] * self.config.generation.images
+                rounds = range(self.config.continued.rounds)
+                numbers = [self.pools.obtain(name, turn, self.student)["numbers"] for turn in rounds]
+                results[name]["pool"] |= {key: fmean(part[key] for part in numbers) for key in numbers[0]}
+                seconds = results[name]["pool"]["seconds_per_image"] * self.config.generation.images
+                results[name]["generation_seconds"] = round(seconds, 1)
         found = {"biased": self.measure(self.student) | {"seconds": self.seconds["student"]}, **results}
         teacher = self.measure(self.teacher)
         gap = teacher["worst_group"] - found.get("kd", found["biased"])["worst_group"]

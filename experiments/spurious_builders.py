@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.spurious import Experiment
 
 #: Methods whose views are generated beforehand; those and `vae` go with generative models, `_all` or `_train`.
-POOLED = ("unguided", "best_of_n", "diffusion")
+POOLED = ("unguided", "best_of_n", "best_of_n_away", "diffusion")
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -59,13 +59,22 @@ def _random(experiment: Experiment, name: str, student: nn.Module) -> Method:
 
 
 def _pool(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    pool = experiment.pools.obtain(name)
+    """Of no images yet; each round adds its own."""
+    config, train = experiment.config, experiment.splits.train
+    return Pool(experiment.teacher, student, train[slice(0, 0)], temperature=config.temperature, seed=config.seed)
+
+
+def add_images(experiment: Experiment, name: str, method: Pool, turn: int) -> None:
+    """Make the images of a round against the student as it is, and add those that are accepted.
+
+    Raises:
+        ValueError: there is none.
+    """
+    pool = experiment.pools.obtain(name, turn, method.student)
     kept = pool["accepted"]
     if not bool(kept.any()):
         raise ValueError(f"{name}: none of {len(kept)} images was accepted; lower generation.guidance")
-    part = Part(pool["images"][kept].float() / 255, pool["labels"][kept]).to(experiment.device)
-    config = experiment.config
-    return Pool(experiment.teacher, student, part, temperature=config.temperature, seed=config.seed)
+    method.add(Part(pool["images"][kept].float() / 255, pool["labels"][kept]).to(experiment.device))
 
 
 def _kd(experiment: Experiment, name: str, student: nn.Module) -> Method:
@@ -89,5 +98,6 @@ BUILDERS: dict[str, Callable[[Experiment, str, nn.Module], Method]] = {
     "vae": _augmenter,
     "unguided": _pool,
     "best_of_n": _pool,
+    "best_of_n_away": _pool,
     "diffusion": _pool,
 }

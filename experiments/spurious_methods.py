@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from experiments.data import Part
@@ -37,6 +38,12 @@ class Pool(SecondView):
         self.pool, self.seed = pool, seed
         self._batches: Batches | None = None
         self._state: dict[str, Any] | None = None
+
+    def add(self, part: Part) -> None:
+        """More images; the order of all is shuffled anew."""
+        old = self.pool
+        self.pool = Part(torch.cat((old.images, part.images)), torch.cat((old.labels, part.labels)))
+        self._batches = self._state = None
 
     def views(self, images: Tensor, labels: Tensor) -> Tensor:
         if self._batches is None:

@@ -1,4 +1,12 @@
-"""Pools of generated images of the spurious experiment: unguided, best of N at equal compute, and guided."""
+"""Pools of generated images of the spurious experiment: unguided, best of N at equal compute, and guided.
+
+| pool | score |
+|---|---|
+| `unguided` | none |
+| `best_of_n` | that of `diffusion` |
+| `best_of_n_away` | the gap of confidence in the right class alone |
+| `diffusion` | the gap of confidence towards each wrong class in turn (`ConfidenceGap(towards=...)`) |
+"""
 
 from __future__ import annotations
 
@@ -38,13 +46,14 @@ def parsed(name: str) -> tuple[str, str | None]:
 
 
 class Pools:
-    """Makes each pool once, against the biased student, and keeps it in the trainer's checkpoint.
+    """Makes each round's pool once, against the student of that moment, and keeps it in the trainer's checkpoint.
 
     Args:
         settings: `generation` of the configuration.
+        rounds: of the training; each makes its share of the images.
         models: folders of the generative models by name.
         trainer: whose checkpoint is used.
-        teacher, student: of the score.
+        teacher: of the score.
         classes: K.
         seed: of the run.
     """
@@ -56,41 +65,49 @@ class Pools:
         trainer: Trainer,
         *,
         teacher: nn.Module,
-        student: nn.Module,
+        rounds: int,
         classes: int,
         seed: int,
     ) -> None:
         self.settings, self.models, self.trainer = settings, models, trainer
-        self.teacher, self.student, self.classes, self.seed = teacher, student, classes, seed
-        self.device = next(student.parameters()).device
+        self.teacher, self.rounds, self.classes, self.seed = teacher, rounds, classes, seed
+        self.device = next(teacher.parameters()).device
 
-    def obtain(self, name: str) -> dict[str, Any]:
-        """Images `(N, C, H, W)` uint8, labels, which are accepted, and numbers of what they took, by method."""
-        kept = self.trainer.finished(f"pool {name}")
+    def obtain(self, name: str, turn: int, student: nn.Module) -> dict[str, Any]:
+        """Images `(N, C, H, W)` uint8, labels, which are accepted, and numbers of what they took.
+
+        Args:
+            name: of the method.
+            turn: the round, from 0.
+            student: of the score; not looked at where the pool is there already.
+        """
+        key, settings = f"pool {name} {turn}", self.settings
+        kept = self.trainer.finished(key)
         if kept is not None:
             return kept
         kind, models = parsed(name)
-        settings = self.settings
-        chain = Chain(self.diffuser(models), steps=settings.steps)
-        objective = ConfidenceGap(settings.gamma, start=settings.gamma_start)
-        score = Score(teacher=self.teacher, student=self.student, objective=objective)
-        acceptance = Acceptance(self.teacher)
-        labels = torch.arange(settings.images) % self.classes
-        seeds = self.seed * SEEDS + torch.arange(settings.images)
+        chain, acceptance = Chain(self.diffuser(models), steps=settings.steps), Acceptance(self.teacher)
+        numbers = torch.arange(turn * settings.images // self.rounds, (turn + 1) * settings.images // self.rounds)
+        labels, seeds = numbers % self.classes, self.seed * SEEDS + numbers
         spent: dict[str, Any] = {}
         solver: Solver = Unguided(chain)
         if kind == "diffusion":
-            solver = GuidedSampler.mpgd(chain, step=settings.guidance, measure_before=False)
-        elif kind == "best_of_n":
-            solver = BestOfN(chain, count=self._equal_count(chain, score))
+            solver = self._guided(chain)
+        elif kind.startswith("best_of_n"):
+            solver = BestOfN(chain, count=self._equal_count(chain, self._score(student, None)))
             spent["count"] = solver.count
-        bar = self.trainer.progress.add_task(f"images {name}", total=settings.images, note="")
-        parts: list[dict[str, Any]] = self.trainer.unfinished(f"pool {name}") or []
-        for start in range(0, settings.images, settings.batch_size):
-            if start // settings.batch_size < len(parts):
-                self.trainer.progress.update(bar, advance=settings.batch_size)
+        bar = self.trainer.progress.add_task(f"images {name} {turn}", total=len(numbers), note="")
+        parts: list[dict[str, Any]] = self.trainer.unfinished(key) or []
+        blocks = [
+            (towards, rows)
+            for towards, block in enumerate(torch.arange(len(numbers)).chunk(self.classes - 1), 1)
+            for rows in block.split(settings.batch_size)
+        ]
+        for number, (towards, rows) in enumerate(blocks):
+            if number < len(parts):
+                self.trainer.progress.update(bar, advance=len(rows))
                 continue
-            rows = slice(start, start + settings.batch_size)
+            score = self._score(student, None if kind == "best_of_n_away" else towards)
             given = labels[rows].to(self.device)
             made = synthesize(solver, score, acceptance, given, seeds=seeds[rows], batch_size=settings.batch_size)
             parts.append(
@@ -102,14 +119,13 @@ class Pools:
                     "seconds": made.seconds,
                 }
             )
-            self.trainer.begin(f"pool {name}", parts)
+            self.trainer.begin(key, parts)
             self.trainer.progress.update(bar, advance=len(made.seeds))
             if self.trainer.stop.requested:
                 raise KeyboardInterrupt
         images, accepted, scores = (
-            torch.cat([part[key] for part in parts]) for key in ("images", "accepted", "scores")
+            torch.cat([part[name] for part in parts]) for name in ("images", "accepted", "scores")
         )
-        count = len(images)
         value = {
             "images": images,
             "labels": labels,
@@ -117,19 +133,25 @@ class Pools:
             "numbers": {
                 **spent,
                 "accepted": round(float(accepted.float().mean()), 4),
-                "score": round(float(scores.mean()), 4),
-                "evaluations_per_image": sum(part["evaluations"] for part in parts) / count,
-                "seconds_per_image": round(sum(part["seconds"] for part in parts) / count, 4),
+                "score": round(float(scores.mean()), 4),  # of two kinds; see the module's head
+                "evaluations_per_image": sum(part["evaluations"] for part in parts) / len(images),
+                "seconds_per_image": round(sum(part["seconds"] for part in parts) / len(images), 4),
             },
         }
-        self.trainer.keep(f"pool {name}", value)
+        self.trainer.keep(key, value)
         return value
+
+    def _score(self, student: nn.Module, towards: int | None) -> Score:
+        objective = ConfidenceGap(self.settings.gamma, start=self.settings.gamma_start, towards=towards)
+        return Score(teacher=self.teacher, student=student, objective=objective)
+
+    def _guided(self, chain: Chain) -> GuidedSampler:
+        return GuidedSampler(chain, **self.settings.guidance, measure_before=False)
 
     def _equal_count(self, chain: Chain, score: Score) -> int:
         """How many samples take at least the network evaluations of the guided sampler."""
         labels, seeds = torch.zeros(1, dtype=torch.int64, device=self.device), torch.zeros(1, dtype=torch.int64)
-        guided = GuidedSampler.mpgd(chain, step=self.settings.guidance, measure_before=False)
-        wanted = guided(score, labels, seeds=seeds).evaluations.total
+        wanted = self._guided(chain)(score, labels, seeds=seeds).evaluations.total
         count = 1
         while BestOfN(chain, count=count)(score, labels, seeds=seeds).evaluations.total < wanted:
             count += 1
@@ -153,16 +175,22 @@ class Pools:
             )
         return folder
 
-    def detectors(self, name: str, *, judge: nn.Module, other_student: nn.Module) -> dict[str, float]:
-        """How a pool of generated images fails, if it does; see `hard_aug.solvers.detectors`."""
-        pool, plain = self.obtain(name), self.obtain(f"unguided_{parsed(name)[1]}")
+    def detectors(
+        self, name: str, student: nn.Module, *, judge: nn.Module, other_student: nn.Module
+    ) -> dict[str, float]:
+        """How the first round's images fail, if they do; see `hard_aug.solvers.detectors`.
+
+        Args:
+            student: that the first round was made against.
+        """
+        pool, plain = self.obtain(name, 0, student), self.obtain(f"unguided_{parsed(name)[1]}", 0, student)
         images, unguided = (pool_["images"].to(self.device).float() / 255 for pool_ in (pool, plain))
         found = detect(
             images,
             unguided,
             pool["labels"].to(self.device),
             teacher=self.teacher,
-            student=self.student,
+            student=student,
             judge=judge,
             other_student=other_student,
         )

@@ -4,7 +4,7 @@ With `t` and `s` the two players' probabilities of the right class y:
 
 | class | formula |
 |---|---|
-| `ConfidenceGap` | `t^gamma + (1 - s)^gamma`, in [0, 2] |
+| `ConfidenceGap` | `t^gamma + (1 - s)^gamma`, in [0, 2]; with `towards`, `t^gamma + s_w^gamma` of one wrong class w |
 | `ConfidenceRatio` | `log t - log s` |
 | `ConfidenceMargin` | `m(teacher) - m(student)`, `m(z) = z_y - max over k != y of z_k` |
 
@@ -69,24 +69,47 @@ class ConfidenceGap(_Confidence):
             student is sure gets a gradient there. None: `gamma` from the start. Searches of `hard_aug.solvers` anneal;
             `HardAugmenter` uses `gamma` throughout.
         target: what the right class is.
+        towards: the student is to be sure of the class that comes so many after the right one, modulo K; at least 1.
+            Away from the right class alone, searches end at the nearest wrong one; those towards each of
+            1, ..., K - 1 find what every class is taken for. None: away.
+
+    Raises:
+        ValueError: names the setting; at a call, `towards` that is a multiple of K.
     """
 
-    def __init__(self, gamma: float = 1.0, *, start: float | None = None, target: Target = "label") -> None:
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        *,
+        start: float | None = None,
+        target: Target = "label",
+        towards: int | None = None,
+    ) -> None:
         super().__init__(target=target)
+        if towards is not None and not (isinstance(towards, int) and towards >= 1):
+            raise ValueError(f"towards={towards}: wanted a whole number of at least 1, or None")
         for name, power in (("gamma", gamma), ("start", gamma if start is None else start)):
             if not (power >= 1 and math.isfinite(power)):
                 raise ValueError(f"{name}={power}: wanted a number of at least 1")
         self.gamma = float(gamma)
         self.start = None if start is None else float(start)
+        self.towards = towards
 
     def at(self, progress: float) -> ConfidenceGap:
         if self.start is None or progress >= 1:
             return self
-        return ConfidenceGap(self.start + (self.gamma - self.start) * max(0.0, progress), target=self.target)
+        gamma = self.start + (self.gamma - self.start) * max(0.0, progress)
+        return ConfidenceGap(gamma, target=self.target, towards=self.towards)
 
     def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
         sure = teacher.softmax(-1).gather(-1, right).squeeze(-1)
-        unsure = _others(student.softmax(-1), right, fill=0.0).sum(-1)  # 1 - s without its rounding
+        if self.towards is None:
+            unsure = _others(student.softmax(-1), right, fill=0.0).sum(-1)  # 1 - s without its rounding
+        else:
+            classes = student.shape[-1]
+            if self.towards % classes == 0:
+                raise ValueError(f"towards={self.towards} of {classes} classes is the right one; wanted another")
+            unsure = student.softmax(-1).gather(-1, (right + self.towards) % classes).squeeze(-1)
         return sure**self.gamma + unsure**self.gamma
 
 
