@@ -15,9 +15,9 @@ class _EachImage(DrawnViews):
     transform: v2.Transform
 
     def draw(self, images: Tensor) -> Tensor:
-        as_bytes = v2.functional.to_dtype(images.cpu(), torch.uint8, scale=True)
+        as_bytes = (255 * images.cpu()).round().to(torch.uint8)
         views = torch.stack([self.transform(image) for image in as_bytes])
-        return v2.functional.to_dtype(views, torch.float32, scale=True).to(images)
+        return views.to(images) / 255  # what was bytes once comes back as it was
 
 
 class RandAugmented(_EachImage):
