@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
@@ -80,7 +80,7 @@ def _baseline(experiment: Experiment, job: Job, student: nn.Module) -> Method:
         "seed": experiment.config.seed,
         "classes": len(experiment.splits.classes),
     }
-    wanted = inspect.signature(get_class(node._target_)).parameters
+    wanted = inspect.signature(get_object(node._target_)).parameters
     make = instantiate(node, _partial_=True)  # networks given to `instantiate` would be copied
     passed = [key for key in given if key in wanted and (key not in node or key in job.settings)]
     method = make(**{key: given[key] for key in passed})

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 from torch import nn
@@ -114,7 +114,7 @@ class Experiment:
         values = {"size": self.size, "channels": self.shape[0], "classes": len(self.splits.classes)}
         if own_classes:
             del values["classes"]
-        wanted = inspect.signature(get_class(node._target_)).parameters
+        wanted = inspect.signature(get_object(node._target_)).parameters
         model: nn.Module = instantiate(node, **{key: value for key, value in values.items() if key in wanted})
         return model
 

@@ -101,7 +101,7 @@ def jobs(config: DictConfig) -> list[Job]:
 
 def _trials(config: DictConfig, known: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The trials of the students of the run, checked."""
-    given: Any = OmegaConf.to_container(config.get("trials") or OmegaConf.create({}), resolve=True)
+    given: Any = {} if config.get("trials") is None else OmegaConf.to_container(config.trials, resolve=True)
     strangers = [name for name in given if name not in known]
     if strangers:
         raise ValueError(f"trials: {', '.join(strangers)} unknown; wanted some of {', '.join(known)}")

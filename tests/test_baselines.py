@@ -212,8 +212,15 @@ def test_the_label_adversary_makes_the_student_wrong_on_the_label(teacher: nn.Mo
         fitted.step()
 
     def loss_on_views(calls: int) -> float:
+        settings: dict[str, Any] = {"every": 1, "fraction": 1.0, "spread_floor": None, "weight": 0.1}
         method = LabelAdversary(
-            teacher, plain_student, transform=Affine(), temperature=2.0, every=1, fraction=1.0, spread_floor=None
+            teacher,
+            plain_student,
+            transform=Affine(),
+            temperature=2.0,
+            learning_rate=0.01,
+            non_saturating=False,
+            **settings,
         )
         for _ in range(calls):
             method.augmenter(images, labels)
