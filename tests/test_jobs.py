@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments import report, train
+from experiments.data import Splits
 from experiments.experiment import Experiment, identity
 from experiments.jobs import Job, jobs, listed, rows, settled
 from experiments.models import multiply_adds, small_vit, timm_network
@@ -197,7 +198,10 @@ class StopAt(Stop):
 
 def test_a_stopped_run_ends_with_the_same_trials_and_curve(tmp_path: Path) -> None:
     config = config_of(tmp_path, *TRIALS, "eval_every=2", "steps=5")
-    splits = instantiate(config.data)
+    whole_data = instantiate(config.data)
+    splits = Splits(
+        whole_data.train, whole_data.validation[slice(0, 60)], whole_data.test[slice(0, 60)], whole_data.classes
+    )
 
     def attempt(folder: Path, stop: Stop) -> Experiment:
         folder.mkdir(exist_ok=True)
