@@ -14,7 +14,7 @@ the ascents that took place:
 | what | teacher | student | of the batch |
 |---|---|---|---|
 | an ascent of `Alternating` or `Threshold` | forward, backward to the image | the same | `fraction` |
-| one of `Joint` | forward, backward to the image | none: its own step has it | `fraction` |
+| a call of `Joint` that is due | forward, backward to the image | none: its own step has it | `fraction` |
 | a call of `Threshold` that is due | | forward on clean images | `fraction` |
 | a `Search` of M candidates and K steps | M forwards, K both, one forward more if K > 0 | the same | `fraction` |
 | an objective that wants the student's answer to clean images | | forward, at each call that is due | all |
@@ -54,7 +54,10 @@ def of_augmenter(augmenter: HardAugmenter, images: int) -> float:
     batch, schedule = images / calls, augmenter.schedule
     due = math.ceil(calls / schedule.every)
     share = batch * schedule.fraction
-    cost = ascents(augmenter) * share * (LOOK / 2 if isinstance(schedule, Joint) else LOOK)
+    if isinstance(schedule, Joint):  # one ascent may be of several calls, micro-batches
+        cost = due * share * LOOK / 2 if schedule.teacher_gradient else 0.0
+    else:
+        cost = ascents(augmenter) * share * LOOK
     if isinstance(schedule, Threshold):
         cost += due * share * FORWARD
     if augmenter.objective.wants_student_reference:

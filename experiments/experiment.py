@@ -134,7 +134,7 @@ class Experiment:
 
     def _check_classes(self, teacher: nn.Module) -> None:
         with torch.no_grad():
-            found = teacher(self.splits.train.images[:1]).shape[1]
+            found = teacher(torch.zeros(1, *self.shape, device=self.device)).shape[1]
         if found != len(self.splits.classes):
             raise ValueError(
                 f"the teacher answers with {found} classes and {self.config.data.name} has {len(self.splits.classes)}; "

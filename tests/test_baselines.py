@@ -305,6 +305,7 @@ def test_network_evaluations_are_those_that_take_place(images: Tensor, name: str
     ("schedule", "objective", "search"),
     [
         (Joint(every=3, fraction=0.25), KL(), None),
+        (Joint(every=3, teacher_gradient=False), KL(), None),
         (Alternating(every=2, fraction=0.5, steps=3), KL(), None),
         (Alternating(every=5), ResponseChange(), None),
         (Threshold(every=2, fraction=0.5, low=1.1, high=1.2), KL(), None),
