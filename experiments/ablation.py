@@ -21,7 +21,8 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from experiments.experiment import augmenter_parts, identity
+from experiments.builders import augmenter_parts
+from experiments.experiment import identity
 from experiments.report import spread
 from experiments.training import progress_bar
 from hard_aug.compatibility import check_parts

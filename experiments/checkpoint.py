@@ -9,11 +9,22 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+#: Settings that came later, with the value at which a run is what it was without them; then they are no part of it.
+NEUTRAL: dict[str, Any] = {"data.fraction": 1.0, "choose_on": "main", "eval_every": None}
+
 
 def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
-    """All settings that the outcome of a run depends on, resolved: those that are not `free`."""
+    """All settings that the outcome of a run depends on, resolved: those that are not `free` and not `NEUTRAL`."""
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    return {key: value for key, value in resolved.items() if key not in free}
+    found = {key: value for key, value in resolved.items() if key not in free}
+    for path, value in NEUTRAL.items():
+        *above, key = path.split(".")
+        node: Any = found
+        for part in above:
+            node = node.get(part, {})
+        if key in node and node[key] == value:
+            del node[key]
+    return found
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

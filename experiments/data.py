@@ -70,6 +70,7 @@ def load(
     channels: int = 3,
     tint: Sequence[float] | None = None,
     download: bool = True,
+    fraction: float = 1.0,
 ) -> Splits:
     """Load a data set by name.
 
@@ -80,6 +81,7 @@ def load(
         size, channels: what an image folder's pictures are brought to (shorter side resized, centre cropped; 1 or 3).
         tint: the colour, three values in [0, 1], that grey images are painted in; None: they stay grey.
         download: let torchvision download what is missing.
+        fraction: the share of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
 
     Raises:
         ValueError: an unknown name, or a canvas smaller than the images.
@@ -96,7 +98,7 @@ def load(
         splits = loaders[name](Path(root), download)
     else:
         raise ValueError(f"data {name!r}: wanted one of {', '.join([*loaders, 'image_folder'])}")
-    parts = (splits.train, splits.validation, splits.test)
+    parts = (kept(splits.train, fraction), splits.validation, splits.test)
     if tint is not None:
         parts = tuple(_painted(part, tint) for part in parts)
     if canvas is not None:
@@ -118,6 +120,22 @@ def _pad(part: Part, canvas: int) -> Part:
         )
     top, left = (canvas - height) // 2, (canvas - width) // 2
     return Part(F.pad(part.images, (left, canvas - width - left, top, canvas - height - top)), part.labels)
+
+
+def kept(part: Part, fraction: float) -> Part:
+    """The share `fraction` of each class (at least one image), by a fixed permutation; a smaller share is in a larger.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"data.fraction={fraction}: wanted a share of the training images in (0, 1]")
+    if fraction == 1:
+        return part
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(SPLIT_SEED + 1))
+    labels = part.labels[order]
+    rows = [order[labels == label] for label in labels.unique()]
+    return part[torch.cat([row[: max(1, round(fraction * len(row)))] for row in rows])]
 
 
 def _hold_out(part: Part, held: int) -> tuple[Part, Part]:

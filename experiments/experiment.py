@@ -9,24 +9,26 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments import checkpoint, teachers
+from experiments import builders, checkpoint, teachers
+from experiments import jobs as jobs_of
+from experiments.curve import Curve
 from experiments.data import Part, Splits
 from experiments.evaluation import accuracies, accuracy
+from experiments.evaluations import ascents
 from experiments.hard_images import Mixed, Refresh, Replay
-from experiments.methods import NAMES, Distillation, Hard, Labels, Method, RandomViews
+from experiments.jobs import VALIDATION, Job
+from experiments.methods import Hard
 from experiments.mixing import Mixing
 from experiments.models import multiply_adds
 from experiments.shards import HardImages, read
@@ -36,38 +38,16 @@ from experiments.training import Training
 from hard_aug import HardAugmenter
 from hard_aug.viz import PolicyHistory
 
-#: The accuracy that ranges are tuned by: on the main test set's kind of views of the validation images.
-VALIDATION = "validation"
+#: On what validation images trials are chosen; `sum` is the mean of the two.
+CHOICES = ("clean", "main", "sum")
 #: What is added to the seed for a teacher that judges.
 JUDGE_SEED = 1000
+#: The student `hard` as configured.
+HARD = Job("hard", "hard", row="hard")
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
 FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
 #: Settings of generated images, which only the student `mixed` depends on.
 GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One student: what it is called, how it is taught, and the share of the ranges where that is random."""
-
-    name: str
-    method: str
-    scale: float = 1.0
-
-
-def jobs(config: DictConfig) -> list[Job]:
-    """The students of a run, in order.
-
-    Raises:
-        ValueError: a student that is not known.
-    """
-    unknown = [name for name in config.students if name not in NAMES]
-    if unknown or not config.students:
-        raise ValueError(f"students={list(config.students)}: wanted some of {', '.join(NAMES)}")
-    found = [Job(name, name, config.random_scale if name == "random" else 1.0) for name in config.students]
-    taken = {job.scale for job in found if job.method == "random"}
-    found += [Job(f"random_x{scale:g}", "random", scale) for scale in config.tune_random if scale not in taken]
-    return found
 
 
 def check_numbers(config: DictConfig) -> None:
@@ -79,6 +59,10 @@ def check_numbers(config: DictConfig) -> None:
     for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
         if config[name] < 1:
             raise ValueError(f"{name}={config[name]}: wanted a whole number of at least 1")
+    if config.get("eval_every") is not None and config.eval_every < 1:
+        raise ValueError(f"eval_every={config.eval_every}: wanted a whole number of at least 1, or null for never")
+    if config.get("choose_on", "main") not in CHOICES:
+        raise ValueError(f"choose_on={config.choose_on}: wanted one of {', '.join(CHOICES)}")
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
@@ -86,16 +70,8 @@ def check_numbers(config: DictConfig) -> None:
 
 def identity(config: DictConfig) -> dict[str, Any]:
     """All settings that the outcome of a run depends on."""
-    return checkpoint.identity(config, FREE if "mixed" in config.students else (*FREE, *GENERATION))
-
-
-def augmenter_parts(parts: DictConfig, channels: int) -> dict[str, Any]:
-    """The five kinds of parts of the augmenter's configuration, by name, for images of so many channels."""
-    transform, policy = instantiate(parts.transform), instantiate(parts.policy)
-    if "channels" in inspect.signature(policy).parameters:
-        policy = partial(policy, channels=channels)
-    rest = {name: instantiate(parts[name]) for name in ("objective", "invariance", "schedule")}
-    return {"transform": transform, "policy": policy(transform.spec), **rest}
+    free = FREE if "mixed" in config.students else (*FREE, *GENERATION)
+    return jobs_of.identity(config, checkpoint.identity(config, free))
 
 
 class Experiment:
@@ -123,17 +99,22 @@ class Experiment:
             raise ValueError(str(error.__cause__ or error)) from error
         self.sets = self.task.sets(splits.test)
         self.validation: Part = self.task.sets(splits.validation)[self.task.main]
-        self.jobs = jobs(config)
+        self.jobs = jobs_of.jobs(config)
         self.identity = identity(config)
         self.path = folder / "checkpoint.pt"
         if not config.resume:
             self.path.unlink(missing_ok=True)
         self.state = checkpoint.load(self.path, self.identity)
         self.teacher, self.teacher_metrics = self._obtain_teacher()
+        for job in self.jobs:  # what a trial's settings break is to be known before the first hour
+            if job.settings and job.method != "mixed":
+                builders.build(self, job, self.student())
 
-    def _model(self, node: DictConfig) -> nn.Module:
+    def _model(self, node: DictConfig, *, own_classes: bool = False) -> nn.Module:
         values = {"size": self.size, "channels": self.shape[0], "classes": len(self.splits.classes)}
-        wanted = inspect.signature(get_class(node._target_)).parameters
+        if own_classes:
+            del values["classes"]
+        wanted = inspect.signature(get_object(node._target_)).parameters
         model: nn.Module = instantiate(node, **{key: value for key, value in values.items() if key in wanted})
         return model
 
@@ -144,18 +125,28 @@ class Experiment:
     def _obtain_teacher(self) -> tuple[nn.Module, dict[str, Any]]:
         started = time.perf_counter()
         teacher, cached = self._trained_teacher(self.config.seed)
+        self._check_classes(teacher)
         metrics: dict[str, Any] = accuracies(teacher, self.sets)
         metrics["seconds"] = round(time.perf_counter() - started, 2)
         metrics["cached"] = cached
         metrics["multiply_adds"] = multiply_adds(teacher, self.shape)
         return teacher, metrics
 
+    def _check_classes(self, teacher: nn.Module) -> None:
+        with torch.no_grad():
+            found = teacher(torch.zeros(1, *self.shape, device=self.device)).shape[1]
+        if found != len(self.splits.classes):
+            raise ValueError(
+                f"the teacher answers with {found} classes and {self.config.data.name} has {len(self.splits.classes)}; "
+                "take a teacher of this data, or train its head with teacher.steps=2000"
+            )
+
     def _trained_teacher(self, seed: int) -> tuple[nn.Module, bool]:
         node = self.config.teacher
         settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
         shown = {} if isinstance(self.task, Shift) else {"task": self.identity["task"]}
         return teachers.obtain(
-            lambda: self._model(node.model),
+            lambda: self._model(node.model, own_classes=node.steps == 0),
             self.splits.train,
             config={"teacher": settings, "data": self.identity["data"], "seed": seed, **shown},
             cache=Path(self.config.teacher_cache),
@@ -173,13 +164,13 @@ class Experiment:
         torch.manual_seed(self.config.seed + 1)
         return self._model(self.config.student).to(self.device)
 
-    def augmenter(self, student: nn.Module) -> HardAugmenter:
-        """The HardAugmenter of the configuration around `student`."""
-        parts: DictConfig = self.config.augmenter
+    def augmenter(self, student: nn.Module, job: Job = HARD) -> HardAugmenter:
+        """The HardAugmenter of the configuration, or of a trial, around `student`."""
+        parts = jobs_of.settled(self.config, job)
         return HardAugmenter(
             teacher=self.teacher,
             student=student,
-            **augmenter_parts(parts, self.shape[0]),
+            **builders.augmenter_parts(parts, self.shape[0]),
             spread_weight=parts.spread_weight,
             spread_floor=parts.spread_floor,
             uniform_floor=parts.uniform_floor,
@@ -188,31 +179,13 @@ class Experiment:
             seed=self.config.seed,
         )
 
-    def method(self, job: Job, student: nn.Module) -> Method:
-        """The way of teaching of a job."""
-        if job.method == "labels":
-            return Labels(student)
-        temperature = float(self.config.temperature)
-        if job.method == "hard":
-            return Hard(self.augmenter(student), temperature=temperature)
-        if job.method == "kd":
-            return Distillation(self.teacher, student, temperature=temperature)
-        if job.method == "mixed":
-            return self.mixing(student)
-        transform, scale = instantiate(self.config.augmenter.transform), job.scale
-        if job.method == "oracle":
-            transform, scale = self.task.oracle(self.size)
-        return RandomViews(
-            self.teacher, student, transform, temperature=temperature, scale=scale, seed=self.config.seed
-        )
-
-    def mixing(self, student: nn.Module) -> Mixing:
+    def mixing(self, student: nn.Module, job: Job) -> Mixing:
         """Distillation with generated images among the real ones.
 
         Raises:
             ValueError: no images, and nothing to make them with.
         """
-        settings, train = self.config.hard_images, self.splits.train
+        settings, train = jobs_of.settled(self.config, job), self.splits.train
         refresh = Refresh(**settings.refresh)
         pool = Replay(capacity=settings.capacity, replay=settings.replay, seed=self.config.seed)
         generate = None
@@ -224,11 +197,11 @@ class Experiment:
         if settings.folder is None or refresh.every is not None or refresh.patience is not None:
             generate = self._generate()
         current = self.state["current"]
-        if settings.folder is None and generate is not None and (current is None or current["name"] != "mixed"):
-            if "kd" not in self.state["finished"]:
+        if settings.folder is None and generate is not None and (current is None or current["name"] != job.name):
+            if self.chosen("kd") is None:
                 raise ValueError("hard_images.folder=null: the first images are made against kd; students=[kd,mixed]")
             biased = self.student()
-            biased.load_state_dict(self.state["finished"]["kd"]["model"])
+            biased.load_state_dict(self.finished("kd")["model"])
             pool.add(generate(biased.eval(), 0))
         mixed = Mixed(
             train,
@@ -245,7 +218,7 @@ class Experiment:
             refresh=refresh,
             generate=generate,
             validation=self.splits.validation,  # in distribution: nothing is chosen by the test's shift
-            temperature=float(self.config.temperature),
+            temperature=job.value("temperature", self.config.temperature),
         )
 
     def _generate(self) -> Callable[[nn.Module, int], HardImages]:
@@ -277,23 +250,27 @@ class Experiment:
         if job.name in self.state["finished"]:
             return
         student = self.student()
-        method = self.method(job, student)
+        method = builders.build(self, job, student)
         training = Training(
             student,
             self.splits.train,
             steps=self.config.steps,
             batch_size=self.config.batch_size,
-            learning_rate=self.config.learning_rate,
+            learning_rate=job.value("student_learning_rate", self.config.learning_rate),
             seed=self.config.seed,
             batches=method.batches,
         )
         history = PolicyHistory(method.augmenter.transform.spec) if isinstance(method, Hard) else None
+        curve = Curve(
+            self.config.get("eval_every"), steps=training.steps, batch_size=self.config.batch_size, sets=self.sets
+        )
         seconds, kept = 0.0, []
         current = self.state["current"]
         if current is not None and current["name"] == job.name:
             training.load_state_dict(current["training"])
             method.load_state_dict(current["method"])
             seconds, kept = current["seconds"], current["kept"]
+            curve.points = current.get("curve", [])
             if history is not None:
                 history.load_state_dict(current["history"])
         elif history is not None and isinstance(method, Hard):
@@ -307,6 +284,7 @@ class Experiment:
                 "history": None if history is None else history.state_dict(),
                 "seconds": seconds,
                 "kept": kept,
+                "curve": curve.points,
             }
 
         bar = self.progress.add_task(f"student {job.name}", total=training.steps, completed=training.step, note="")
@@ -316,6 +294,7 @@ class Experiment:
             for loss in training.run(method.loss, method.after_step):
                 seconds += time.perf_counter() - started  # what follows is not training
                 stop = self.stop.requested
+                curve.see(training.step, seconds, method, student)
                 if training.step % self.config.log_every == 0 or training.step == training.steps:
                     scalars = {"loss": float(loss), **method.scalars()}
                     if "teacher_keeps" in scalars:
@@ -335,8 +314,13 @@ class Experiment:
         finally:
             curves.close()
         metrics: dict[str, Any] = accuracies(student, self.sets)
-        metrics[VALIDATION] = round(accuracy(student, self.validation), 5)
+        metrics |= self._validated(student)
         metrics["seconds"] = round(seconds, 2)
+        metrics["evaluations"] = round(method.evaluations(training.steps * self.config.batch_size))
+        if isinstance(method, Hard):
+            metrics["ascents"] = ascents(method.augmenter)
+        if curve.points:
+            metrics["curve"] = curve.points
         if kept:
             metrics["teacher_keeps"] = round(sum(kept[len(kept) // 2 :]) / len(kept[len(kept) // 2 :]), 4)
         if job.method == "random":
@@ -350,10 +334,42 @@ class Experiment:
         self.state["current"] = None
         checkpoint.save(self.path, self.state)
 
+    def _validated(self, student: nn.Module) -> dict[str, Any]:
+        """Accuracies on validation images as they are and as the main test set's, and what the choice is made by."""
+        clean, main = accuracy(student, self.splits.validation), accuracy(student, self.validation)
+        chosen = {"clean": clean, "main": main, "sum": (clean + main) / 2}[self.config.get("choose_on", "main")]
+        return {
+            VALIDATION: round(chosen, 5),
+            "validation_sets": {"clean": round(clean, 5), self.task.main: round(main, 5)},
+        }
+
+    def _metrics(self) -> dict[str, dict[str, Any]]:
+        return {job.name: self.state["finished"][job.name]["metrics"] for job in self.jobs}
+
+    def chosen(self, row: str) -> Job | None:
+        """The best job of a row on validation data; None: none of it is finished."""
+        finished = {name: kept["metrics"] for name, kept in self.state["finished"].items()}
+        members = [job for job in self.jobs if job.row == row and job.name in finished]
+        return jobs_of.best(members, finished) if members else None
+
+    def finished(self, row: str) -> dict[str, Any]:
+        """What is kept of the best job of a row."""
+        job = self.chosen(row)
+        if job is None:
+            raise ValueError(f"no student {row} is finished")
+        kept: dict[str, Any] = self.state["finished"][job.name]
+        return kept
+
+    def trials(self) -> dict[str, list[dict[str, Any]]]:
+        """All trials by row, with settings and metrics."""
+        return jobs_of.listed(self.jobs, self._metrics())
+
     def results(self) -> dict[str, dict[str, Any]]:
-        """Metrics of the finished students by name; `random_tuned` is the best share of the ranges on validation."""
-        found = {job.name: self.state["finished"][job.name]["metrics"] for job in self.jobs}
+        """Metrics of the finished students by row; `random_tuned` is the best share of the ranges on validation."""
+        metrics = self._metrics()
+        found = jobs_of.rows(self.jobs, metrics)
         if self.config.tune_random:
-            candidates = [m for job in self.jobs if job.method == "random" for m in [found[job.name]]]
-            found["random_tuned"] = max(candidates, key=lambda metrics: metrics[VALIDATION])
+            candidates = [job for job in self.jobs if job.method == "random"]
+            best = jobs_of.best(candidates, metrics)
+            found["random_tuned"] = {**metrics[best.name], "trials": len(candidates)}
         return found

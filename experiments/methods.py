@@ -10,7 +10,7 @@
 | `mixed` | none; generated hard images stand in some slots of the batch, see `experiments.mixing` |
 
 `random`, `oracle` and `hard` do the same work: the teacher on both views, one student forward on both together, and
-the loss is the mean of the two distillation losses.
+the loss is the mean of the two distillation losses. So do the published augmentations of `experiments.baselines`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter
 from experiments.training import Source
 from experiments.views import random_views
 from hard_aug import HardAugmenter, HardBatch
@@ -36,6 +37,8 @@ class Method(ABC):
 
     #: What the student is trained on in place of shuffled batches.
     batches: Source | None = None
+    #: What a step costs for each image of the batch, in the units of `experiments.evaluations`.
+    network_evaluations: float
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -43,6 +46,10 @@ class Method(ABC):
 
     def after_step(self) -> None:  # noqa: B027 - most have nothing to do
         """Called after each step of the student's optimiser."""
+
+    def evaluations(self, images: int) -> float:
+        """What training on so many images, each batch's counted anew, has cost."""
+        return images * self.network_evaluations
 
     def scalars(self) -> dict[str, float]:
         """What is worth a curve, of the last batch."""
@@ -59,6 +66,8 @@ class Method(ABC):
 class Labels(Method):
     """Cross-entropy with the labels on clean images."""
 
+    network_evaluations = TRAINED
+
     def __init__(self, student: nn.Module) -> None:
         self.student = student
 
@@ -68,6 +77,8 @@ class Labels(Method):
 
 class Distillation(Method):
     """Distillation on clean images (Hinton et al., arXiv:1503.02531)."""
+
+    network_evaluations = FORWARD + TRAINED
 
     def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
         self.teacher, self.student, self.temperature = teacher, student, temperature
@@ -88,8 +99,14 @@ class SecondView(Method):
         temperature: of the distillation.
     """
 
+    network_evaluations = TWO_VIEWS
+
     def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
         self.teacher, self.student, self.temperature = teacher, student, temperature
+
+    def first(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What stands for the clean images, `(B, C, H, W)`: they themselves. Called before `views`."""
+        return images
 
     @abstractmethod
     def views(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -100,7 +117,7 @@ class SecondView(Method):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            views = self.views(images, labels)
+            images, views = self.first(images, labels), self.views(images, labels)
             clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
         self.see(clean_teacher, view_teacher)
         clean, view = self.student(torch.cat((images, views))).split((len(images), len(views)))
@@ -144,7 +161,12 @@ class RandomViews(SecondView):
 
 
 class Hard(Method):
-    """Distillation on clean and hard images: the library as a user's loop has it."""
+    """Distillation on clean and hard images: the library as a user's loop has it.
+
+    `evaluations` adds what the ascents cost.
+    """
+
+    network_evaluations = TWO_VIEWS
 
     def __init__(self, augmenter: HardAugmenter, *, temperature: float | None = None) -> None:
         self.augmenter, self.temperature = augmenter, temperature
@@ -153,6 +175,9 @@ class Hard(Method):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         self._last = self.augmenter(images, labels)
         return self._last.loss(temperature=self.temperature)
+
+    def evaluations(self, images: int) -> float:
+        return images * self.network_evaluations + of_augmenter(self.augmenter, images)
 
     def after_step(self) -> None:
         self.augmenter.step()

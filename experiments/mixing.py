@@ -15,7 +15,7 @@ from experiments.shards import HardImages
 
 
 class Mixing(Distillation):
-    """Distillation on the batches of a `Mixed`.
+    """Distillation on the batches of a `Mixed`. What making the images costs is not in its network evaluations.
 
     Args:
         teacher, student: the networks.

@@ -86,6 +86,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "config": {key: value for key, value in first["config"].items() if key != "seed"},
     }
+    if any(r.get("trials", 1) > 1 for row in rows.values() for r in row):
+        summary["trials"] = {name: row[0].get("trials", 1) for name, row in rows.items() if name != "teacher"}
     pools = {name: [r["pool"] for r in row] for name, row in rows.items() if "pool" in row[0]}
     if pools:  # of generated images: what they took, and how they fail
         summary["pools"] = {
@@ -131,7 +133,8 @@ def _gap_closed(rows: dict[str, list[dict[str, Any]]], main: str) -> dict[str, A
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a group's table."""
     sets, main = summary["sets"], summary["main"]
-    head = ["", *sets, f"HARD minus it, {main}", "gap closed", "keeps"]
+    trials = summary.get("trials")
+    head = ["", *sets, *(["trials"] if trials else []), f"HARD minus it, {main}", "gap closed", "keeps"]
     rows = []
     for name, accuracy in summary["accuracy"].items():
         difference = summary.get("hard_minus", {}).get(name)
@@ -144,6 +147,7 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 label,
                 *(_text(accuracy[s]) for s in sets),
+                *([str(trials.get(name, ""))] if trials else []),
                 "" if difference is None else _text(difference[main], sign=True),
                 "" if closed is None else f"{_text(closed)} %",
                 "" if kept is None else f"{kept['mean']:.0f} %",

@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from experiments import checkpoint, teachers
+from experiments.baselines_mixing import CutMixed
 from experiments.evaluation import accuracy, finite
 from experiments.groups import Grouped, GroupedSplits, group_accuracies
 from experiments.memory import keep_freed_memory
@@ -54,7 +55,7 @@ from experiments.methods import Distillation, Hard, Method, RandomViews
 from experiments.models import ConvTeacher
 from experiments.shipped import autoencoder
 from experiments.spurious_builders import BUILDERS, POOLED, add_images, check_methods
-from experiments.spurious_methods import CutMixed, Pool
+from experiments.spurious_methods import Pool
 from experiments.spurious_pools import Pools, parsed
 from experiments.stop import Stop, graceful, told
 from experiments.train import choose_device, device_name
@@ -233,9 +234,7 @@ class Experiment:
         if isinstance(method, RandomViews):
             return random_views(method.transform, images, torch.Generator().manual_seed(self.config.seed))
         if isinstance(method, CutMixed):
-            with torch.random.fork_rng():
-                torch.manual_seed(self.config.seed)
-                return method.views(images, labels)
+            return method.views(images, labels)
         return None
 
     def detectors(self, name: str) -> dict[str, float]:

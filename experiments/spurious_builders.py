@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from experiments.baselines_mixing import CutMixed
 from experiments.data import Part
 from experiments.methods import Hard, Method, RandomViews
-from experiments.spurious_methods import CutMixed, Pool
+from experiments.spurious_methods import Pool
 from experiments.spurious_pools import parsed
 from hard_aug import HardAugmenter
 from hard_aug.policies import Gaussian
@@ -84,8 +85,8 @@ def _kd(experiment: Experiment, name: str, student: nn.Module) -> Method:
 
 
 def _cutmix(experiment: Experiment, name: str, student: nn.Module) -> Method:
-    classes = len(experiment.splits.classes)
-    return CutMixed(experiment.teacher, student, temperature=experiment.config.temperature, classes=classes)
+    config = experiment.config
+    return CutMixed(experiment.teacher, student, temperature=config.temperature, seed=config.seed)
 
 
 #: How a way of teaching is made, by its name without `_all` and `_train`.

@@ -1,6 +1,6 @@
-"""Ways of teaching that only the spurious experiment has: CutMix, and a pool of other images.
+"""A way of teaching that only the spurious experiment has: a pool of other images.
 
-All do the work of `experiments.methods`: the teacher on a clean and another view, one student forward on both, and the
+It does the work of `experiments.methods`: the teacher on a clean and another view, one student forward on both, and the
 mean of the two distillation losses.
 """
 
@@ -14,20 +14,6 @@ from torch import Tensor, nn
 from experiments.data import Part
 from experiments.methods import SecondView
 from experiments.training import Batches
-
-
-class CutMixed(SecondView):
-    """CutMix (arXiv:1905.04899) by torchvision; the teacher answers the mixed image itself."""
-
-    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float, classes: int) -> None:
-        from torchvision.transforms import v2
-
-        super().__init__(teacher, student, temperature=temperature)
-        self._mix = v2.CutMix(num_classes=classes)
-
-    def views(self, images: Tensor, labels: Tensor) -> Tensor:
-        mixed: Tensor = self._mix(images, labels)[0]  # draws from the global generator, which the training keeps
-        return mixed
 
 
 class Pool(SecondView):

@@ -48,6 +48,7 @@ def obtain(
         train: images and labels.
         config: all that the result depends on; its hash names the file.
         cache: folder of trained teachers.
+        steps: of training; 0: the network is taken as it is built.
         views: what it is shown in place of a batch of images; draws from the generator, on the CPU.
         stop: asked after each step; then what is there is kept beside, and the same call goes on from it.
 
@@ -61,6 +62,8 @@ def obtain(
     torch.manual_seed(seed)
     device = train.images.device
     teacher = build().to(device)
+    if steps == 0:
+        return teacher.eval().requires_grad_(False), False
     if path.is_file():
         teacher.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
         return teacher.eval().requires_grad_(False), True

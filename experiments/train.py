@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from experiments.experiment import Experiment
+from experiments.experiment import HARD, Experiment
+from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
 from experiments.stop import graceful, told
 from experiments.training import progress_bar
@@ -80,6 +81,9 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "config": experiment.identity,
     }
+    trials = experiment.trials()
+    if trials:
+        metrics["trials"] = trials
     if "hard" in results and pictures:
         metrics["policy"] = draw(experiment, folder)
         metrics["diagnosis"] = examine(experiment, folder)
@@ -93,10 +97,10 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
 
 def draw(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
     """Write the pictures of the hard student, and return the learned distribution."""
-    finished = experiment.state["finished"]["hard"]
+    finished = experiment.finished("hard")
     student = experiment.student()
     student.load_state_dict(finished["model"])
-    augmenter = experiment.augmenter(student)
+    augmenter = experiment.augmenter(student, experiment.chosen("hard") or HARD)
     augmenter.load_state_dict(finished["method"])
     shown = experiment.splits.test[slice(0, 8)]
     gallery(augmenter(shown.images, shown.labels), student, classes=experiment.splits.classes).savefig(
@@ -119,12 +123,13 @@ def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """
     found: list[Diagnosis] = []
     images = experiment.splits.test.images[:EXAMINED]
-    finished = experiment.state["finished"]
+    finished = [job.row for job in experiment.jobs]
+    settings = settled(experiment.config, experiment.chosen("hard") or HARD)
     for name in ("kd", "hard"):
         student = experiment.student()
         if name in finished:
-            student.load_state_dict(finished[name]["model"])
-        transform = instantiate(experiment.config.augmenter.transform)
+            student.load_state_dict(experiment.finished(name)["model"])
+        transform = instantiate(settings.transform)
         found.append(diagnose(experiment.teacher, student, images, transform, seed=experiment.config.seed))
     before, after = found
     draw_diagnosis(after, before=before, title="what the teacher ignores, and the student before and after").savefig(
@@ -142,7 +147,7 @@ def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def table(metrics: dict[str, Any]) -> Table:
     """Accuracies in per cent and seconds."""
-    columns = ("", *metrics["sets"], "teacher keeps its class", "seconds")
+    columns = ("", *metrics["sets"], "trials", "teacher keeps its class", "seconds")
     drawn = Table(*columns, title=f"accuracy in %, seed {metrics['seed']}")
     for column in drawn.columns[1:]:
         column.justify = "right"
@@ -151,6 +156,7 @@ def table(metrics: dict[str, Any]) -> Table:
         drawn.add_row(
             f"{name} (x{values['scale']:g})" if "scale" in values else name,
             *(f"{100 * values[key]:.1f}" for key in metrics["sets"]),
+            str(values.get("trials", "")),
             "" if kept is None else f"{100 * kept:.0f}",
             "cached" if values.get("cached") else f"{values['seconds']:.0f}",
         )

@@ -1,0 +1,100 @@
+"""The experiments by name: each composes, asks for as many trials of every row, and takes some steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from experiments.data import Splits
+from experiments.experiment import Experiment, identity
+from experiments.jobs import jobs
+from experiments.stop import Stop
+from experiments.train import run
+from experiments.training import progress_bar
+
+CONF = Path(__file__).parents[1] / "experiments" / "conf"
+NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+#: Data that is not everywhere, by experiment.
+DATA = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet"}
+WITH_DATA = [name for name in NAMES if (CONF / "data" / f"{DATA.get(name, 'mnist5k')}.yaml").is_file()]
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def test_they_are_all_there() -> None:
+    assert NAMES == ["cifar10", "cifar100", "convergence", "fashion_robust", "imagenet", "toy_rotation", "toy_shift"]
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_each_composes(name: str) -> None:
+    config = composed(f"experiment={name}")
+    found = jobs(config)
+    assert {"kd", "random", "hard"} <= {job.row for job in found}
+    rows = [job.row for job in found if not job.row.startswith("random_x")]
+    assert len({rows.count(row) for row in rows}) == 1  # equal tuning
+    assert config.task.name if "name" in config.task else config.task._target_
+    assert identity(config)["steps"] == config.steps
+    assert composed(f"experiment={name}", "steps=7", "student=vit").steps == 7  # the command line has the last word
+
+
+def test_the_toys_are_the_runs_that_they_were() -> None:
+    assert identity(composed("experiment=toy_shift")) == identity(composed(name="digits"))
+    assert identity(composed("experiment=toy_rotation")) == identity(composed(name="invariances"))
+
+
+@pytest.mark.parametrize("name", ["toy_shift", "toy_rotation"])
+def test_the_toys_run(tmp_path: Path, name: str) -> None:
+    small = ["steps=2", "batch_size=16", "teacher.steps=2", "threads=1", f"teacher_cache={tmp_path}/teachers"]
+    metrics = run(composed(f"experiment={name}", *small), tmp_path / "run", quiet=True, pictures=False)
+    assert {"kd", "random_tuned", "oracle", "hard"} <= set(metrics["students"])
+    assert metrics["students"]["random_tuned"]["trials"] == 3
+
+
+#: The embedded digits in place of data that is fetched.
+DIGITS = ["data.name=mnist5k", "teacher.steps=2", "steps=2", "eval_every=null", "threads=1"]
+
+
+def few(config: DictConfig) -> Splits:
+    whole = instantiate(config.data)
+    held = slice(0, 40)
+    return Splits(whole.train, whole.validation[held], whole.test[held], whole.classes)
+
+
+def test_every_row_and_trial_of_fashion_robust_takes_steps(tmp_path: Path) -> None:
+    config = composed("experiment=fashion_robust", *DIGITS, "batch_size=16", f"teacher_cache={tmp_path}/teachers")
+    with progress_bar(quiet=True) as progress:
+        experiment = Experiment(config, few(config), tmp_path, progress, Stop())
+        for job in experiment.jobs:
+            experiment.train(job)
+    results = experiment.results()
+    assert len(results) == 13
+    assert all(row["trials"] == 3 for row in results.values())
+    assert all(0 <= row["corrupted"] <= 1 for row in results.values())
+    assert results["hard"]["evaluations"] > results["cutmix"]["evaluations"] > results["kd"]["evaluations"]
+
+
+def test_convergence_draws_curves(tmp_path: Path) -> None:
+    config = composed(
+        "experiment=convergence",
+        *DIGITS,
+        "eval_every=1",
+        "students=[kd,hard]",
+        "trials.kd=[{temperature:2}]",
+        "trials.hard=[{transform:affine}]",
+        f"teacher_cache={tmp_path}/teachers",
+    )
+    with progress_bar(quiet=True) as progress:
+        experiment = Experiment(config, few(config), tmp_path, progress, Stop())
+        for job in experiment.jobs:
+            experiment.train(job)
+    for row in experiment.results().values():
+        assert [point["step"] for point in row["curve"]] == [1, 2]
+        assert {"clean", "corrupted", "noise", "evaluations", "seconds"} <= set(row["curve"][0])
+        assert row["curve"][-1]["corrupted"] == row["corrupted"]
