@@ -76,6 +76,7 @@ def test_formulas() -> None:
         9 * kl(torch.softmax(reference.student_logits / 3, -1), q),
         t[rows, label] + 1 - s[rows, label],
         t[rows, top] ** 2 + (1 - s[rows, top]) ** 2,
+        t[rows, label] ** 2 + s[rows, (label + 2) % 5] ** 2,
         (t[rows, label] / s[rows, label]).log(),
         margin(teacher, top) - margin(student, top),
     ]
