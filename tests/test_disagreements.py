@@ -33,6 +33,7 @@ EVERY: list[Disagreement] = [
     ResponseChange(3.0),
     ConfidenceGap(),
     ConfidenceGap(2.0, target="teacher"),
+    ConfidenceGap(2.0, towards=2),
     ConfidenceRatio(),
     ConfidenceMargin(target="teacher"),
 ]
@@ -75,6 +76,7 @@ def test_formulas() -> None:
         9 * kl(torch.softmax(reference.student_logits / 3, -1), q),
         t[rows, label] + 1 - s[rows, label],
         t[rows, top] ** 2 + (1 - s[rows, top]) ** 2,
+        t[rows, label] ** 2 + s[rows, (label + 2) % 5] ** 2,
         (t[rows, label] / s[rows, label]).log(),
         margin(teacher, top) - margin(student, top),
     ]
@@ -131,6 +133,20 @@ def test_a_sure_student_is_told_how_unsure_it_is() -> None:
     assert float(gradient[0, 1]) == pytest.approx(9.4e-14, rel=0.01)
 
 
+def test_towards_a_wrong_class() -> None:
+    teacher, student, reference = logits()
+    assert reference.labels is not None
+    wrong = (reference.labels + 2) % 5
+    t, s = teacher.softmax(-1), student.softmax(-1)
+    rows = torch.arange(6)
+    objective = ConfidenceGap(3.0, start=1.0, towards=2)
+    for progress, power in ((0.0, 1.0), (0.5, 2.0), (1.0, 3.0)):
+        found = objective.at(progress)(teacher_logits=teacher, student_logits=student, reference=reference)
+        torch.testing.assert_close(found, t[rows, reference.labels] ** power + s[rows, wrong] ** power)
+    with pytest.raises(ValueError, match="towards=5 of 5 classes is the right one"):
+        ConfidenceGap(towards=5)(teacher_logits=teacher, student_logits=student, reference=reference)
+
+
 @pytest.mark.parametrize("objective", EVERY, ids=name)
 def test_unequal_class_counts(objective: Disagreement) -> None:
     teacher, _, reference = logits()
@@ -157,6 +173,7 @@ def test_what_is_missing(objective: Disagreement, reference: Reference | None, w
     [
         (ReverseKL, {"temperature": 0.0}),
         (ConfidenceGap, {"gamma": 0.5}),
+        (ConfidenceGap, {"towards": 0}),
         (ConfidenceRatio, {"target": "labels"}),
         (Hinge, {"epsilon": -1.0}),
         (Hinge, {"weight": -1.0}),
