@@ -149,8 +149,10 @@ class SweepCallback(Callback):
         self.started = status.now()
         sweeper = config.hydra.sweeper
         if "OptunaSweeper" in str(sweeper.get("_target_")) and isinstance(sweeper.storage, str):
-            from experiments.studies import resume, study_name
+            from experiments.studies import refuse, resume, study_name
 
+            if why := refuse(config):
+                sys.exit(f"error: {why}")  # Hydra takes what a callback raises for a warning
             Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
             with open_dict(config.hydra.sweeper):
                 if sweeper.study_name is None:
