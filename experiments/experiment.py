@@ -45,7 +45,7 @@ JUDGE_SEED = 1000
 #: The student `hard` as configured.
 HARD = Job("hard", "hard", row="hard")
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
-FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
+FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache", "returns")
 #: Settings of generated images, which only the student `mixed` depends on.
 GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
 

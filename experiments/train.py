@@ -1,13 +1,13 @@
 """The experiment: `python -m experiments.train [group=option ...] [key=value ...]`.
 
 Trains a teacher (or takes it from the cache) and a student for each way of teaching, and leaves in the run's folder
-`metrics.json`, `gallery.png`, `policy.png`, `diagnosis.png` and `.txt`, curves for TensorBoard and `checkpoint.pt`.
-Ctrl-C stops at the end of a step; the same command goes on from there.
+`metrics.json`, `status.json`, `gallery.png`, `policy.png`, `diagnosis.png` and `.txt`, curves for TensorBoard and
+`checkpoint.pt`. Ctrl-C stops at the end of a step; the same command goes on from there, and a finished run is not done
+again. `-m key=1,2,3` makes a run of each, see `experiments.sweeps`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 from importlib.metadata import version
@@ -25,7 +25,9 @@ from rich.table import Table
 from experiments.experiment import HARD, Experiment
 from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
+from experiments.status import recorded, settle, write_json
 from experiments.stop import graceful, told
+from experiments.sweeps import RESULTS, check_returns, finished, returned
 from experiments.training import progress_bar
 from hard_aug import Diagnosis, diagnose
 from hard_aug.viz import PolicyHistory, draw_diagnosis, draw_policy, gallery
@@ -91,7 +93,7 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         main = experiment.task.main
         base, top = results["kd"][main], experiment.teacher_metrics[main]
         metrics["gap_closed"] = round((results["hard"][main] - base) / (top - base), 4) if top > base else None
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(folder / RESULTS, metrics)
     return metrics
 
 
@@ -163,12 +165,8 @@ def table(metrics: dict[str, Any]) -> Table:
     return drawn
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> float:
-    """Hydra's entry; returns the last student's accuracy on the main test set, for sweepers."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with told(folder):
-        metrics = run(config, folder)
+def show(metrics: dict[str, Any], folder: Path) -> None:
+    """Print what a run found."""
     console = Console()
     console.print(table(metrics))
     for name, values in metrics.get("policy", {}).items():
@@ -187,7 +185,24 @@ def main(config: DictConfig) -> float:
             console.print(f"to transfer {when}: {shares or 'nothing'}", highlight=False)
     pictures = ", gallery.png, policy.png, diagnosis.png, diagnosis.txt" if "policy" in metrics else ""
     console.print(f"{folder}/metrics.json{pictures}", soft_wrap=True, markup=False)
-    return float(list(metrics["students"].values())[-1][metrics["main"]])
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> float:
+    """Hydra's entry; returns an accuracy as `returns` says, for sweepers: the last student's on validation data."""
+    job = HydraConfig.get()
+    folder, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
+    check_returns(config)
+    metrics = finished(folder, config)
+    if metrics is not None:
+        settle(folder, overrides)
+        logger.info("already done: %s", folder)
+    else:
+        alone = job.runtime.choices["hydra/launcher"] == "basic"  # the bars of several runs would overwrite each other
+        with told(folder), recorded(folder, overrides):
+            metrics = run(config, folder, quiet=not alone)
+    show(metrics, folder)
+    return returned(metrics, config)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,15 @@
-"""Gather runs into tables: `python -m experiments.report outputs/sweep [--json FILE] [--markdown]`.
+"""Tables: the mean and the standard deviation over the seeds of a group, and the differences of HARD to the others.
 
-Runs that differ in nothing but the seed form a group. A group's table has the mean and the standard deviation over its
-seeds, and the differences of HARD to the others, paired by seed (equal networks, equal batches).
+The differences are paired by seed: equal networks, equal batches.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from experiments.checkpoint import flatten
-
-#: Of more parameters than these the printed page lists none; the JSON has them.
-LISTED = 12
-
-
-def find(folders: list[Path]) -> list[dict[str, Any]]:
-    """What all `metrics.json` below the folders hold.
-
-    Raises:
-        FileNotFoundError: none is there.
-    """
-    paths = sorted({path for folder in folders for path in folder.rglob("metrics.json")})
-    if not paths:
-        raise FileNotFoundError(
-            f"no metrics.json below {', '.join(map(str, folders))}; make runs with python -m experiments.train"
-        )
-    return [json.loads(path.read_text()) for path in paths]
-
-
-def group(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Runs by configuration without the seed, in the order of the seeds.
-
-    Raises:
-        ValueError: two runs of one configuration with one seed.
-    """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        config = {key: value for key, value in run["config"].items() if key != "seed"}
-        groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
-    for members in groups.values():
-        members.sort(key=lambda run: run["seed"])
-        seeds = [run["seed"] for run in members]
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"several runs of one configuration with seeds {seeds}; give the folders of one sweep")
-    return list(groups.values())
 
 
 def spread(values: list[float], digits: int = 2) -> dict[str, Any]:
@@ -87,13 +45,15 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "config": {key: value for key, value in first["config"].items() if key != "seed"},
     }
     if any(r.get("trials", 1) > 1 for row in rows.values() for r in row):
-        summary["trials"] = {name: row[0].get("trials", 1) for name, row in rows.items() if name != "teacher"}
+        summary["trial_counts"] = {name: row[0].get("trials", 1) for name, row in rows.items() if name != "teacher"}
     pools = {name: [r["pool"] for r in row] for name, row in rows.items() if "pool" in row[0]}
     if pools:  # of generated images: what they took, and how they fail
         summary["pools"] = {
             name: {key: spread([pool[key] for pool in row], 4) for key in row[0] if all(key in pool for pool in row)}
             for name, row in pools.items()
         }
+    if first.get("trials"):
+        summary["trials"] = {name: _trials([run["trials"][name] for run in runs]) for name in first["trials"]}
     if "kd" in rows:
         summary["gap_closed"] = _gap_closed(rows, first["main"])
     if "random_tuned" in rows:
@@ -118,6 +78,14 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def _trials(by_seed: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The trials of one student: settings, and accuracy on validation data in per cent."""
+    return [
+        {"settings": trial[0]["settings"], "validation": spread([100 * one["validation"] for one in trial])}
+        for trial in zip(*by_seed, strict=True)
+    ]
+
+
 def _gap_closed(rows: dict[str, list[dict[str, Any]]], main: str) -> dict[str, Any]:
     """By student, how much of the gap between KD and the teacher it closes, in per cent; empty where there is none."""
     gaps = [teacher[main] - kd[main] for teacher, kd in zip(rows["teacher"], rows["kd"], strict=True)]
@@ -131,29 +99,30 @@ def _gap_closed(rows: dict[str, list[dict[str, Any]]], main: str) -> dict[str, A
 
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a group's table."""
+    """Head and rows of a group's table; columns in which nothing stands are left out."""
     sets, main = summary["sets"], summary["main"]
-    trials = summary.get("trials")
-    head = ["", *sets, *(["trials"] if trials else []), f"HARD minus it, {main}", "gap closed", "keeps"]
+    head = ["", *sets, f"HARD minus it, {main}", "gap closed", "keeps", "trials"]
     rows = []
     for name, accuracy in summary["accuracy"].items():
         difference = summary.get("hard_minus", {}).get(name)
         kept = summary["teacher_keeps"].get(name)
         closed = summary.get("gap_closed", {}).get(name)
+        trials = summary.get("trial_counts", {}).get(name)
         label = name
         if name == "random_tuned":
             label += " (x" + ", x".join(f"{scale:g}" for scale in summary["random_tuned_scales"]) + ")"
         rows.append(
             [
                 label,
-                *(_text(accuracy[s]) for s in sets),
-                *([str(trials.get(name, ""))] if trials else []),
-                "" if difference is None else _text(difference[main], sign=True),
-                "" if closed is None else f"{_text(closed)} %",
+                *(text(accuracy[s]) for s in sets),
+                "" if difference is None else text(difference[main], sign=True),
+                "" if closed is None else f"{text(closed)} %",
                 "" if kept is None else f"{kept['mean']:.0f} %",
+                "" if trials is None else str(trials),
             ]
         )
-    return head, rows
+    shown = [i for i in range(len(head)) if i <= len(sets) or any(row[i] for row in rows)]
+    return [head[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
 
 def caption(summary: dict[str, Any]) -> str:
@@ -193,42 +162,7 @@ def _knowledge(config: dict[str, Any]) -> str:
     return f"trained on shifts of up to {shift} px" if shift else "never shown a shift"
 
 
-def _text(value: dict[str, Any], *, sign: bool = False) -> str:
+def text(value: dict[str, Any], *, sign: bool = False) -> str:
+    """Mean and deviation, to a tenth."""
     mean = f"{value['mean']:+.1f}" if sign else f"{value['mean']:.1f}"
     return mean if value["sd"] is None else f"{mean} ± {value['sd']:.1f}"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description="Gather runs of experiments.train into tables over seeds.")
-    options.add_argument("folders", nargs="+", type=Path, help="searched for metrics.json, with all below")
-    options.add_argument("--json", type=Path, help="write the tables' figures there")
-    options.add_argument("--markdown", action="store_true", help="print Markdown")
-    options.add_argument("--command", default="", help="noted in the JSON: the command that made the runs")
-    chosen = options.parse_args(arguments)
-    try:
-        summaries = [summarise(members) for members in group(find(chosen.folders))]
-        distinguish(summaries)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    console = Console()
-    for summary in summaries:
-        if chosen.markdown:
-            print(f"{caption(summary)}\n\n{markdown(summary)}\n")
-        else:
-            head, rows = cells(summary)
-            table = Table(*head, title=caption(summary))
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
-        policy = summary.get("policy", {})
-        for name, values in policy.items() if len(policy) <= LISTED else ():
-            pixels = f" = {_text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
-            print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps({"command": chosen.command, "groups": summaries}, indent=1) + "\n")
-        console.print(f"wrote {chosen.json}")
-
-
-if __name__ == "__main__":
-    main()

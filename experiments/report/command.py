@@ -1,0 +1,85 @@
+"""The command: `python -m experiments.report FOLDERS [--json FILE] [--markdown] [--html FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.report.runs import find, group, unfinished
+from experiments.report.tables import caption, cells, distinguish, markdown, summarise, text
+from experiments.status import write_json
+
+#: Of more parameters than these the printed page lists none; the JSON has them.
+LISTED = 12
+
+
+def line(one: dict[str, Any]) -> str:
+    """One line on a run that has not come to its end."""
+    overrides = " ".join(one["overrides"] or ())
+    error = one["error"]
+    what = f"{error['type']}: {error['message']}" if error else ""
+    return " | ".join(part for part in (one["state"], one["folder"], overrides, what) if part)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables, and write what is asked for; exits with a message where nothing is found."""
+    options = argparse.ArgumentParser(
+        prog="python -m experiments.report", description="Gather runs of experiments.train into tables over seeds."
+    )
+    options.add_argument("folders", nargs="+", type=Path, help="searched for metrics.json, with all below")
+    options.add_argument("--json", type=Path, help="write the tables' figures there")
+    options.add_argument("--markdown", action="store_true", help="print Markdown")
+    options.add_argument("--html", type=Path, help="write a page with tables, curves and pictures there")
+    options.add_argument("--command", default="", help="noted in the JSON and the page: what made the runs")
+    chosen = options.parse_args(arguments)
+    try:
+        without = unfinished(chosen.folders)
+        try:
+            groups = group(find(chosen.folders))
+        except FileNotFoundError:
+            if not without:
+                raise
+            groups = []
+        summaries = [summarise(members) for members in groups]
+        distinguish(summaries)
+        if chosen.html:
+            from experiments.report.page import page
+
+            html = page(groups, summaries, without, command=chosen.command)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    console = Console()
+    for summary in summaries:
+        _print(summary, console, as_markdown=chosen.markdown)
+    if without:
+        console.print(f"{len(without)} run{'s' * (len(without) > 1)} without results:", style="bold")
+        for one in without:
+            console.print(f"  {line(one)}", soft_wrap=True, markup=False, highlight=False)
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(chosen.json, {"command": chosen.command, "groups": summaries, "unfinished": without})
+        console.print(f"wrote {chosen.json}")
+    if chosen.html:
+        chosen.html.parent.mkdir(parents=True, exist_ok=True)
+        chosen.html.write_text(html)
+        console.print(f"wrote {chosen.html}")
+
+
+def _print(summary: dict[str, Any], console: Console, *, as_markdown: bool) -> None:
+    if as_markdown:
+        print(f"{caption(summary)}\n\n{markdown(summary)}\n")
+    else:
+        head, rows = cells(summary)
+        table = Table(*head, title=caption(summary))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    policy = summary.get("policy", {})
+    for name, values in policy.items() if len(policy) <= LISTED else ():
+        pixels = f" = {text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
+        print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")

@@ -1,0 +1,262 @@
+"""The report's page: it needs no other file, shows what there is, and names what is missing or broken."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from experiments import report
+from experiments.report.curves import mean_of, svg
+from experiments.report.runs import curves
+from experiments.report.tables import cells, summarise
+from experiments.status import write_json
+
+#: One transparent pixel.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+
+
+def results(seed: int, *, shifted: float = 0.8, steps: int = 100) -> dict[str, Any]:
+    curve = [
+        {"step": s, "evaluations": 3 * s, "seconds": s / 10 + seed, "centred": s / 200, "shifted": s / 300}
+        for s in (50, 100)
+    ]
+    row = {"centred": 0.9, "shifted": 0.5, "validation": 0.6, "seconds": 3.0, "curve": curve}
+    students = {"kd": row, "hard": {**row, "shifted": shifted, "trials": 2}}
+    trial = {"settings": {"augmenter.learning_rate": 0.01}, "validation": 0.6}
+    return {
+        "teacher": {"centred": 0.95, "shifted": 0.9, "seconds": 9.0},
+        "students": students,
+        "trials": {"hard": [trial, {"settings": {"augmenter.learning_rate": 0.02}, "validation": 0.5 + seed / 10}]},
+        "sets": ["centred", "shifted"],
+        "main": "shifted",
+        "size": 28,
+        "seed": seed,
+        "device": "CPU",
+        "versions": {},
+        "config": {
+            "data": {"name": "mnist5k"},
+            "task": {"distance": 3},
+            "teacher": {"train_shift": 3},
+            "steps": steps,
+            "seed": seed,
+        },
+    }
+
+
+def write_run(folder: Path, metrics: dict[str, Any]) -> None:
+    (folder / "curves").mkdir(parents=True)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "status.json", {"state": "finished", "started": "2026-01-01T00:00:00+00:00"})
+    for student in metrics["students"]:
+        rows = [f"{step},loss,{1 / step}\n{step},policy/shear_sd,0.5" for step in (10, 20, 30)]
+        (folder / "curves" / f"{student}.csv").write_text("step,name,value\n" + "\n".join(rows) + "\n")
+    for name in ("gallery.png", "policy.png", "diagnosis.png"):
+        (folder / name).write_bytes(PNG)
+
+
+class Page(HTMLParser):
+    """Every element with its attributes; complains of what is not closed."""
+
+    EMPTY = ("meta", "br", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def made(tmp_path: Path, *more: str) -> tuple[str, Page]:
+    report.main([str(tmp_path / "runs"), "--html", str(tmp_path / "out" / "report.html"), *more])
+    text = (tmp_path / "out" / "report.html").read_text()
+    return text, Page(text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page, dict[str, Any]]:
+    """The page and the JSON of two seeds."""
+    folder = tmp_path_factory.mktemp("whole")
+    for seed in (0, 1):
+        write_run(folder / "runs" / f"seed{seed}", results(seed, shifted=0.8 + seed / 10))
+    command = "python -m experiments.train sweep=seeds"
+    text, page = made(folder, "--command", command, "--json", str(folder / "out.json"))
+    return text, page, json.loads((folder / "out.json").read_text())
+
+
+def plain(seed: int, *, steps: int = 100) -> dict[str, Any]:
+    """Results without curves and trials."""
+    metrics = results(seed, steps=steps)
+    for row in metrics["students"].values():
+        del row["curve"]
+    del metrics["trials"], metrics["students"]["hard"]["trials"]
+    return metrics
+
+
+@pytest.fixture
+def two_seeds(tmp_path: Path) -> Path:
+    """Of which nothing has to be drawn."""
+    for seed in (0, 1):
+        (tmp_path / "runs" / f"seed{seed}").mkdir(parents=True)
+        write_json(tmp_path / "runs" / f"seed{seed}" / "metrics.json", plain(seed))
+    return tmp_path
+
+
+def test_a_page_holds_all_that_it_shows(whole: tuple[str, Page, dict[str, Any]]) -> None:
+    text, page, _ = whole
+    assert "http" not in text.replace("http://www.w3.org/", "")
+    assert not page.of("link")
+    assert not page.of("script")
+    sources = [str(image["src"]) for image in page.of("img")]
+    assert len(sources) == 6  # three pictures of each seed
+    for source in sources:
+        assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == PNG
+    assert "85.0 ± 7.1" in text
+    assert "python -m experiments.train sweep=seeds" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "width=device-width" in text
+
+
+def test_curves_are_drawn_once_for_each_scalar_set_and_cost(whole: tuple[str, Page, dict[str, Any]]) -> None:
+    _, page, _ = whole
+    labels = [str(element["aria-label"]) for element in page.of("svg")]
+    assert labels.count("loss") == 1
+    assert labels.count("policy/shear_sd") == 1
+    assert labels.count("centred, accuracy in %") == labels.count("shifted, accuracy in %") == 3
+    assert len(labels) == 8
+
+
+def test_pictures_of_other_seeds_are_folded(whole: tuple[str, Page, dict[str, Any]]) -> None:
+    text, _, _ = whole
+    assert "<h3>Pictures, seed 0</h3>" in text
+    assert "<summary>Pictures, seed 1</summary>" in text
+
+
+def test_trials_are_listed_with_every_setting(whole: tuple[str, Page, dict[str, Any]]) -> None:
+    text, _, figures = whole
+    assert "augmenter.learning_rate=0.02" in text
+    summary = figures["groups"][0]
+    assert summary["trials"]["hard"][1]["validation"] == {"mean": 55.0, "sd": 7.07, "values": [50.0, 60.0]}
+    head, rows = cells(summary)
+    assert [row[head.index("trials")] for row in rows] == ["", "1", "2"]
+
+
+def test_groups_say_what_differs(two_seeds: Path) -> None:
+    (two_seeds / "runs" / "longer").mkdir()
+    write_json(two_seeds / "runs" / "longer" / "metrics.json", plain(0, steps=900))
+    text, page = made(two_seeds)
+    assert len(page.of("section")) == 2
+    assert "steps=900" in text
+    assert "steps=100<" in text
+
+
+def test_failed_and_unfinished_runs_are_named_and_escaped(two_seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"type": "ValueError", "message": "batch_size=<script>alert(1)</script>: wanted 1 to 3500"}
+    for state in ("failed", "running", "stopped"):
+        (two_seeds / "runs" / state).mkdir()
+        one = {
+            "state": state,
+            "started": "2026-01-01",
+            "overrides": ["seed=7"],
+            "error": error if state[0] == "f" else None,
+        }
+        write_json(two_seeds / "runs" / state / "status.json", one)
+    text, page = made(two_seeds, "--json", str(two_seeds / "out.json"))
+    printed = capsys.readouterr().out
+    assert "3 runs without results" in printed
+    assert f"failed | {two_seeds}/runs/failed | seed=7 | ValueError: batch_size=" in printed
+    assert "3 runs without results" in text
+    assert "running, or killed" in text
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert [one["state"] for one in json.loads((two_seeds / "out.json").read_text())["unfinished"]] == [
+        "failed",
+        "running",
+        "stopped",
+    ]
+    assert len(page.of("section")) == 2
+
+
+def test_a_sweep_of_which_nothing_is_done_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    write_json(tmp_path / "runs" / "a" / "status.json", {"state": "running", "started": "2026-01-01", "overrides": []})
+    text, _ = made(tmp_path)
+    assert "0 configurations, 1 run without results" in text
+
+
+def test_an_empty_folder_and_broken_results_are_refused(two_seeds: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no metrics\.json below"):
+        report.main([str(two_seeds / "nothing")])
+    for content, message in (("{", "cannot be read"), ("[]", "has no teacher"), ('{"seed": 1}', "has no teacher, stu")):
+        (two_seeds / "runs" / "seed1" / "metrics.json").write_text(content)
+        with pytest.raises(SystemExit, match=rf"seed1/metrics\.json {message}"):
+            report.main([str(two_seeds / "runs")])
+
+
+def test_a_run_without_curves_and_pictures_is_a_table(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    write_json(tmp_path / "runs" / "a" / "metrics.json", plain(0))
+    text, page = made(tmp_path)
+    assert not page.of("svg")
+    assert not page.of("img")
+    assert "<h3>" not in text
+    assert "trials" not in cells(summarise([plain(0)]))[0]
+
+
+def test_curves_of_a_run_that_was_killed_and_went_on(tmp_path: Path) -> None:
+    """A step twice, the last line half written, and a loss that is not finite."""
+    (tmp_path / "curves" / "hard").mkdir(parents=True)
+    text = "step,name,value,wall\n10,loss,5\n20,loss,4\n20,loss,3\n30,loss,nan\n40,loss,2\n50,lo"
+    (tmp_path / "curves" / "hard" / "1.csv").write_text(text)
+    assert curves(tmp_path) == {"hard/1": {"loss": [(10.0, 5.0), (20.0, 3.0), (40.0, 2.0)]}}
+    (tmp_path / "curves" / "hard" / "1.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"1\.csv has the columns \['a', 'b'\]: wanted step, name and value"):
+        curves(tmp_path)
+
+
+def test_seeds_are_averaged_where_they_meet() -> None:
+    x, mean, deviation = mean_of([[(1, 2.0), (2, 4.0), (3, 9.0)], [(1, 4.0), (2, 4.0)]])
+    assert x.tolist() == [1, 2]
+    assert mean.tolist() == [3.0, 4.0]
+    assert deviation.tolist() == pytest.approx([2**0.5, 0.0])
+    x, mean, _ = mean_of([[(1.0, 2.0), (2.0, 4.0)], [(1.2, 4.0), (2.2, 8.0)]])  # seconds meet nowhere
+    assert x.tolist() == pytest.approx([1.1, 2.1])
+    assert mean.tolist() == [3.0, 6.0]
+    with pytest.raises(ValueError, match="without points"):
+        mean_of([[(1, 1.0)], []])
+
+
+def test_a_panel_is_the_same_each_time_and_takes_the_page_s_ink() -> None:
+    lines = {0: [[(1.0, 2.0), (2.0, 3.0)]], 9: [[(1.0, 1.0), (2.0, 1.0)]]}
+    drawn = svg(lines, title='a "b" <c> & d', x_label="steps")
+    assert svg(lines, title='a "b" <c> & d', x_label="steps") == drawn
+    root = ElementTree.fromstring(drawn)
+    assert root.get("aria-label") == 'a "b" <c> & d'
+    assert root.get("width") is None
+    assert root.get("viewBox")
+    assert "currentColor" in drawn
+    assert "#010203" not in drawn
+    assert "#000000" not in drawn
