@@ -11,8 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
-    """All settings that the outcome of a run depends on, resolved: those that are not `free`."""
+    """All settings that the outcome of a run depends on, resolved: those that are not `free` (`key` or `key.key`)."""
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    for outer, _, inner in (name.partition(".") for name in free):
+        if inner and isinstance(resolved.get(outer), dict):
+            resolved[outer].pop(inner, None)
     return {key: value for key, value in resolved.items() if key not in free}
 
 

@@ -59,7 +59,7 @@ def obtain(
     """
     path = cache / f"{cache_key(config)}.pt"
     torch.manual_seed(seed)
-    device = train.images.device
+    device = train.device
     teacher = build().to(device)
     if path.is_file():
         teacher.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
