@@ -6,9 +6,10 @@
 | `imagenet` | `train/<wnid>/*` and `val/<wnid>/*`, as torchvision's `ImageNet` leaves them | 50,000 |
 | `tiny_imagenet` | `wnids.txt`, `train/<wnid>/images/*`, `val/images/*`, `val/val_annotations.txt` | a tenth |
 
-The test pictures of the last two are those of `val`: their makers keep the labels of `test`. `root` of `tiny_imagenet` may be the folder above `tiny-imagenet-200`. A wnid names a class of WordNet; the classes are
-sorted by it, as networks trained elsewhere have them. Pictures of all classes are mixed, by a fixed permutation, so
-that a slice of the test is a fair sample.
+The test pictures of the last two are those of `val`: their makers keep the labels of `test`. `root` of `tiny_imagenet`
+may be the folder above `tiny-imagenet-200`. A wnid names a class of WordNet; the classes are sorted by it, as networks
+trained elsewhere have them. Pictures of all classes are mixed, by a fixed permutation, so that a slice of the test is a
+fair sample.
 """
 
 from __future__ import annotations

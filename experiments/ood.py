@@ -1,11 +1,11 @@
 """Published out-of-domain test sets, from their folders, for students of the data they go with.
 
-| class | sets | files under `root` | classes |
+| class | sets (arXiv) | files under `root` | classes |
 |---|---|---|---|
-| `CifarC` | CIFAR-10-C, CIFAR-100-C (arXiv:1903.12261) | `<corruption>.npy`, `labels.npy`, five severities in a row | index |
-| `MnistC` | MNIST-C (arXiv:1906.02337) | `<corruption>/test_images.npy`, `test_labels.npy` | index |
-| `CorruptedFolders` | ImageNet-C, Tiny-ImageNet-C (arXiv:1903.12261) | `<corruption>/<1 to 5>/<wnid>/*` | wnid |
-| `IndexFolders` | ImageNet-V2 (arXiv:1902.10811) | `0/*` to `999/*` | index, in the order of the wnids |
+| `CifarC` | CIFAR-10-C, -100-C (1903.12261) | `<corruption>.npy` (five severities in a row), `labels.npy` | index |
+| `MnistC` | MNIST-C (1906.02337) | `<corruption>/test_images.npy`, `test_labels.npy` | index |
+| `CorruptedFolders` | ImageNet-C, Tiny-ImageNet-C (1903.12261) | `<corruption>/<1 to 5>/<wnid>/*` | wnid |
+| `IndexFolders` | ImageNet-V2 (1902.10811) | `0/*` to `999/*` | index, in the order of the wnids |
 | `ClassFolders` | ImageNet-A (1907.07174), -R (2006.16241), -Sketch (1905.13549) | `<wnid>/*` | wnid |
 
 A corrupted set gives the mean over its corruptions and severities under its `name`, and `<name>/<corruption>`, all its

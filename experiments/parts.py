@@ -80,6 +80,9 @@ class Joined(Part):
         self.parts = parts
         object.__setattr__(self, "labels", torch.cat([part.labels for part in parts]))  # a frozen field
 
+    def __repr__(self) -> str:
+        return f"Joined({len(self)} images, {self.shape})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.parts[0].shape

@@ -75,6 +75,9 @@ class Stream(Part):
         self.reader, self._among, self._draw = reader, among, draw
         self._rows = torch.arange(len(labels)) if rows is None else rows
 
+    def __repr__(self) -> str:
+        return f"Stream({len(self)} images, {self.shape})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.reader.shape

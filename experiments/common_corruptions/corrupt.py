@@ -78,7 +78,7 @@ def corrupt(
     if first % size:
         raise ValueError(f"first={first}: wanted a multiple of {size}, the images that are corrupted at once")
     changed = [images[:0]]
-    for number, part in enumerate(images.split(size), first // size):
+    for number, part in enumerate(images.split(size) if len(images) else (), first // size):
         generator = np.random.default_rng([seed % 2**63, zlib.crc32(corruption.encode()), severity, number])
         result = CORRUPTIONS[corruption](part.to(torch.float32) / 255, values, generator)
         # the small addend keeps what no corruption has touched: 255 * (k / 255) may be a hair below k
