@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,26 @@ NEUTRAL: dict[str, Any] = {"data.fraction": 1.0, "choose_on": "main", "eval_ever
 
 
 def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
-    """All settings that the outcome of a run depends on, resolved: those that are not `free` and not `NEUTRAL`."""
+    """All settings that the outcome of a run depends on, resolved: those that are not `free` and not `NEUTRAL`.
+
+    Args:
+        free: keys, `outer` or `outer.inner`.
+    """
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    found = {key: value for key, value in resolved.items() if key not in free}
+    for path in free:
+        _without(resolved, path)
     for path, value in NEUTRAL.items():
-        *above, key = path.split(".")
-        node: Any = found
-        for part in above:
-            node = node.get(part, {})
-        if key in node and node[key] == value:
-            del node[key]
-    return found
+        _without(resolved, path, lambda found, value=value: bool(found == value))  # type: ignore[misc]
+    return resolved
+
+
+def _without(config: dict[str, Any], path: str, when: Callable[[Any], bool] = lambda found: True) -> None:
+    """Take a setting out, where it is there and `when` says so."""
+    *above, key = path.split(".")
+    for part in above:
+        config = config.get(part) or {}
+    if key in config and when(config[key]):
+        del config[key]
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

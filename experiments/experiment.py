@@ -17,10 +17,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from experiments import builders, checkpoint, teachers
+from experiments import builders, checkpoint, ood, teachers
 from experiments import jobs as jobs_of
 from experiments.curve import Curve
 from experiments.data import Part, Splits
@@ -37,6 +37,7 @@ from experiments.tasks import Shift, Task
 from experiments.training import Training
 from hard_aug import HardAugmenter
 from hard_aug.viz import PolicyHistory
+from hard_aug.viz.policy import DRAWS
 
 #: On what validation images trials are chosen; `sum` is the mean of the two.
 CHOICES = ("clean", "main", "sum")
@@ -45,7 +46,7 @@ JUDGE_SEED = 1000
 #: The student `hard` as configured.
 HARD = Job("hard", "hard", row="hard")
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
-FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache", "returns")
+FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache", "returns", "data.in_memory")
 #: Settings of generated images, which only the student `mixed` depends on.
 GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
 
@@ -88,8 +89,8 @@ class Experiment:
     def __init__(self, config: DictConfig, splits: Splits, folder: Path, progress: Progress, stop: Stop) -> None:
         check_numbers(config)
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
-        self.device = splits.train.images.device
-        self.shape = tuple(splits.train.images.shape[1:])
+        self.device = splits.train.device
+        self.shape = splits.train.shape
         if self.shape[1] != self.shape[2]:
             raise ValueError(f"images of {self.shape[1]} x {self.shape[2]}: wanted squares; give data.canvas")
         self.size = int(self.shape[-1])
@@ -97,9 +98,11 @@ class Experiment:
             self.task: Task = instantiate(config.task)
         except InstantiationException as error:
             raise ValueError(str(error.__cause__ or error)) from error
-        self.sets = self.task.sets(splits.test)
+        self.sets = self.task.sets(splits.test) | ood.sets(config.get("ood"), splits)
         self.validation: Part = self.task.sets(splits.validation)[self.task.main]
         self.jobs = jobs_of.jobs(config)
+        if any(job.method == "oracle" for job in self.jobs):
+            self.task.oracle(self.size)  # a task that has none says so before hours of training
         self.identity = identity(config)
         self.path = folder / "checkpoint.pt"
         if not config.resume:
@@ -245,6 +248,12 @@ class Experiment:
 
         return generate
 
+    def _looked_at(self, augmenter: HardAugmenter) -> Tensor | None:
+        """The images that a record of the policy draws for, if it looks at any."""
+        if not augmenter.policy.looks_at_images:
+            return None
+        return self.splits.validation[slice(0, DRAWS)].in_memory().images
+
     def train(self, job: Job) -> None:
         """Train one student, or what is left of it, and keep the result in the checkpoint."""
         if job.name in self.state["finished"]:
@@ -274,7 +283,7 @@ class Experiment:
             if history is not None:
                 history.load_state_dict(current["history"])
         elif history is not None and isinstance(method, Hard):
-            history.record(0, method.augmenter, self.splits.validation.images)
+            history.record(0, method.augmenter, self._looked_at(method.augmenter))
 
         def snapshot() -> dict[str, Any]:
             return {
@@ -300,7 +309,7 @@ class Experiment:
                     if "teacher_keeps" in scalars:
                         kept.append(scalars["teacher_keeps"])
                     if history is not None and isinstance(method, Hard):
-                        history.record(training.step, method.augmenter, self.splits.validation.images)
+                        history.record(training.step, method.augmenter, self._looked_at(method.augmenter))
                         scalars |= history.scalars()
                     for name, value in scalars.items():
                         curves.add_scalar(name, value, training.step)

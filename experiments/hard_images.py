@@ -239,7 +239,7 @@ class Mixed:
         held = self.pool.images
         if held is None:
             return
-        given, wanted = held.images.shape[1:], self.batches.part.images.shape[1:]
+        given, wanted = held.images.shape[1:], self.batches.part.shape
         if given != wanted:
             raise ValueError(
                 f"hard images of (C, H, W) = {tuple(given)}: the real ones are {tuple(wanted)}; bring the data to the "

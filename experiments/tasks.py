@@ -4,18 +4,23 @@
 |---|---|
 | `Shift` | shifts by whole pixels, zero fill |
 | `Invariance` | a transform, uniform in its ranges |
-| `Corruption` | the same, and it is tested on the corruptions of `experiments.corruptions` |
+| `Corruption` | the same, and it is tested on corrupted images: `experiments.corruptions` or `.common_corruptions` |
+| `Plain` | nothing in particular: a test on clean images, to which `ood` adds others |
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from experiments import common_corruptions
+from experiments.common_corruptions.cache import CACHE
 from experiments.corruptions import corrupted
-from experiments.data import Part
+from experiments.parts import Joined, Part
 from experiments.shifts import random_shift, sets_of
 from experiments.views import random_views
 from hard_aug.transforms import Affine, Transform
@@ -44,6 +49,9 @@ class Task(ABC):
 
         Args:
             size: of the images, pixels.
+
+        Raises:
+            ValueError: there is no such answer.
         """
 
 
@@ -65,7 +73,7 @@ class Shift(Task):
         self.distance, self.train_shift = distance, train_shift
 
     def sets(self, test: Part) -> dict[str, Part]:
-        return sets_of(test, self.distance, seed=0)
+        return sets_of(test.in_memory(), self.distance, seed=0)
 
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return random_shift(images, self.train_shift, generator) if self.train_shift else images
@@ -92,6 +100,7 @@ class Invariance(Task):
         self.transform, self.scale, self.copies, self.distance = transform, scale, copies, distance
 
     def sets(self, test: Part) -> dict[str, Part]:
+        test = test.in_memory()
         generator = torch.Generator().manual_seed(0)
         views = [random_views(self.transform, test.images, generator, scale=self.scale) for _ in range(self.copies)]
         return {
@@ -113,16 +122,67 @@ class Corruption(Invariance):
     Args:
         transform: that the teacher is trained with.
         scale: the share of its ranges that is used, in (0, 1].
-        images: of each test set.
+        images: of each test set (of each corruption and severity).
+        kind: `simple`: seven corruptions of one strength (`experiments.corruptions`), as sets of their own names;
+            `common`: the 15 published ones (`experiments.common_corruptions`), as `corrupted/<name>`.
+        severities: of the common ones, some of 1 to 5.
+        cache: folder of the commonly corrupted images.
     """
 
-    def __init__(self, *, transform: Transform, scale: float = 1.0, images: int = 2000) -> None:
+    def __init__(
+        self,
+        *,
+        transform: Transform,
+        scale: float = 1.0,
+        images: int = 2000,
+        kind: str = "simple",
+        severities: Sequence[int] = common_corruptions.SEVERITIES,
+        cache: str | Path = CACHE,
+    ) -> None:
         super().__init__(name="corrupted", transform=transform, scale=scale)
-        self.images = images
+        if kind not in ("simple", "common"):
+            raise ValueError(f"task.kind={kind}: wanted simple or common")
+        chosen = tuple(severities)
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(common_corruptions.SEVERITIES):
+            raise ValueError(f"task.severities={list(chosen)}: wanted some of 1 to 5, each once")
+        if images < 1:
+            raise ValueError(f"task.images={images}: wanted a whole number of at least 1")
+        self.images, self.kind, self.severities = images, kind, chosen
+        self.cache = Path(cache)
 
     def sets(self, test: Part) -> dict[str, Part]:
-        parts = corrupted(test[slice(0, self.images)])
+        shown = test[slice(0, self.images)]
+        if self.kind == "common":
+            made = common_corruptions.corrupted(shown, severities=self.severities, cache=self.cache)
+            named = {f"{self.main}/{name}": part for name, part in made.items()}
+            return {"clean": test, self.main: Joined(tuple(made.values())), **named}
+        parts = corrupted(shown.in_memory())
         joined = Part(
             torch.cat([part.images for part in parts.values()]), torch.cat([part.labels for part in parts.values()])
         )
         return {"clean": test, self.main: joined, **parts}
+
+
+class Plain(Task):
+    """Classification of images as they are.
+
+    Args:
+        transform: that the teacher is trained with; None: on images as the data gives them.
+        scale: the share of its ranges that is used, in (0, 1].
+    """
+
+    main = "clean"
+
+    def __init__(self, *, transform: Transform | None = None, scale: float = 1.0) -> None:
+        self.transform, self.scale = transform, scale
+
+    def sets(self, test: Part) -> dict[str, Part]:
+        return {self.main: test}
+
+    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return images if self.transform is None else random_views(self.transform, images, generator, scale=self.scale)
+
+    def oracle(self, size: int) -> tuple[Transform, float]:
+        if self.transform is None:
+            raise ValueError("the task tells no student what is to be learned: leave `oracle` out of students=[...]")
+        return self.transform, self.scale

@@ -60,7 +60,7 @@ def obtain(
     """
     path = cache / f"{cache_key(config)}.pt"
     torch.manual_seed(seed)
-    device = train.images.device
+    device = train.device
     teacher = build().to(device)
     if steps == 0:
         return teacher.eval().requires_grad_(False), False

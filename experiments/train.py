@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from experiments.evaluation import headline
 from experiments.experiment import HARD, Experiment
 from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
@@ -104,7 +105,7 @@ def draw(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
     student.load_state_dict(finished["model"])
     augmenter = experiment.augmenter(student, experiment.chosen("hard") or HARD)
     augmenter.load_state_dict(finished["method"])
-    shown = experiment.splits.test[slice(0, 8)]
+    shown = experiment.splits.test[slice(0, 8)].in_memory()
     gallery(augmenter(shown.images, shown.labels), student, classes=experiment.splits.classes).savefig(
         folder / "gallery.png", dpi=130
     )
@@ -124,7 +125,7 @@ def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
     Before is the student of plain distillation, or an untrained one in a run without.
     """
     found: list[Diagnosis] = []
-    images = experiment.splits.test.images[:EXAMINED]
+    images = experiment.splits.test[slice(0, EXAMINED)].in_memory().images
     finished = [job.row for job in experiment.jobs]
     settings = settled(experiment.config, experiment.chosen("hard") or HARD)
     for name in ("kd", "hard"):
@@ -149,7 +150,8 @@ def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def table(metrics: dict[str, Any]) -> Table:
     """Accuracies in per cent and seconds."""
-    columns = ("", *metrics["sets"], "trials", "teacher keeps its class", "seconds")
+    sets = headline(metrics["sets"])
+    columns = ("", *sets, "trials", "teacher keeps its class", "seconds")
     drawn = Table(*columns, title=f"accuracy in %, seed {metrics['seed']}")
     for column in drawn.columns[1:]:
         column.justify = "right"
@@ -157,7 +159,7 @@ def table(metrics: dict[str, Any]) -> Table:
         kept = values.get("teacher_keeps")
         drawn.add_row(
             f"{name} (x{values['scale']:g})" if "scale" in values else name,
-            *(f"{100 * values[key]:.1f}" for key in metrics["sets"]),
+            *(f"{100 * values[key]:.1f}" for key in sets),
             str(values.get("trials", "")),
             "" if kept is None else f"{100 * kept:.0f}",
             "cached" if values.get("cached") else f"{values['seconds']:.0f}",

@@ -34,7 +34,8 @@ class Batches:
     def __init__(self, part: Part, batch_size: int, seed: int) -> None:
         if not 1 <= batch_size <= len(part):
             raise ValueError(f"batch_size={batch_size}: wanted 1 to {len(part)}, the number of training images")
-        self.part, self.batch_size = part, batch_size
+        self.part, self.batch_size, self.seed = part, batch_size, seed
+        self.number = 0  # of batches so far: what random crops depend on
         self._generator = torch.Generator().manual_seed(seed)
         self._queue = torch.empty(0, dtype=torch.int64)
 
@@ -43,16 +44,20 @@ class Batches:
         if len(self._queue) < self.batch_size:
             self._queue = torch.cat((self._queue, torch.randperm(len(self.part), generator=self._generator)))
         index, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
-        return self.part[index.to(self.part.labels.device)]
+        batch = self.part.view(self.seed, self.number)[index.to(self.part.device)].in_memory()
+        self.number += 1
+        self.part.view(self.seed, self.number).prefetch(self._queue[: self.batch_size])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the order it is."""
-        return {"generator": self._generator.get_state(), "queue": self._queue.clone()}
+        return {"generator": self._generator.get_state(), "queue": self._queue.clone(), "number": self.number}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state_dict()`."""
         self._generator.set_state(state["generator"])
         self._queue = state["queue"]
+        self.number = state.get("number", 0)  # older states are of images that no crop is drawn of
 
 
 class Source(Protocol):

@@ -1,0 +1,21 @@
+"""The 15 common corruptions at five severities (Hendrycks and Dietterich, arXiv:1903.12261), for images of any source.
+
+| module | corruptions |
+|---|---|
+| `noise` | gaussian_noise, shot_noise, impulse_noise |
+| `blur`, `glass`, `motion` | defocus_blur, zoom_blur; glass_blur; motion_blur |
+| `weather` | snow, frost, fog |
+| `tone`, `elastic`, `digital` | brightness, contrast; elastic_transform; pixelate, jpeg_compression |
+| `severities` | the published parameters |
+| `cache` | corrupted copies of a `Part`, kept on disk |
+
+Where these differ from the published scripts: frost is a procedural texture in place of photographs (`weather`), the
+draws are of other generators, and small images take the parameters of CIFAR-10-C, middling ones those of
+Tiny-ImageNet-C, large ones those of ImageNet-C.
+"""
+
+from experiments.common_corruptions.cache import corrupted
+from experiments.common_corruptions.corrupt import corrupt
+from experiments.common_corruptions.severities import NAMES, SEVERITIES
+
+__all__ = ["NAMES", "SEVERITIES", "corrupt", "corrupted"]
