@@ -20,19 +20,19 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
-from experiments import checkpoint, teachers
+from experiments import checkpoint, processes, teachers
 from experiments.data import Part, Splits
 from experiments.evaluation import accuracies, accuracy
 from experiments.hard_images import Mixed, Refresh, Replay
+from experiments.loggers import Loggers
 from experiments.methods import NAMES, Distillation, Hard, Labels, Method, RandomViews
 from experiments.mixing import Mixing
 from experiments.models import multiply_adds
 from experiments.shards import HardImages, read
 from experiments.stop import Stop
 from experiments.tasks import Shift, Task
-from experiments.training import Training
+from experiments.training import Settings, Training
 from hard_aug import HardAugmenter
 from hard_aug.viz import PolicyHistory
 
@@ -41,7 +41,7 @@ VALIDATION = "validation"
 #: What is added to the seed for a teacher that judges.
 JUDGE_SEED = 1000
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
-FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache")
+FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache", "logger")
 #: Settings of generated images, which only the student `mixed` depends on.
 GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
 
@@ -85,8 +85,14 @@ def check_numbers(config: DictConfig) -> None:
 
 
 def identity(config: DictConfig) -> dict[str, Any]:
-    """All settings that the outcome of a run depends on."""
-    return checkpoint.identity(config, FREE if "mixed" in config.students else (*FREE, *GENERATION))
+    """All settings that the outcome of a run depends on; `trainer` only where it is not the default."""
+    free = FREE if "mixed" in config.students else (*FREE, *GENERATION)
+    return checkpoint.identity(config, free if trainer_settings(config) != Settings() else (*free, "trainer"))
+
+
+def trainer_settings(config: DictConfig) -> Settings:
+    """The group `trainer`."""
+    return Settings(**config.get("trainer", {}))
 
 
 def augmenter_parts(parts: DictConfig, channels: int) -> dict[str, Any]:
@@ -112,6 +118,10 @@ class Experiment:
     def __init__(self, config: DictConfig, splits: Splits, folder: Path, progress: Progress, stop: Stop) -> None:
         check_numbers(config)
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
+        self.settings = trainer_settings(config)
+        processes.check_batch(config.batch_size, self.settings)
+        if self.settings.precision != "no" and processes.accelerator() is None:
+            raise ValueError(f"trainer.precision={self.settings.precision}: wanted no here; experiments.train has it")
         self.device = splits.train.images.device
         self.shape = tuple(splits.train.images.shape[1:])
         if self.shape[1] != self.shape[2]:
@@ -126,8 +136,9 @@ class Experiment:
         self.jobs = jobs(config)
         self.identity = identity(config)
         self.path = folder / "checkpoint.pt"
-        if not config.resume:
+        if not config.resume and processes.rank() == 0:
             self.path.unlink(missing_ok=True)
+        processes.wait()
         self.state = checkpoint.load(self.path, self.identity)
         self.teacher, self.teacher_metrics = self._obtain_teacher()
 
@@ -166,6 +177,7 @@ class Experiment:
             views=self.task.teacher_views,
             seed=seed,
             stop=self.stop,
+            every=self.config.checkpoint_every,
         )
 
     def student(self) -> nn.Module:
@@ -277,15 +289,20 @@ class Experiment:
         if job.name in self.state["finished"]:
             return
         student = self.student()
-        method = self.method(job, student)
+        network = processes.prepared(student)  # of several processes, with what exchanges gradients around it
+        method = self.method(job, network)
         training = Training(
-            student,
+            network,
             self.splits.train,
             steps=self.config.steps,
             batch_size=self.config.batch_size,
             learning_rate=self.config.learning_rate,
             seed=self.config.seed,
             batches=method.batches,
+            settings=self.settings,
+            accelerator=processes.accelerator(),
+            memory=f"lower batch_size={self.config.batch_size}, raise trainer.accumulate={self.settings.accumulate}, "
+            f"or set trainer.precision=bf16 (it is {self.settings.precision})",
         )
         history = PolicyHistory(method.augmenter.transform.spec) if isinstance(method, Hard) else None
         seconds, kept = 0.0, []
@@ -310,25 +327,25 @@ class Experiment:
             }
 
         bar = self.progress.add_task(f"student {job.name}", total=training.steps, completed=training.step, note="")
-        curves = SummaryWriter(str(self.folder / "tensorboard" / job.name), purge_step=training.step)
+        writes = processes.rank() == 0
+        curves = Loggers(self.config.get("logger") if writes else None, self.folder, job.name, training.step)
         started = time.perf_counter()
         try:
             for loss in training.run(method.loss, method.after_step):
                 seconds += time.perf_counter() - started  # what follows is not training
-                stop = self.stop.requested
+                stop = processes.agreed(self.stop.requested)
                 if training.step % self.config.log_every == 0 or training.step == training.steps:
-                    scalars = {"loss": float(loss), **method.scalars()}
+                    scalars = processes.mean({"loss": float(loss), **method.scalars()})
                     if "teacher_keeps" in scalars:
                         kept.append(scalars["teacher_keeps"])
                     if history is not None and isinstance(method, Hard):
                         history.record(training.step, method.augmenter, self.splits.validation.images)
                         scalars |= history.scalars()
-                    for name, value in scalars.items():
-                        curves.add_scalar(name, value, training.step)
+                    curves.scalars(training.step, scalars)
                     self.progress.update(bar, completed=training.step, note=f"loss {scalars['loss']:.3f}")
                 if stop or training.step % self.config.checkpoint_every == 0:
                     self.state["current"] = snapshot()
-                    checkpoint.save(self.path, self.state)
+                    self._save()
                 if stop:
                     raise KeyboardInterrupt
                 started = time.perf_counter()
@@ -348,7 +365,13 @@ class Experiment:
             "history": None if history is None else history.state_dict(),
         }
         self.state["current"] = None
-        checkpoint.save(self.path, self.state)
+        self._save()
+
+    def _save(self) -> None:
+        """Keep the state; all processes have the same, and the first one writes it before any goes on."""
+        if processes.rank() == 0:
+            checkpoint.save(self.path, self.state)
+        processes.wait()
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Metrics of the finished students by name; `random_tuned` is the best share of the ranges on validation."""

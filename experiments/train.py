@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from experiments.experiment import Experiment
+from experiments import processes
+from experiments.experiment import Experiment, trainer_settings
 from experiments.memory import keep_freed_memory
 from experiments.stop import graceful, told
 from experiments.training import progress_bar
@@ -59,10 +60,18 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         quiet: no progress bar.
         pictures: draw the hard student's pictures and diagnose it, which takes as long as some hundred steps.
     """
-    torch.set_num_threads(config.threads)
-    keep_freed_memory()
     device = choose_device(config.device)
-    splits = instantiate(config.data).to(device)
+    with processes.together(trainer_settings(config), device) as accelerator:
+        torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        if processes.count() > 1:
+            device, quiet = accelerator.device, quiet or processes.rank() > 0
+        return _run(config, folder, device, quiet=quiet, pictures=pictures)
+
+
+def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool, pictures: bool) -> dict[str, Any]:
+    with processes.first_alone():  # what is downloaded, is downloaded once
+        splits = instantiate(config.data).to(device)
     folder.mkdir(parents=True, exist_ok=True)
     with graceful() as stop, progress_bar(quiet=quiet) as progress:
         experiment = Experiment(config, splits, folder, progress, stop)
@@ -82,12 +91,16 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
     }
     if "hard" in results and pictures:
         metrics["policy"] = draw(experiment, folder)
-        metrics["diagnosis"] = examine(experiment, folder)
+        if processes.rank() == 0:
+            metrics["diagnosis"] = examine(experiment, folder)
     if "hard" in results and "kd" in results:
         main = experiment.task.main
         base, top = results["kd"][main], experiment.teacher_metrics[main]
         metrics["gap_closed"] = round((results["hard"][main] - base) / (top - base), 4) if top > base else None
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    if processes.rank() == 0:
+        unfinished = folder / "metrics.tmp"
+        unfinished.write_text(json.dumps(metrics, indent=1) + "\n")
+        unfinished.replace(folder / "metrics.json")
     return metrics
 
 
@@ -99,12 +112,13 @@ def draw(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
     augmenter = experiment.augmenter(student)
     augmenter.load_state_dict(finished["method"])
     shown = experiment.splits.test[slice(0, 8)]
-    gallery(augmenter(shown.images, shown.labels), student, classes=experiment.splits.classes).savefig(
-        folder / "gallery.png", dpi=130
-    )
+    hard = augmenter(shown.images, shown.labels)  # by all processes, which make one draw
+    if processes.rank() == 0:
+        gallery(hard, student, classes=experiment.splits.classes).savefig(folder / "gallery.png", dpi=130)
     history = PolicyHistory(augmenter.transform.spec)
     history.load_state_dict(finished["history"])
-    draw_policy(history, title="what the augmenter does").savefig(folder / "policy.png", dpi=110)
+    if processes.rank() == 0:
+        draw_policy(history, title="what the augmenter does").savefig(folder / "policy.png", dpi=110)
     last = history.last()
     for name, values in last.items():
         if name.startswith("translation"):
@@ -163,7 +177,7 @@ def main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with told(folder):
         metrics = run(config, folder)
-    console = Console()
+    console = Console(quiet=not processes.main_process())
     console.print(table(metrics))
     for name, values in metrics.get("policy", {}).items():
         pixels = f" = {values['sd_pixels']:.1f} px" if "sd_pixels" in values else ""
