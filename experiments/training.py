@@ -62,7 +62,8 @@ def memory_explained(advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # a GPU's is one, and the CPU's has no type of its own
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        words = ("can't allocate memory", "not enough memory")
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words):
             raise torch.OutOfMemoryError(f"out of memory; {advice} ({error})") from error
         raise
 
