@@ -34,14 +34,11 @@ def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> No
     except (OSError, RuntimeError) as error:  # torch's writer turns the system's error into one of its own
         unfinished.unlink(missing_ok=True)
         left = f"{path} is as it was" if path.is_file() else f"there is no {path} yet"
+        room = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free)" if path.parent.is_dir() else ""
         raise OSError(
-            f"the checkpoint could not be written ({error}); {left}. Make room ({_free(path)} free) and start the same "
-            "command again: it goes on from there"
+            f"the checkpoint could not be written ({error}); {left}. Make room{room} and start the same command again: "
+            "it goes on from there"
         ) from error
-
-
-def _free(path: Path) -> str:
-    return f"{shutil.disk_usage(path.parent).free / 2**20:.0f} MiB"
 
 
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -351,6 +351,7 @@ class Experiment:
                 started = time.perf_counter()
         finally:
             curves.close()
+        processes.share_buffers(student)
         metrics: dict[str, Any] = accuracies(student, self.sets)
         metrics[VALIDATION] = round(accuracy(student, self.validation), 5)
         metrics["seconds"] = round(seconds, 2)

@@ -114,7 +114,7 @@ class WandB:
             raise ModuleNotFoundError("logger=wandb wants the package wandb: pip install wandb") from error
         identifier = hashlib.sha256(f"{folder.resolve()}:{name}".encode()).hexdigest()[:16]
         self._run = wandb.init(
-            project=project, name=name, group=str(folder), id=identifier, resume="allow", dir=str(folder), mode=mode
+            project=project, name=name, group=folder.name, id=identifier, resume="allow", dir=str(folder), mode=mode
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

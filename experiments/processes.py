@@ -219,3 +219,10 @@ def prepared(student: nn.Module) -> nn.Module:
     # accelerate makes the forward itself one of lower precision; the training is, and evaluations are not to be.
     _team.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     return network
+
+
+def share_buffers(student: nn.Module) -> None:
+    """Give all processes the first one's buffers, BatchNorm's statistics, so that all evaluate the same network."""
+    if count() > 1:
+        for buffer in student.buffers():
+            dist.broadcast(buffer, 0)

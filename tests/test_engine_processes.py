@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 
 from experiments import checkpoint
+from experiments.train import run
 
 #: Rows of one process are shared by two in all but a `fraction`, which each takes of its own.
 RUN = [
@@ -34,16 +36,15 @@ def launched() -> list[str]:
     return [*command, "-m"]
 
 
-def ran(command: list[str], folder: Path, *more: str) -> None:
-    places = [f"hydra.run.dir={folder}/run", f"teacher_cache={folder}/teachers"]
-    done = subprocess.run([*command, *places, *more], env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    ran([sys.executable, "-m", *RUN], tmp_path / "one")
-    ran([*launched(), *RUN], tmp_path / "two")
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        config = compose("train", [*RUN[1:], f"teacher_cache={tmp_path}/one/teachers"])
+    run(config, tmp_path / "one" / "run", quiet=True, pictures=False)
+    command = [*launched(), *RUN, f"hydra.run.dir={tmp_path}/two/run", f"teacher_cache={tmp_path}/two/teachers"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     one, two = (
         torch.load(tmp_path / name / "run" / "checkpoint.pt", weights_only=True)["finished"] for name in ("one", "two")
     )
@@ -83,7 +84,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 
 def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 700
     while not there():
         assert process.poll() is None, process.communicate()[0][-4000:]
         assert time.monotonic() < deadline
@@ -91,6 +92,7 @@ def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's children in /proc")
 @pytest.mark.parametrize("during", ["teacher", "student"])
 def test_a_stop_of_the_second_process_stops_both_and_is_kept(tmp_path: Path, during: str) -> None:
@@ -107,7 +109,7 @@ def test_a_stop_of_the_second_process_stops_both_and_is_kept(tmp_path: Path, dur
         else:
             until(lambda: (tmp_path / "teachers").is_dir(), process)
         os.kill(workers(process)[1], signal.SIGTERM)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=1000)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
