@@ -11,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from experiments.builders_mixed import mixed
 from experiments.jobs import Job, settled
 from experiments.methods import Distillation, Hard, Labels, Method, RandomViews
 
@@ -62,10 +63,6 @@ def _hard(experiment: Experiment, job: Job, student: nn.Module) -> Method:
     return Hard(experiment.augmenter(student, job), temperature=_temperature(experiment, job))
 
 
-def _mixed(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    return experiment.mixing(student, job)
-
-
 def _baseline(experiment: Experiment, job: Job, student: nn.Module) -> Method:
     """By its `_target_`, given those of the five values here that its constructor names.
 
@@ -96,5 +93,5 @@ BUILDERS: dict[str, Callable[[Experiment, Job, nn.Module], Method]] = {
     "random": _random,
     "oracle": _oracle,
     "hard": _hard,
-    "mixed": _mixed,
+    "mixed": mixed,
 }

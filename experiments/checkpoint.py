@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,28 @@ def _without(config: dict[str, Any], path: str, when: Callable[[Any], bool] = la
         del config[key]
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside and move over, so that a kill at any moment leaves the old file or the new one."""
-    unfinished = path.with_suffix(".tmp")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> None:
+    """Write beside and move over, so that a kill at any moment leaves the old file or the new one.
+
+    Args:
+        beside: the file that is moved; None: named after `path`.
+
+    Raises:
+        OSError: it could not be written, the disk being full, say; the old file is as it was.
+    """
+    unfinished = path.with_suffix(".tmp") if beside is None else beside
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the system's error into one of its own
+        unfinished.unlink(missing_ok=True)
+        left = f"{path} is as it was" if path.is_file() else f"there is no {path} yet"
+        room = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free)" if path.parent.is_dir() else ""
+        raise OSError(
+            f"the checkpoint could not be written ({error}); {left}. Make room{room} and start the same command again: "
+            "it goes on from there"
+        ) from error
 
 
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,20 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
-from experiments import builders, checkpoint, ood, teachers
+from experiments import builders, checkpoint, ood, processes, teachers
 from experiments import jobs as jobs_of
 from experiments.curve import Curve
 from experiments.data import Part, Splits
 from experiments.evaluation import accuracies, accuracy
 from experiments.evaluations import ascents
-from experiments.hard_images import Mixed, Refresh, Replay
 from experiments.jobs import VALIDATION, Job
+from experiments.loggers import Loggers
 from experiments.methods import Hard
-from experiments.mixing import Mixing
 from experiments.models import multiply_adds
-from experiments.shards import HardImages, read
 from experiments.stop import Stop
 from experiments.tasks import Shift, Task
-from experiments.training import Training
+from experiments.training import Settings, Training
 from hard_aug import HardAugmenter
 from hard_aug.viz import PolicyHistory
 from hard_aug.viz.policy import DRAWS
@@ -46,7 +42,17 @@ JUDGE_SEED = 1000
 #: The student `hard` as configured.
 HARD = Job("hard", "hard", row="hard")
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
-FREE = ("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache", "returns", "data.in_memory")
+FREE = (
+    "threads",
+    "device",
+    "resume",
+    "log_every",
+    "checkpoint_every",
+    "teacher_cache",
+    "logger",
+    "returns",
+    "data.in_memory",
+)
 #: Settings of generated images, which only the student `mixed` depends on.
 GENERATION = ("generation", "solver", "student_from", "student_name", "hard_images")
 
@@ -70,9 +76,16 @@ def check_numbers(config: DictConfig) -> None:
 
 
 def identity(config: DictConfig) -> dict[str, Any]:
-    """All settings that the outcome of a run depends on."""
+    """All settings that the outcome of a run depends on; `trainer` only where it is not the default."""
     free = FREE if "mixed" in config.students else (*FREE, *GENERATION)
+    if trainer_settings(config) == Settings():
+        free = (*free, "trainer")
     return jobs_of.identity(config, checkpoint.identity(config, free))
+
+
+def trainer_settings(config: DictConfig) -> Settings:
+    """The group `trainer`."""
+    return Settings(**config.get("trainer", {}))
 
 
 class Experiment:
@@ -89,6 +102,10 @@ class Experiment:
     def __init__(self, config: DictConfig, splits: Splits, folder: Path, progress: Progress, stop: Stop) -> None:
         check_numbers(config)
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
+        self.settings = trainer_settings(config)
+        processes.check_batch(config.batch_size, self.settings)
+        if self.settings.precision != "no" and processes.accelerator() is None:
+            raise ValueError(f"trainer.precision={self.settings.precision}: wanted no here; experiments.train has it")
         self.device = splits.train.device
         self.shape = splits.train.shape
         if self.shape[1] != self.shape[2]:
@@ -105,8 +122,9 @@ class Experiment:
             self.task.oracle(self.size)  # a task that has none says so before hours of training
         self.identity = identity(config)
         self.path = folder / "checkpoint.pt"
-        if not config.resume:
+        if not config.resume and processes.rank() == 0:
             self.path.unlink(missing_ok=True)
+        processes.wait()
         self.state = checkpoint.load(self.path, self.identity)
         self.teacher, self.teacher_metrics = self._obtain_teacher()
         for job in self.jobs:  # what a trial's settings break is to be known before the first hour
@@ -160,6 +178,7 @@ class Experiment:
             views=self.task.teacher_views,
             seed=seed,
             stop=self.stop,
+            every=self.config.checkpoint_every,
         )
 
     def student(self) -> nn.Module:
@@ -182,72 +201,6 @@ class Experiment:
             seed=self.config.seed,
         )
 
-    def mixing(self, student: nn.Module, job: Job) -> Mixing:
-        """Distillation with generated images among the real ones.
-
-        Raises:
-            ValueError: no images, and nothing to make them with.
-        """
-        settings, train = jobs_of.settled(self.config, job), self.splits.train
-        refresh = Refresh(**settings.refresh)
-        pool = Replay(capacity=settings.capacity, replay=settings.replay, seed=self.config.seed)
-        generate = None
-        if settings.folder is not None:
-            store = read(Path(settings.folder))
-            if store.classes != tuple(self.splits.classes):
-                raise ValueError(f"{settings.folder} is of the classes {store.classes}, the data {self.splits.classes}")
-            pool.add(store.images)
-        if settings.folder is None or refresh.every is not None or refresh.patience is not None:
-            generate = self._generate()
-        current = self.state["current"]
-        if settings.folder is None and generate is not None and (current is None or current["name"] != job.name):
-            if self.chosen("kd") is None:
-                raise ValueError("hard_images.folder=null: the first images are made against kd; students=[kd,mixed]")
-            biased = self.student()
-            biased.load_state_dict(self.finished("kd")["model"])
-            pool.add(generate(biased.eval(), 0))
-        mixed = Mixed(
-            train,
-            pool,
-            ratio=settings.ratio,
-            batch_size=self.config.batch_size,
-            classes=self.splits.classes,
-            seed=self.config.seed,
-        )
-        return Mixing(
-            self.teacher,
-            student,
-            mixed,
-            refresh=refresh,
-            generate=generate,
-            validation=self.splits.validation,  # in distribution: nothing is chosen by the test's shift
-            temperature=job.value("temperature", self.config.temperature),
-        )
-
-    def _generate(self) -> Callable[[nn.Module, int], HardImages]:
-        if "generation" not in self.config:
-            raise ValueError(
-                "hard images are made with the settings of the configuration `generate`: use --config-name generate, "
-                "or give hard_images.folder=<folder>/images and no refresh"
-            )
-        from experiments.generator import Generator  # wants diffusers
-
-        judge = self.other_teacher() if self.config.generation.judge else None
-        generator = Generator(
-            self.config, teacher=self.teacher, judge=judge, train=self.splits.train, classes=len(self.splits.classes)
-        )
-        count, size = int(self.config.generation.images), int(self.config.generation.batch_size)
-
-        def generate(student: nn.Module, generation: int) -> HardImages:
-            bar = self.progress.add_task(f"hard images {generation}", total=count, note="")
-            parts = []
-            for numbers in (generation * count + torch.arange(count)).split(size):
-                parts.append(generator(student, numbers)[0])
-                self.progress.update(bar, advance=len(numbers))
-            return HardImages.cat(parts)
-
-        return generate
-
     def _looked_at(self, augmenter: HardAugmenter) -> Tensor | None:
         """The images that a record of the policy draws for, if it looks at any."""
         if not augmenter.policy.looks_at_images:
@@ -259,15 +212,20 @@ class Experiment:
         if job.name in self.state["finished"]:
             return
         student = self.student()
-        method = builders.build(self, job, student)
+        network = processes.prepared(student)  # of several processes, with what exchanges gradients around it
+        method = builders.build(self, job, network)
         training = Training(
-            student,
+            network,
             self.splits.train,
             steps=self.config.steps,
             batch_size=self.config.batch_size,
             learning_rate=job.value("student_learning_rate", self.config.learning_rate),
             seed=self.config.seed,
             batches=method.batches,
+            settings=self.settings,
+            accelerator=processes.accelerator(),
+            memory=f"lower batch_size={self.config.batch_size}, raise trainer.accumulate={self.settings.accumulate}, "
+            f"or set trainer.precision=bf16 (it is {self.settings.precision})",
         )
         history = PolicyHistory(method.augmenter.transform.spec) if isinstance(method, Hard) else None
         curve = Curve(
@@ -297,31 +255,32 @@ class Experiment:
             }
 
         bar = self.progress.add_task(f"student {job.name}", total=training.steps, completed=training.step, note="")
-        curves = SummaryWriter(str(self.folder / "tensorboard" / job.name), purge_step=training.step)
+        writes = processes.rank() == 0
+        curves = Loggers(self.config.get("logger") if writes else None, self.folder, job.name, training.step)
         started = time.perf_counter()
         try:
             for loss in training.run(method.loss, method.after_step):
                 seconds += time.perf_counter() - started  # what follows is not training
-                stop = self.stop.requested
+                stop = processes.agreed(self.stop.requested)
                 curve.see(training.step, seconds, method, student)
                 if training.step % self.config.log_every == 0 or training.step == training.steps:
-                    scalars = {"loss": float(loss), **method.scalars()}
+                    scalars = processes.mean({"loss": float(loss), **method.scalars()})
                     if "teacher_keeps" in scalars:
                         kept.append(scalars["teacher_keeps"])
                     if history is not None and isinstance(method, Hard):
                         history.record(training.step, method.augmenter, self._looked_at(method.augmenter))
                         scalars |= history.scalars()
-                    for name, value in scalars.items():
-                        curves.add_scalar(name, value, training.step)
+                    curves.scalars(training.step, scalars)
                     self.progress.update(bar, completed=training.step, note=f"loss {scalars['loss']:.3f}")
                 if stop or training.step % self.config.checkpoint_every == 0:
                     self.state["current"] = snapshot()
-                    checkpoint.save(self.path, self.state)
+                    self._save()
                 if stop:
                     raise KeyboardInterrupt
                 started = time.perf_counter()
         finally:
             curves.close()
+        processes.share_buffers(student)
         metrics: dict[str, Any] = accuracies(student, self.sets)
         metrics |= self._validated(student)
         metrics["seconds"] = round(seconds, 2)
@@ -341,7 +300,13 @@ class Experiment:
             "history": None if history is None else history.state_dict(),
         }
         self.state["current"] = None
-        checkpoint.save(self.path, self.state)
+        self._save()
+
+    def _save(self) -> None:
+        """Keep the state; all processes have the same, and the first one writes it before any goes on."""
+        if processes.rank() == 0:
+            checkpoint.save(self.path, self.state)
+        processes.wait()
 
     def _validated(self, student: nn.Module) -> dict[str, Any]:
         """Accuracies on validation images as they are and as the main test set's, and what the choice is made by."""

@@ -11,6 +11,9 @@
 
 `random`, `oracle` and `hard` do the same work: the teacher on both views, one student forward on both together, and
 the loss is the mean of the two distillation losses. So do the published augmentations of `experiments.baselines`.
+
+Of several processes each is given the same global batch. A method draws its views of all of it, and takes its own rows
+by `experiments.processes.local`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter
+from experiments.processes import local
 from experiments.training import Source
 from experiments.views import random_views
 from hard_aug import HardAugmenter, HardBatch
@@ -42,7 +46,10 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """A scalar to descend, for images `(B, C, H, W)` and labels `(B,)`."""
+        """A scalar to descend, for images `(B, C, H, W)` and labels `(B,)` of the global batch.
+
+        Of several processes: on this one's rows, so that the mean over them is what one process would descend.
+        """
 
     def after_step(self) -> None:  # noqa: B027 - most have nothing to do
         """Called after each step of the student's optimiser."""
@@ -72,7 +79,7 @@ class Labels(Method):
         self.student = student
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.student(images), labels)
+        return F.cross_entropy(self.student(local(images)), local(labels))
 
 
 class Distillation(Method):
@@ -84,6 +91,7 @@ class Distillation(Method):
         self.teacher, self.student, self.temperature = teacher, student, temperature
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        images = local(images)
         with torch.no_grad():
             teacher_logits = self.teacher(images)
         return distillation_loss(
@@ -110,14 +118,14 @@ class SecondView(Method):
 
     @abstractmethod
     def views(self, images: Tensor, labels: Tensor) -> Tensor:
-        """`(M, C, H, W)`."""
+        """`(M, C, H, W)` of the global batch."""
 
     def see(self, clean: Tensor, view: Tensor) -> None:
         """The teacher's logits `(B, K)` and `(M, K)` on both."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            images, views = self.first(images, labels), self.views(images, labels)
+            images, views = local(self.first(images, labels)), local(self.views(images, labels))
             clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
         self.see(clean_teacher, view_teacher)
         clean, view = self.student(torch.cat((images, views))).split((len(images), len(views)))
@@ -173,7 +181,7 @@ class Hard(Method):
         self._last: HardBatch | None = None
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        self._last = self.augmenter(images, labels)
+        self._last = self.augmenter(local(images), local(labels))
         return self._last.loss(temperature=self.temperature)
 
     def evaluations(self, images: int) -> float:

@@ -12,6 +12,7 @@ from experiments.evaluation import accuracy
 from experiments.hard_images import Mixed, Refresh
 from experiments.methods import Distillation
 from experiments.shards import HardImages
+from hard_aug.models.guard import unwrapped
 
 
 class Mixing(Distillation):
@@ -47,9 +48,10 @@ class Mixing(Distillation):
         self._step += 1
         if self._step % self._epoch or self.generate is None:
             return
-        value = accuracy(self.student, self.validation) if self.refresh.patience is not None else None
+        student = unwrapped(self.student)
+        value = accuracy(student, self.validation) if self.refresh.patience is not None else None
         if self.refresh.due(self._step // self._epoch, value):
-            self.batches.pool.add(self.generate(self.student, self.batches.pool.generations))
+            self.batches.pool.add(self.generate(student, self.batches.pool.generations))
 
     def scalars(self) -> dict[str, float]:
         pool = self.batches.pool

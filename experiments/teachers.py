@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from experiments import checkpoint, processes
 from experiments.data import Part
 from experiments.stop import Stop
 from experiments.training import Training
@@ -40,8 +41,11 @@ def obtain(
     views: Callable[[Tensor, torch.Generator], Tensor],
     seed: int,
     stop: Stop,
+    every: int = 500,
 ) -> tuple[nn.Module, bool]:
     """A teacher trained on labels, from the cache if one of this configuration is there.
+
+    Of several processes the first one trains it, and the others wait and load it: they share the cache's folder.
 
     Args:
         build: makes the untrained network.
@@ -51,12 +55,14 @@ def obtain(
         steps: of training; 0: the network is taken as it is built.
         views: what it is shown in place of a batch of images; draws from the generator, on the CPU.
         stop: asked after each step; then what is there is kept beside, and the same call goes on from it.
+        every: steps after which that is kept as well, against a kill.
 
     Returns:
         The teacher in evaluation mode without gradients, and whether it came from the cache.
 
     Raises:
         KeyboardInterrupt: a stop was asked for.
+        FileNotFoundError: a process that does not see the first one's cache.
     """
     path = cache / f"{cache_key(config)}.pt"
     torch.manual_seed(seed)
@@ -64,7 +70,16 @@ def obtain(
     teacher = build().to(device)
     if steps == 0:
         return teacher.eval().requires_grad_(False), False
+    if processes.rank() != 0:
+        processes.until_done(lambda: stop.requested)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no {path} in process {processes.rank()}, though the first one has written it: all processes have to "
+                "share that folder; give teacher_cache=<a shared folder>"
+            )
     if path.is_file():
+        if processes.rank() == 0:
+            processes.done()
         teacher.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
         return teacher.eval().requires_grad_(False), True
     draws = torch.Generator().manual_seed(seed)
@@ -76,6 +91,7 @@ def obtain(
         learning_rate=learning_rate,
         seed=seed,
         warmup=steps // 10,
+        memory=f"lower teacher.batch_size={batch_size}",
     )
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -92,16 +108,17 @@ def obtain(
         progress.update(bar, completed=training.step)
         if training.step % 100 == 0:
             progress.update(bar, note=f"loss {float(loss):.3f}")
-        if stop.requested:
+        stops = processes.agreed(stop.requested)
+        if stops or (training.step % every == 0 and training.step < steps):
             _write(partial, {"training": training.state_dict(), "draws": draws.get_state()})
+        if stops:
             raise KeyboardInterrupt
     _write(path, {"config": config, "model": teacher.state_dict()})
     partial.unlink(missing_ok=True)
     logger.info("teacher kept as %s", path)
+    processes.done()
     return teacher.eval().requires_grad_(False), False
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+    checkpoint.save(path, state, beside=path.with_suffix(f".{os.getpid()}.tmp"))  # runs may share a cache

@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from experiments import processes
 from experiments.evaluation import headline
-from experiments.experiment import HARD, Experiment
+from experiments.experiment import HARD, Experiment, trainer_settings
 from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
 from experiments.status import recorded, settle, write_json
@@ -63,10 +64,18 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         quiet: no progress bar.
         pictures: draw the hard student's pictures and diagnose it, which takes as long as some hundred steps.
     """
-    torch.set_num_threads(config.threads)
-    keep_freed_memory()
     device = choose_device(config.device)
-    splits = instantiate(config.data).to(device)
+    with processes.together(trainer_settings(config), device) as accelerator:
+        torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        if processes.count() > 1:
+            device, quiet = accelerator.device, quiet or processes.rank() > 0
+        return _run(config, folder, device, quiet=quiet, pictures=pictures)
+
+
+def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool, pictures: bool) -> dict[str, Any]:
+    with processes.first_alone():  # what is downloaded, is downloaded once
+        splits = instantiate(config.data).to(device)
     folder.mkdir(parents=True, exist_ok=True)
     with graceful() as stop, progress_bar(quiet=quiet) as progress:
         experiment = Experiment(config, splits, folder, progress, stop)
@@ -89,12 +98,14 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         metrics["trials"] = trials
     if "hard" in results and pictures:
         metrics["policy"] = draw(experiment, folder)
-        metrics["diagnosis"] = examine(experiment, folder)
+        if processes.rank() == 0:
+            metrics["diagnosis"] = examine(experiment, folder)
     if "hard" in results and "kd" in results:
         main = experiment.task.main
         base, top = results["kd"][main], experiment.teacher_metrics[main]
         metrics["gap_closed"] = round((results["hard"][main] - base) / (top - base), 4) if top > base else None
-    write_json(folder / RESULTS, metrics)
+    if processes.rank() == 0:
+        write_json(folder / RESULTS, metrics)
     return metrics
 
 
@@ -106,12 +117,13 @@ def draw(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
     augmenter = experiment.augmenter(student, experiment.chosen("hard") or HARD)
     augmenter.load_state_dict(finished["method"])
     shown = experiment.splits.test[slice(0, 8)].in_memory()
-    gallery(augmenter(shown.images, shown.labels), student, classes=experiment.splits.classes).savefig(
-        folder / "gallery.png", dpi=130
-    )
+    hard = augmenter(shown.images, shown.labels)  # by all processes, which make one draw
+    if processes.rank() == 0:
+        gallery(hard, student, classes=experiment.splits.classes).savefig(folder / "gallery.png", dpi=130)
     history = PolicyHistory(augmenter.transform.spec)
     history.load_state_dict(finished["history"])
-    draw_policy(history, title="what the augmenter does").savefig(folder / "policy.png", dpi=110)
+    if processes.rank() == 0:
+        draw_policy(history, title="what the augmenter does").savefig(folder / "policy.png", dpi=110)
     last = history.last()
     for name, values in last.items():
         if name.startswith("translation"):
@@ -169,7 +181,7 @@ def table(metrics: dict[str, Any]) -> Table:
 
 def show(metrics: dict[str, Any], folder: Path) -> None:
     """Print what a run found."""
-    console = Console()
+    console = Console(quiet=not processes.main_process())
     console.print(table(metrics))
     for name, values in metrics.get("policy", {}).items():
         pixels = f" = {values['sd_pixels']:.1f} px" if "sd_pixels" in values else ""

@@ -1,0 +1,66 @@
+"""A run that SIGKILL meets at random moments ends as one that was left alone; and the test of it sees what differs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.kill_test import attempt, command, differences, main
+
+SHORT = ["steps=16", "teacher.steps=16", "checkpoint_every=4", "log_every=3", "students=[random,hard]"]
+
+
+@pytest.mark.slow
+def test_three_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs"
+    assert main(["--kills", "3", "--seed", "3", "--folder", str(folder), *SHORT]) == 0, capsys.readouterr().out
+    seen = json.loads((folder / "kill_test.json").read_text())
+    assert len(seen["kills"]) == 3
+    assert seen["runs"] >= 1
+    assert seen["differences"] == []
+    for name in ("alone", "killed_0"):
+        assert (folder / name / "runs" / "run" / "curves" / "hard.csv").read_text().count("policy/rotation_sd") == 6
+        assert not list(folder.rglob("*.partial"))
+    with pytest.raises(SystemExit):  # the folder is there: its results are not to be mixed with others
+        main(["--kills", "1", "--folder", str(folder)])
+    assert "give --folder=<a new one>" in capsys.readouterr().err
+
+
+def test_what_differs_is_seen() -> None:
+    ours = {
+        "metrics.json": {"teacher": {"seconds": 1.0, "cached": False, "shifted": 0.5}, "students": {"kd": {"a": 0.5}}},
+        "checkpoint.pt": {"weights": torch.arange(4.0), "history": [[1.0, float("nan")]]},
+        "kd.csv": "step,name,value\n",
+    }
+    theirs = copy.deepcopy(ours)
+    theirs["metrics.json"]["teacher"] |= {"seconds": 2.0, "cached": True}  # type: ignore[index]  # a nested dictionary
+    assert differences(ours, theirs) == []
+    theirs["checkpoint.pt"]["weights"][3] += 1e-6  # type: ignore[index]  # the same
+    theirs["checkpoint.pt"]["history"].append([2.0])  # type: ignore[index]  # the same
+    theirs["metrics.json"]["students"]["hard"] = {}  # type: ignore[index]  # the same
+    theirs["kd.csv"] = "step,name,value\n1,loss,0.5\n"
+    assert [found.split(":")[0] for found in differences(ours, theirs)] == [
+        "/metrics.json/students/hard",
+        "/checkpoint.pt/weights",
+        "/checkpoint.pt/history",
+        "/kd.csv",
+    ]
+
+
+def test_a_run_that_fails_by_itself_is_no_kill(tmp_path: Path) -> None:
+    line = command(tmp_path, ["students=[nobody]"], sweep=False)
+    with pytest.raises(RuntimeError, match=r"failed by itself:[\s\S]*nobody"):
+        attempt(line, None)
+    assert not attempt(line, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [["--kills", "0"], ["--kills", "some"]])
+def test_bad_arguments_are_refused(tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*wrong, "--folder", str(tmp_path / "runs")])
+    assert "--kills" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
