@@ -39,13 +39,13 @@ def draw_disagreement(
         values[name] = found.clip(SMALLEST)
     low, high = min(map(np.min, values.values())), max(map(np.max, values.values()))
     bins = np.geomspace(low / 1.05, high * 1.05, BINS)
-    figure = Figure(figsize=(6.0, 0.95 * len(values) + 0.9), layout="constrained")
+    figure = Figure(figsize=(6.0, 1.1 * len(values) + 0.7), layout="constrained")
     axes = figure.subplots(len(values), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for axis, (name, found) in zip(axes, values.items(), strict=True):
         axis.hist(found, bins=bins, weights=np.full(len(found), 100 / len(found)), color=HARD, alpha=0.7)
         median = float(np.median(found))
         axis.axvline(median, color="black", lw=1.2)
-        axis.text(0.01, 0.9, f"{name}: median {median:.2g}", transform=axis.transAxes, va="top", size=9)
+        axis.set_title(f"{name}: median {median:.2g}", size=9, loc="left", pad=3)
         axis.set_xscale("log")
         axis.set_ylabel("images, %", size=8)
         axis.tick_params(labelsize=8)

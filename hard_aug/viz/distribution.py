@@ -63,9 +63,10 @@ def _panel(axis: Axes, parameter: Parameter, values: np.ndarray) -> None:
     scale = np.log if parameter.logarithmic else np.asarray
     low, high, identity = (float(scale(end)) for end in (parameter.low, parameter.high, parameter.identity))
     places = (scale(values) - low) / (high - low)  # in [0, 1], where random augmentation is uniform
-    axis.hist(places, bins=np.linspace(0, 1, BINS + 1), density=True, color=HARD)
+    axis.hist(places, bins=BINS, range=(0, 1), density=True, color=HARD)
     axis.axhline(1, color="0.5", lw=1)
     axis.axvline((identity - low) / (high - low), color="black", ls="--", lw=0.8)
+    axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the text
     spread = float(places.std()) * 12**0.5
     axis.text(0.97, 0.95, f"{spread:.2f}", transform=axis.transAxes, ha="right", va="top", size=8)
     axis.set_xlim(0, 1)

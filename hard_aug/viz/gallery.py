@@ -51,15 +51,7 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
                 text, top = answer(logits, classes)
                 text = f"{player}: {text}"
                 color = "black" if top == int(truth[column]) else "tab:red"
-                axis.text(
-                    0.5,
-                    -0.04 - 0.13 * line,
-                    f"{player}: {text}",
-                    transform=axis.transAxes,
-                    ha="center",
-                    va="top",
-                    size=7.5,
-                )
+                axis.text(0.5, -0.04 - 0.13 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
                 axis.texts[-1].set_color(color)
         axes[row, 0].text(
             -0.12, 0.5, ("clean", "hard")[row], transform=axes[row, 0].transAxes, rotation=90, ha="right", va="center"

@@ -70,7 +70,7 @@ def parameter_grid(
             context = Context(noise=noise[index].expand(columns, -1, -1, -1))
             views = transform.render(image.expand(columns, -1, -1, -1), u, context)
             rows.append((views, players.teacher_logits(views), players.student_logits(views)))
-    figure = Figure(figsize=(1.12 * columns + 0.3, 1.62 * len(images) + 0.6), layout="constrained")
+    figure = Figure(figsize=(1.12 * columns + 0.3, 1.52 * len(images) + 0.6), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)
     for row, (views, *answers) in enumerate(rows):
         own = [int(logits[row].argmax()) for logits in clean]
@@ -78,7 +78,7 @@ def parameter_grid(
             logits = [one[column] for one in answers]
             _cell(axes[row, column], views[column], logits, own, classes)
     for axis, value in zip(axes[0], values, strict=True):
-        axis.set_title(f"{value:.3g}", size=9)
+        axis.set_title(f"{float(f'{value:.2g}'):g}", size=9)  # 120 and not 1.2e+02
     unit = transform.spec[names.index(parameter)].unit
     figure.suptitle(f"{parameter.replace('_', ' ')}, {unit}   (t: teacher, s: student)", size=10)
     return figure
@@ -90,17 +90,10 @@ def _cell(axis: Axes, view: Tensor, logits: list[Tensor], own: list[int], classe
     for line, (letter, color) in enumerate((("t", TEACHER), ("s", STUDENT))):
         text, top = answer(logits[line], classes)
         changed.append(top != own[line])
-        style = {"color": color, "weight": "bold"} if changed[line] else {"color": "black"}
-        axis.text(
-            0.5,
-            -0.05 - 0.15 * line,
-            f"{letter}: {text}",
-            transform=axis.transAxes,
-            ha="center",
-            va="top",
-            size=7.5,
-            **style,
-        )
+        text = f"{letter}: {text}"
+        axis.text(0.5, -0.05 - 0.15 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
+        if changed[line]:
+            axis.texts[-1].set(color=color, weight="bold")
     framed = changed[1] and not changed[0]
     for spine in axis.spines.values():
         spine.set(color=HARD if framed else "0.7", linewidth=3 if framed else 0.5)
