@@ -22,6 +22,7 @@ from hard_aug.checks import (
 )
 from hard_aug.compatibility import check_capture, check_parts
 from hard_aug.draws import SharedGenerator, take_up_state
+from hard_aug.exported import LearnedAugmentation
 from hard_aug.inner_loop import ascend_in_call, mean_of_all, searched
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.guard import evaluation_mode
@@ -311,6 +312,17 @@ class HardAugmenter:
         scale = 1.0 if grad_scaler is None else float(grad_scaler.get_scale())
         with use_backend(self._backend):
             self._shared.step(scale * hard_weight)
+
+    def export(self, *, share: float = 1.0) -> LearnedAugmentation:
+        """The policy as it is now, as an augmentation that needs neither network; a frozen copy on the CPU.
+
+        Args:
+            share: the probability that an image is changed, in (0, 1].
+
+        Raises:
+            ValueError: a `Search`, or a transform that wants labels; see `hard_aug.exported`.
+        """
+        return LearnedAugmentation(self.transform, self.policy, uniform_share=self.uniform_share, share=share)
 
     def check(self) -> None:
         """Raise `ValueError` if a batch since the last check held bad values, or processes had unequal batches.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,20 @@ from hard_aug.transforms import Context
 #: Called by `HardBatch.loss` with the loss, the leaf that was its hard view, the student's detached logits on it, and
 #: its weight.
 LossObserver = Callable[[Tensor, Tensor, Tensor, float], None]
+
+
+class LossAndLogits(NamedTuple):
+    """What `HardBatch.loss_and_logits` gives back.
+
+    Attributes:
+        loss: a scalar.
+        clean_logits: `(B, K)`, the student's on the clean images, with a graph.
+        hard_logits: `(augmented, K)`, on the hard ones, with a graph.
+    """
+
+    loss: Tensor
+    clean_logits: Tensor
+    hard_logits: Tensor
 
 
 class HardBatch:
@@ -127,6 +142,18 @@ class HardBatch:
             ValueError: a weight outside [0, 1], a temperature that is not positive, other class counts, or (under
                 `Joint`) a temperature that is not the objective's.
         """
+        return self.loss_and_logits(temperature=temperature, clean_weight=clean_weight).loss
+
+    def loss_and_logits(self, *, temperature: float | None = None, clean_weight: float = 0.5) -> LossAndLogits:
+        """`loss`, and the student's logits that it is made of, for another term on the clean ones beside it.
+
+        ```python
+        loss, clean_logits, _ = hard.loss_and_logits()
+        total = 0.7 * loss + 0.3 * F.cross_entropy(clean_logits, labels)
+        ```
+
+        Under `Joint` a term on the hard logits would be ascended too, as if it were a part of the loss.
+        """
         if not 0 <= clean_weight <= 1:
             raise ValueError(f"clean_weight={clean_weight}: wanted a number in [0, 1]")
         temperature = self._default_temperature if temperature is None else temperature
@@ -156,4 +183,4 @@ class HardBatch:
                 )
         if watched and self._observer is not None:
             self._observer(loss, hard_view, hard.detach(), 1 - clean_weight)
-        return loss
+        return LossAndLogits(loss, clean, hard)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
@@ -266,3 +267,21 @@ def test_a_step_that_is_not_finite_is_dropped_and_counted(
     augmenter.step()
     assert augmenter.dropped_steps == 1
     assert any(not torch.equal(v, augmenter.policy.state_dict()[k]) for k, v in before["policy"].items())
+
+
+def test_a_term_on_the_clean_logits_beside_the_loss_moves_no_policy(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    labels, means = torch.arange(8) % 5, []
+    for weight in (0.0, 3.0):
+        augmenter = augmenter_of(teacher, plain_student, Joint())
+        hard = augmenter(images)
+        loss, clean_logits, hard_logits = hard.loss_and_logits()
+        assert torch.equal(loss, hard.loss())
+        assert torch.allclose(clean_logits, plain_student(images), atol=1e-6)
+        assert torch.allclose(hard_logits, plain_student(hard.images), atol=1e-6)
+        (0.5 * loss + weight * F.cross_entropy(clean_logits, labels)).backward()
+        augmenter.step()
+        means.append(augmenter.policy.mean.detach().clone())
+    assert bool(means[0].any())
+    assert torch.equal(means[0], means[1])

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_names() -> None:
-    assert set(hard_aug.__all__) >= {"HardAugmenter", "HardBatch", "Normalized", "diagnose"}
+    assert set(hard_aug.__all__) >= {"HardAugmenter", "HardBatch", "LearnedAugmentation", "Normalized", "diagnose"}
     assert all(hasattr(hard_aug, name) for name in hard_aug.__all__)
     assert (ROOT / "hard_aug" / "py.typed").is_file()
 

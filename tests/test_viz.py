@@ -6,12 +6,21 @@ import io
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.policies import Conditional
-from hard_aug.transforms import Affine, Color, Compose
-from hard_aug.viz import PolicyHistory, draw_policy, gallery
+from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix
+from hard_aug.viz import (
+    PolicyHistory,
+    draw_answers,
+    draw_disagreement,
+    draw_distributions,
+    draw_policy,
+    gallery,
+    parameter_grid,
+)
 
 PNG = b"\x89PNG"
 
@@ -76,3 +85,109 @@ def test_history_records_what_is_drawn(teacher: nn.Module, student: nn.Module, i
     assert other.last() == last
     with pytest.raises(ValueError, match="wanted one of"):
         PolicyHistory(Affine().spec).load_state_dict(history.state_dict())
+
+
+def saved(figure: Figure) -> None:
+    file = io.BytesIO()
+    figure.savefig(file)
+    assert file.getvalue().startswith(PNG)
+
+
+def test_a_grid_says_where_each_answer_changes(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
+    transform = Compose(Affine(), Color(saturation=None, hue=None))
+    modes = [module.training for module in student.modules()]
+    figure = parameter_grid(teacher, student, images[:2], transform, "contrast", columns=5, classes=list("abcde"))
+    saved(figure)
+    assert [module.training for module in student.modules()] == modes
+    axes = figure.axes
+    assert len(axes) == 10
+    values = [float(axis.get_title()) for axis in axes[:5]]
+    assert values == pytest.approx([0.67, 0.82, 1.0, 1.2, 1.5], abs=0.01)
+    student.eval()
+    for row, image in enumerate(images[:2]):
+        u = torch.zeros(5, transform.size)
+        u[:, [p.name for p in transform.spec].index("contrast")] = torch.special.ndtri(
+            (1 + torch.linspace(-0.999, 0.999, 5)) / 2
+        )
+        views = transform.render(image.expand(5, -1, -1, -1), u)
+        tops = [(model(views).argmax(1), int(model(image[None]).argmax())) for model in (teacher, student)]
+        for column in range(5):
+            axis = axes[5 * row + column]
+            changed = [int(found[column]) != own for found, own in tops]
+            bold = [text.get_weight() == "bold" for text in axis.texts]
+            assert bold == changed
+            framed = axis.spines["left"].get_linewidth() > 1
+            assert framed == (changed[1] and not changed[0])
+            assert axis.texts[0].get_text().startswith(f"t: {'abcde'[int(tops[0][0][column])]},")
+
+
+def test_what_has_no_grid(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
+    with pytest.raises(ValueError, match="'tilt': wanted one of translation_x, translation_y"):
+        parameter_grid(teacher, student, images, Affine(), "tilt")
+    with pytest.raises(ValueError, match="0 images and columns=9"):
+        parameter_grid(teacher, student, images[:0], Affine(), "rotation")
+    with pytest.raises(ValueError, match="columns=1"):
+        parameter_grid(teacher, student, images, Affine(), "rotation", columns=1)
+    with pytest.raises(ValueError, match="2 names for 5 classes"):
+        parameter_grid(teacher, student, images, Affine(), "rotation", classes=["a", "b"])
+    with pytest.raises(ValueError, match="mixes images"):
+        parameter_grid(teacher, student, images, PatchMix(image_size=12, patch_size=4), "mask_0_0")
+    with pytest.raises(ValueError, match=r"wanted \[0, 1\]"):
+        parameter_grid(teacher, student, 3 * images, Affine(), "rotation")
+    saved(parameter_grid(teacher, student, images[:1], Filter(), "noise", columns=3))
+    assert student.training
+
+
+def test_answers_are_those_of_the_worst_images(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
+    hard = HardAugmenter(teacher=teacher, student=student, transform=Affine())(images)
+    figure = draw_answers(hard, student, rows=3, top=4, classes=list("abcde"))
+    saved(figure)
+    assert len(figure.axes) == 12
+    worst = int(hard.disagreement.argmax())
+    assert (figure.axes[0].images[0].get_array() == hard.clean_images[worst, 0].numpy()).all()
+    bars = figure.axes[3].patches
+    assert len(bars) == 8
+    teachers = hard.teacher_logits[worst].softmax(0)
+    shown = ["abcde".index(label.get_text()) for label in figure.axes[3].get_xticklabels()]
+    assert [bar.get_height() for bar in bars[:4]] == pytest.approx(teachers[shown].tolist())
+    assert student.training
+    for wrong in ({"rows": 0}, {"top": 0}):
+        with pytest.raises(ValueError, match="at least one"):
+            draw_answers(hard, student, **wrong)
+    with pytest.raises(ValueError, match="1 names for 5"):
+        draw_answers(hard, student, classes=["a"])
+
+
+def test_disagreement_before_and_after() -> None:
+    before, after = torch.logspace(-1, 1, 101), torch.logspace(-3, -1, 101)
+    figure = draw_disagreement({"before": before, "after": after, "none": torch.zeros(3)}, title="a title")
+    saved(figure)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "before: median 1",
+        "after: median 0.01",
+        "none: median 1e-06",
+    ]
+    for axis in figure.axes:
+        assert sum(bar.get_height() for bar in axis.patches) == pytest.approx(100)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_disagreement({})
+    for wrong in (torch.tensor([1.0, float("nan")]), torch.tensor([-1.0]), torch.zeros(0)):
+        with pytest.raises(ValueError, match="'odd': wanted"):
+            draw_disagreement({"odd": wrong})
+
+
+def test_distributions_side_by_side() -> None:
+    transform = Compose(Affine(rotation=None), Filter(gamma=None, sharpness=None, noise=None))
+    generator = torch.Generator().manual_seed(0)
+    wide, narrow = (transform.decode(s * torch.randn(4000, transform.size, generator=generator)) for s in (1.0, 0.01))
+    figure = draw_distributions({"wide": wide, "narrow": narrow}, transform.spec)
+    saved(figure)
+    assert len(figure.axes) == 2 * transform.size
+    spreads = [float(axis.texts[0].get_text()) for axis in figure.axes]
+    assert spreads[: transform.size] == pytest.approx([1.0] * transform.size, abs=0.05)
+    assert max(spreads[transform.size :]) < 0.05
+    assert figure.axes[0].get_ylabel() == "wide"
+    with pytest.raises(ValueError, match="'narrow' lacks rotation"):
+        draw_distributions({"narrow": narrow}, Affine().spec)
+    with pytest.raises(ValueError, match="1 to 12 parameters"):
+        draw_distributions({"wide": wide}, transform.spec * 5)

@@ -40,14 +40,14 @@ def timm_model(
     heads = {} if classes is None else {"num_classes": classes}
     model = timm.create_model(name, pretrained=pretrained, in_chans=channels, **heads)
     wanted = timm.data.resolve_model_data_config(model)
-    mean, std = (_for_channels(wanted[key], channels) for key in ("mean", "std"))
+    mean, std = (for_channels(wanted[key], channels) for key in ("mean", "std"))
     if size is None and model.pretrained_cfg.get("fixed_input_size", False):
         size = (wanted["input_size"][1], wanted["input_size"][2])
     return Normalized(model, mean, std, size=size)
 
 
-def _for_channels(values: tuple[float, ...], channels: int) -> list[float]:
-    """As they are for three channels; their mean for any other number, as timm sums its first layer's weights."""
+def for_channels(values: tuple[float, ...], channels: int) -> list[float]:
+    """Values per channel: as they are if the number fits, else their mean, as timm sums its first layer's weights."""
     if len(values) == channels:
         return list(values)
     return [sum(values) / len(values)] * channels

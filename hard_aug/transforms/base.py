@@ -135,6 +135,11 @@ class Transform(ABC):
         """Whether it adds noise, `Context.noise`."""
         return False
 
+    @property
+    def wants_labels(self) -> bool:
+        """Whether it can't do without `Context.labels`."""
+        return False
+
     def reference(self, logits: Tensor, u: Tensor, context: Context) -> Tensor:
         """What the teacher's answer to the transformed image is compared with, as logits `(B, K)`.
 

@@ -56,6 +56,10 @@ class Compose(Transform):
     def wants_noise(self) -> bool:
         return any(stage.wants_noise for stage in self.stages)
 
+    @property
+    def wants_labels(self) -> bool:
+        return any(stage.wants_labels for stage in self.stages)
+
     def check_channels(self, channels: int) -> None:
         for stage in self.stages:
             stage.check_channels(channels)

@@ -72,6 +72,10 @@ class Diffusion(Transform):
             for c, r, s in names
         )
 
+    @property
+    def wants_labels(self) -> bool:
+        return bool(self.chain.diffuser.condition(torch.zeros(1, dtype=torch.int64, device=self.chain.diffuser.device)))
+
     def check_channels(self, channels: int) -> None:
         diffuser = self.chain.diffuser
         if diffuser.codec is not None:
@@ -90,7 +94,7 @@ class Diffusion(Transform):
         chain, diffuser = self.chain, self.chain.diffuser
         labels = context.labels
         if labels is None:
-            if diffuser.condition(torch.zeros(1, dtype=torch.int64, device=images.device)):
+            if self.wants_labels:
                 raise ValueError("the denoiser is conditioned on a class: call augmenter(images, labels)")
             labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         given = (images,) if context.labels is None else (images, labels)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from hard_aug.batch import HardBatch
 from hard_aug.models.guard import evaluation_mode, unwrapped
+from hard_aug.viz.pictures import answer, check_names, show
 
 
 def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | None = None, columns: int = 8) -> Figure:
@@ -32,8 +32,7 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
     columns = min(columns, len(batch))
     if columns < 1:
         raise ValueError("a gallery wants at least one image and one column")
-    if classes is not None and len(classes) < batch.teacher_logits.shape[1]:
-        raise ValueError(f"{len(classes)} names for {batch.teacher_logits.shape[1]} classes")
+    check_names(classes, batch.teacher_logits.shape[1])
     student = unwrapped(student)  # a wrapper's forward may wait for other processes
     with torch.no_grad(), evaluation_mode(student):
         rows = [
@@ -46,10 +45,11 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
     for row, (images, teacher_logits, student_logits) in enumerate(rows):
         for column in range(columns):
             axis = axes[row, column]
-            _show(axis, images[column])
+            show(axis, images[column])
             answers = [("teacher", teacher_logits[column]), ("student", student_logits[column])]
             for line, (player, logits) in enumerate(answers):
-                text, top = _answer(player, logits, classes)
+                text, top = answer(logits, classes)
+                text = f"{player}: {text}"
                 color = "black" if top == int(truth[column]) else "tab:red"
                 axis.text(0.5, -0.04 - 0.13 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
                 axis.texts[-1].set_color(color)
@@ -57,19 +57,3 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
             -0.12, 0.5, ("clean", "hard")[row], transform=axes[row, 0].transAxes, rotation=90, ha="right", va="center"
         )
     return figure
-
-
-def _answer(player: str, logits: Tensor, classes: Sequence[str] | None) -> tuple[str, int]:
-    probability, top = logits.float().softmax(0).max(0)
-    name = str(int(top)) if classes is None else classes[int(top)]
-    return f"{player}: {name}, {100 * float(probability):.0f} %", int(top)
-
-
-def _show(axis: Axes, image: Tensor) -> None:
-    pixels = image.detach().float().clamp(0, 1).cpu()
-    if pixels.shape[0] in (3, 4):
-        axis.imshow(pixels[:3].permute(1, 2, 0).numpy())
-    else:
-        axis.imshow(pixels.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
-    axis.set_xticks([])
-    axis.set_yticks([])

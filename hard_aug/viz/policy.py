@@ -124,7 +124,9 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
         axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("training step", size=8)
-    axes[0, 0].legend(fontsize=6, loc="upper right")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4, frameon=False
+    )
     if title:
         figure.suptitle(title, size=10)
     return figure
