@@ -18,8 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## the main job: the shift experiment on the embedded digits (outputs/demo)
 	$(BIN)/python -m experiments.train --config-name demo
 
-test: setup lint  ## lint, types and the whole test suite
+test: setup lint  ## lint, types, the whole test suite and the notebooks
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbmake notebooks
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -162,5 +163,6 @@ class Trainer:
             mean.copy_to(model.parameters())
         took = {"seconds": round(seconds, 1), "loss": round(recent, 5), "log": logged}
         state = None if extra is None else extra.state_dict()
-        self.keep(name, {"model": model.state_dict(), "took": took, "extra": state})
+        # Copies: the caller may train the same network on, under another name.
+        self.keep(name, copy.deepcopy({"model": model.state_dict(), "took": took, "extra": state}))
         return took
