@@ -15,6 +15,7 @@ SHORT = ["steps=16", "teacher.steps=16", "checkpoint_every=4", "log_every=3", "s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_three_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs"
     assert main(["--kills", "3", "--seed", "3", "--folder", str(folder), *SHORT]) == 0, capsys.readouterr().out
