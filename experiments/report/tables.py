@@ -10,6 +10,7 @@ import statistics
 from typing import Any
 
 from experiments.checkpoint import flatten
+from experiments.evaluation import headline
 
 
 def spread(values: list[float], digits: int = 2) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _gap_closed(rows: dict[str, list[dict[str, Any]]], main: str) -> dict[str, A
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a group's table; columns in which nothing stands are left out."""
-    sets, main = summary["sets"], summary["main"]
+    sets, main = headline(summary["sets"]), summary["main"]
     head = ["", *sets, f"HARD minus it, {main}", "gap closed", "keeps", "trials"]
     rows = []
     for name, accuracy in summary["accuracy"].items():
