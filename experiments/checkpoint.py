@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,21 @@ def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
     Args:
         free: keys, `outer` or `outer.inner`.
     """
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-    for path in free:
-        _without(resolved, path)
-    for path, value in NEUTRAL.items():
-        _without(resolved, path, lambda found, value=value: bool(found == value))  # type: ignore[misc]
-    return resolved
+    found = resolved(config)
+    for path in (*free, *NEUTRAL):
+        *above, key = path.split(".")
+        node = found
+        for part in above:
+            node = node.get(part) or {}
+        if key in node and (path in free or node[key] == NEUTRAL[path]):
+            del node[key]
+    return found
 
 
-def _without(config: dict[str, Any], path: str, when: Callable[[Any], bool] = lambda found: True) -> None:
-    """Take a setting out, where it is there and `when` says so."""
-    *above, key = path.split(".")
-    for part in above:
-        config = config.get(part) or {}
-    if key in config and when(config[key]):
-        del config[key]
+def resolved(node: DictConfig) -> dict[str, Any]:
+    """A node of a configuration as plain dictionaries and lists, its references resolved."""
+    found: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
+    return found
 
 
 def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> None:
@@ -70,16 +70,25 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return {"config": config, "finished": {}, "current": None}
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["config"] != config:
-        ours, theirs = flatten(config), flatten(state["config"])
-        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-        listed = "; ".join(f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in differing)
-        raise ValueError(
-            f"{path} is of a run with another configuration ({listed}). "
-            "Choose another folder with hydra.run.dir=... (in a multirun hydra.sweep.dir=...), or start this one anew "
-            "with resume=false"
-        )
+    check_same(path, state["config"], config)
     return state
+
+
+def check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse what an earlier run left in `path`, if it was of another configuration.
+
+    Raises:
+        ValueError: names what differs, and what to do.
+    """
+    if theirs == ours:
+        return
+    there, here = flatten(theirs), flatten(ours)
+    differing = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+    listed = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in differing)
+    raise ValueError(
+        f"{path} is of a run with another configuration ({listed}). Choose another folder with hydra.run.dir=... (in a "
+        "multirun hydra.sweep.dir=...), or start this one anew with resume=false"
+    )
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

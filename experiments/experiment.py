@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -164,12 +164,11 @@ class Experiment:
 
     def _trained_teacher(self, seed: int) -> tuple[nn.Module, bool]:
         node = self.config.teacher
-        settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
         shown = {} if isinstance(self.task, Shift) else {"task": self.identity["task"]}
         return teachers.obtain(
             lambda: self._model(node.model, own_classes=node.steps == 0),
             self.splits.train,
-            config={"teacher": settings, "data": self.identity["data"], "seed": seed, **shown},
+            config={"teacher": checkpoint.resolved(node), "data": self.identity["data"], "seed": seed, **shown},
             cache=Path(self.config.teacher_cache),
             progress=self.progress,
             steps=node.steps,

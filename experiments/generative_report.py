@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
 from torchvision.utils import save_image
 
-from experiments import teachers
+from experiments import checkpoint, teachers
 from experiments.data import Splits
 from experiments.evaluation import accuracy
 from experiments.models import ConvTeacher
@@ -63,7 +63,7 @@ def report(
     """
     diffuser = Diffuser.from_pretrained(folder).to(splits.train.images.device)
     classes, device = len(splits.classes), splits.train.images.device
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    resolved = checkpoint.resolved(config)
     chosen = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:RECONSTRUCTED]
     part = splits.test[chosen.to(device)]
     images, even = part.images, dict(resolved["data"])

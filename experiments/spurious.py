@@ -205,7 +205,7 @@ class Experiment:
                 seed=self.config.seed + turn * OTHER_SEED,
                 after_step=method.after_step,
                 extra=method,
-                log=lambda step, method=method: method.scalars(),  # type: ignore[misc]
+                log=lambda step: method.scalars(),
             )
             method.load_state_dict(self.trainer.finished(key)["extra"])
             seconds, logged = seconds + took["seconds"], took["log"]
@@ -309,7 +309,7 @@ def write(metrics: dict[str, Any], config: DictConfig, device: torch.device, fol
     """`metrics.json`, in the form that `experiments.report` reads."""
     metrics |= {
         "config": {
-            **OmegaConf.to_container(config, resolve=True),  # type: ignore[dict-item]  # a mapping
+            **checkpoint.resolved(config),
             "task": {"name": "images of all groups"},  # what experiments.report says of the teacher
             "steps": config.continued.steps,
         },

@@ -152,10 +152,8 @@ class Pools:
         """How many samples take at least the network evaluations of the guided sampler."""
         labels, seeds = torch.zeros(1, dtype=torch.int64, device=self.device), torch.zeros(1, dtype=torch.int64)
         wanted = self._guided(chain)(score, labels, seeds=seeds).evaluations.total
-        count = 1
-        while BestOfN(chain, count=count)(score, labels, seeds=seeds).evaluations.total < wanted:
-            count += 1
-        return count
+        one, two = (BestOfN(chain, count=n)(score, labels, seeds=seeds).evaluations.total for n in (1, 2))
+        return 1 + max(0, -(-(wanted - one) // (two - one)))  # each further sample takes the same
 
     def diffuser(self, models: str | None) -> Diffuser:
         """The generative models of a name."""

@@ -92,7 +92,7 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
         write_json(folder / NAME, status)
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of any kind: it is noted, and raised on
         logger.exception("the run in %s failed; mended, the same command goes on from its last checkpoint", folder)
         _end(folder, status, FAILED, {"type": type(error).__name__, "message": str(error)})
         raise

@@ -20,8 +20,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments import status
-from experiments.checkpoint import flatten
+from experiments import checkpoint, status
 from experiments.experiment import VALIDATION, identity
 from experiments.teachers import cache_key
 
@@ -95,15 +94,7 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
         theirs = found["config"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no results of a run ({error}); start it anew with resume=false") from error
-    ours = json.loads(json.dumps(identity(config)))
-    if theirs != ours:
-        here, there = flatten(ours), flatten(theirs)
-        differing = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
-        listed = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in differing)
-        raise ValueError(
-            f"{path} is of a run with another configuration ({listed}). Choose another folder with hydra.run.dir=... "
-            "(in a multirun hydra.sweep.dir=...), or start this one anew with resume=false"
-        )
+    checkpoint.check_same(path, theirs, json.loads(json.dumps(identity(config))))
     return found
 
 
@@ -145,7 +136,7 @@ class SweepCallback(Callback):
     def __init__(self) -> None:
         self.started = ""
 
-    def on_multirun_start(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]
+    def on_multirun_start(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]  # Hydra gives it by name
         self.started = status.now()
         sweeper = config.hydra.sweeper
         if "OptunaSweeper" in str(sweeper.get("_target_")) and isinstance(sweeper.storage, str):
@@ -159,7 +150,7 @@ class SweepCallback(Callback):
                     sweeper.study_name = study_name(config)
                 resume(sweeper)
 
-    def on_multirun_end(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]
+    def on_multirun_end(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]  # Hydra gives it by name
         found = status.find([Path(config.hydra.sweep.dir)])
         failed = {
             folder: one

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from stops import StopAt
 
 from experiments import report
 from experiments.experiment import Experiment
@@ -141,18 +142,6 @@ def test_another_configuration_in_the_folder_is_refused(whole_run: tuple[Path, d
     with pytest.raises(ValueError, match=r"steps: 12 there, 13 here.*resume=false"):
         run(config_of(folder, "steps=13", "tune_random=[0.5]"), folder)
     assert (folder / "checkpoint.pt").read_bytes() == before
-
-
-class StopAt(Stop):
-    """Asks for a stop at the n-th time that it is asked."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    @property
-    def requested(self) -> bool:  # type: ignore[override]  # computed here, a plain attribute there
-        self.times -= 1
-        return self.times < 0
 
 
 @pytest.mark.parametrize("stops", [(5, 6), (3, 3), (10 + 7, 11)])

@@ -13,6 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 pytest.importorskip("diffusers")
+from stops import StopAt
+
 from experiments import generative, spurious
 from experiments.generative_report import report
 from experiments.stop import Stop
@@ -43,18 +45,6 @@ TINY = [
 def composed(name: str, *overrides: str) -> DictConfig:
     with initialize_config_module("experiments.conf", version_base="1.3"):
         return compose(name, list(overrides))
-
-
-class StopAt(Stop):
-    """Asks for a stop once it has been asked so often."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    @property  # type: ignore[override]  # a plain attribute in the base
-    def requested(self) -> bool:
-        self.count -= 1
-        return self.count < 0
 
 
 def train(folder: Path, cache: Path, stop: Stop | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from stops import StopAt
 
 from experiments import report, train
 from experiments.data import Splits
@@ -182,18 +183,6 @@ def test_the_choice_is_made_on_what_is_asked_for(tmp_path: Path) -> None:
     clean, main = (found["sum"]["validation_sets"][name] for name in ("clean", "shifted"))
     assert clean != main
     assert [found[c]["validation"] for c in found] == pytest.approx([clean, main, (clean + main) / 2], abs=1e-5)
-
-
-class StopAt(Stop):
-    """Asks for a stop at the n-th time that it is asked."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    @property
-    def requested(self) -> bool:  # type: ignore[override]  # computed here, a plain attribute there
-        self.times -= 1
-        return self.times < 0
 
 
 def test_a_stopped_run_ends_with_the_same_trials_and_curve(tmp_path: Path) -> None:
