@@ -12,7 +12,8 @@ looks for images of every class on which the student is wrong and the teacher su
 | `checkpoint.pt` | the student |
 
 A run that is stopped or killed at any moment goes on with the same command: finished shards stay, none is doubled, and
-every image depends on its own seed alone. `accelerate launch` splits the shards over processes.
+every image depends on its own seed alone. `torchrun` or `accelerate launch --multi_gpu` (with `device=cpu` on CPUs, too)
+splits the shards over processes.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def write(
         KeyboardInterrupt: a stop was asked for; finished shards are kept.
     """
     mine = range(state.process_index, -(-images // shard_size), state.num_processes)
+    if state.num_processes > 1:
+        logger.info("process %d of %d: %d shards", state.process_index + 1, state.num_processes, len(mine))
     with progress_bar(quiet=not state.is_main_process) as progress:
         bar = progress.add_task("hard images", total=len(mine) * shard_size, note="")
         for index in mine:

@@ -136,22 +136,20 @@ def test_killed_at_any_moment_it_ends_the_same(models: Path, whole: Path, tmp_pa
 
 
 def test_two_processes_write_what_one_does(models: Path, whole: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "experiments.generate"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["-m", "experiments.generate", "device=cpu"]
     command += [*overrides(models, models / "cache"), f"hydra.run.dir={tmp_path}"]
     done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    for number in (1, 2):
+        assert f"process {number} of 2: 2 shards" in done.stdout, done.stdout[-2000:]
     assert contents(tmp_path / "images") == contents(whole / "images")
 
 
