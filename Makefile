@@ -19,8 +19,7 @@ demo: setup  ## the main job: the shift experiment on the embedded digits (outpu
 	$(BIN)/python -m experiments.train --config-name demo
 
 test: setup lint  ## lint, types, the whole test suite and the notebooks
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest -n auto --dist worksteal --nbmake tests notebooks
 
 lint: setup
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from experiments import folders
+from experiments.crops import Cropped
 from experiments.parts import SPLIT_SEED, Part, Splits, hold_out
 from experiments.streams import Stream
 
@@ -59,6 +60,8 @@ def load(
     resize: int | None = None,
     random_crop: bool = False,
     in_memory: bool | str = "auto",
+    crop_padding: int = 0,
+    flip: bool = False,
 ) -> Splits:
     """Load a data set by name.
 
@@ -74,6 +77,8 @@ def load(
         random_crop: training sees random crops of a folder's pictures (RandomResizedCrop and a flip), drawn anew for
             each batch.
         in_memory: hold a folder's pictures as float32; `auto`: where they take at most 2 GiB.
+        crop_padding, flip: training sees images in memory padded by as many pixels and cropped to their size, and
+            mirrored, at random and drawn anew for each batch.
 
     Raises:
         ValueError: an unknown name, a setting outside its range, or a canvas smaller than the images.
@@ -104,6 +109,13 @@ def load(
         parts = tuple(_painted(part, tint) for part in parts)
     if canvas is not None:
         parts = tuple(_pad(part, canvas) for part in parts)
+    if crop_padding or flip:
+        if isinstance(parts[0], Stream):
+            raise ValueError(
+                f"data.crop_padding={crop_padding}, data.flip={flip}: only for images in memory; give "
+                "data.random_crop=true for files, or data.in_memory=true"
+            )
+        parts = (Cropped(parts[0].images, parts[0].labels, crop_padding, flip), *parts[1:])
     return Splits(*parts, splits.classes)
 
 

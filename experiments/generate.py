@@ -12,7 +12,7 @@ looks for images of every class on which the student is wrong and the teacher su
 | `checkpoint.pt` | the student |
 
 A run that is stopped or killed at any moment goes on with the same command: finished shards stay, none is doubled, and
-every image depends on its own seed alone. `torchrun` or `accelerate launch --multi_gpu` (with `device=cpu` on CPUs, too)
+every image depends on its own seed alone. `torchrun` or `accelerate launch --multi_gpu` (with `device=cpu` on CPUs too)
 splits the shards over processes.
 """
 

@@ -4,6 +4,7 @@
 |---|---|
 | `Part` | a tensor in memory |
 | `Joined` | several parts one after the other |
+| `experiments.crops.Cropped` | in memory, of which training sees random crops |
 | `experiments.streams.Stream` | read when a batch asks for them |
 """
 

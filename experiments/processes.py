@@ -116,11 +116,6 @@ def count() -> int:
     return 1 if _team is None else _team.count
 
 
-def main_process() -> bool:
-    """Whether this is the first of the processes that were started, also outside `together`: the one that speaks."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def check_batch(batch_size: int, settings: Settings) -> None:
     """Refuse a global batch that can't be shared equally.
 

@@ -27,7 +27,7 @@ from experiments.evaluation import headline
 from experiments.experiment import HARD, Experiment, trainer_settings
 from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
-from experiments.status import recorded, settle, write_json
+from experiments.status import first_process, recorded, settle, write_json
 from experiments.stop import graceful, told
 from experiments.sweeps import RESULTS, check_returns, finished, returned
 from experiments.training import progress_bar
@@ -181,7 +181,7 @@ def table(metrics: dict[str, Any]) -> Table:
 
 def show(metrics: dict[str, Any], folder: Path) -> None:
     """Print what a run found."""
-    console = Console(quiet=not processes.main_process())
+    console = Console(quiet=not first_process())
     console.print(table(metrics))
     for name, values in metrics.get("policy", {}).items():
         pixels = f" = {values['sd_pixels']:.1f} px" if "sd_pixels" in values else ""

@@ -14,6 +14,7 @@ from torchvision import datasets
 
 from experiments import data, folders
 from experiments.streams import Stream
+from experiments.training import Batches
 from tests.picture_files import write_classes, write_pictures
 from tests.test_experiment_run import config_of
 
@@ -59,6 +60,34 @@ def test_cifar(
     data._from_torchvision.cache_clear()
     with pytest.raises(FileNotFoundError, match=rf"(?s)CIFAR.*{tmp_path}.*data\.root"):
         data.load(name, root=str(tmp_path), download=False)
+
+
+def test_cifar_is_trained_on_in_crops_and_flips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path, datasets.CIFAR10, monkeypatch, train=5100)
+    part = data.load("cifar10", root=str(tmp_path), download=False, crop_padding=4, flip=True).train
+    seen = part.view(0, 3)[slice(0, 64)]
+    assert seen.images.shape == part.images[:64].shape
+    places = 0
+    for image, original in zip(seen.images, part.images[:64], strict=True):
+        padded = torch.nn.functional.pad(original, (4, 4, 4, 4))
+        candidates = torch.stack([padded[:, y : y + 32, x : x + 32] for y in range(9) for x in range(9)])
+        candidates = torch.cat([candidates, candidates.flip(-1)])
+        found = (candidates == image).flatten(1).all(1).nonzero().flatten()
+        assert len(found) == 1
+        places += int(found) != 40  # the image as it is
+    assert places > 50
+    again, other = part.to(torch.device("cpu")).view(0, 3)[slice(0, 64)], part.view(0, 4)[slice(0, 64)]
+    assert torch.equal(again.images, seen.images)
+    assert not torch.equal(other.images, seen.images)
+    assert torch.equal(part[slice(0, 64)].images, part.images[:64])  # outside a training
+    batches = Batches(part, 16, seed=0)
+    assert not torch.equal(batches.next().images, Batches(part.in_memory(), 16, seed=0).next().images)
+    with pytest.raises(ValueError, match="crop_padding=40"):
+        data.load("cifar10", root=str(tmp_path), download=False, crop_padding=40)
+    for split in ("train", "test"):
+        write_pictures(tmp_path / split / "a", 20, seed=0)
+    with pytest.raises(ValueError, match="random_crop=true"):
+        data.load("image_folder", root=str(tmp_path), in_memory=False, flip=True)
 
 
 def write_tiny(root: Path) -> None:

@@ -265,7 +265,7 @@ def test_alone_the_functions_of_processes_do_nothing() -> None:
     assert processes.agreed(True)
     assert not processes.agreed(False)
     assert processes.mean({"a": 0.1}) == {"a": 0.1}
-    assert (processes.rank(), processes.count(), processes.main_process()) == (0, 1, True)
+    assert (processes.rank(), processes.count()) == (0, 1)
     processes.wait()
     with pytest.raises(KeyError, match="left"), processes.together(Settings(), CPU):
         raise KeyError("left")
