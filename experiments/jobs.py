@@ -14,6 +14,7 @@ settings.
 
 A setting may be nested or dotted (`{policy: {std: 0.5}}`, `policy.std: 0.5`). For `transform`, `policy`, `objective`,
 `invariance` and `schedule` a name stands for the option of that config group: `{transform: affine, policy: generator}`.
+`trials_from=<run>` takes what another run has chosen, see `experiments.chosen`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.chosen import chosen
 from experiments.methods import NAMES
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Job:
         scale: share of the ranges, where that is random.
         row: of the results.
         settings: of this trial; empty: as configured.
+        tried: trials that the settings were chosen from in other runs, `trials_from`.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Job:
     scale: float = 1.0
     row: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tried: int = 1
 
     def value(self, name: str, default: float) -> float:
         """A number that a trial may set and the configuration has."""
@@ -79,29 +83,42 @@ def jobs(config: DictConfig) -> list[Job]:
         raise ValueError(f"students={list(config.students)}: wanted some of {', '.join(known)}")
     if len(set(config.students)) < len(config.students):
         raise ValueError(f"students={list(config.students)}: wanted each once; try settings with trials")
-    trials = _trials(config, known)
+    trials, tried = _trials(config, known), {name: count for name, (_, count) in _elsewhere(config).items()}
     found: list[Job] = []
     for name in config.students:
         scale = config.random_scale if name == "random" else 1.0
-        chosen = trials.get(name) or [{}]
-        for number, settings in enumerate(chosen):
+        for number, settings in enumerate(trials.get(name) or [{}]):
             job = f"{name}/{number}" if name in trials else name
-            found.append(Job(job, name, float(settings.get("scale", scale)), name, settings))
+            found.append(Job(job, name, float(settings.get("scale", scale)), name, settings, tried.get(name, 1)))
     if config.tune_random and "random" in trials:
         raise ValueError("tune_random and trials.random both tune random; give one: tune_random=[]")
     taken = {job.scale for job in found if job.method == "random"}
     for scale in config.tune_random:
         if scale not in taken:
             found.append(Job(f"random_x{scale:g}", "random", scale, f"random_x{scale:g}"))
-    numbers = {name: len(trials.get(name, [{}])) for name in config.students}
+    numbers = {name: max(len(trials.get(name, [{}])), tried.get(name, 1)) for name in config.students}
     if trials and len(set(numbers.values())) > 1:
         logger.warning("rows with unequal numbers of trials: %s", ", ".join(f"{k} {v}" for k, v in numbers.items()))
     return found
 
 
+def _elsewhere(config: DictConfig) -> dict[str, tuple[dict[str, Any], int]]:
+    """By student of the run the settings that the runs of `trials_from` have chosen, and from how many."""
+    runs = config.get("trials_from")
+    if not runs:
+        return {}
+    return chosen([runs] if isinstance(runs, str) else list(runs), list(config.students), VALIDATION)
+
+
+def _given(config: DictConfig) -> dict[str, Any]:
+    """The trials by student, as configured or as chosen by the runs of `trials_from`."""
+    own: Any = {} if config.get("trials") is None else OmegaConf.to_container(config.trials, resolve=True)
+    return {**own, **{name: [settings] for name, (settings, _) in _elsewhere(config).items()}}
+
+
 def _trials(config: DictConfig, known: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The trials of the students of the run, checked."""
-    given: Any = {} if config.get("trials") is None else OmegaConf.to_container(config.trials, resolve=True)
+    given = _given(config)
     strangers = [name for name in given if name not in known]
     if strangers:
         raise ValueError(f"trials: {', '.join(strangers)} unknown; wanted some of {', '.join(known)}")
@@ -212,11 +229,11 @@ def identity(config: DictConfig, resolved: dict[str, Any]) -> dict[str, Any]:
 
     Where there are none the key is not there at all, as in runs from before there were any.
     """
-    found = {key: value for key, value in resolved.items() if key not in ("baselines", "trials")}
+    found = {key: value for key, value in resolved.items() if key not in ("baselines", "trials", "trials_from")}
     baselines = {k: v for k, v in (resolved.get("baselines") or {}).items() if k in config.students}
     trials = {
         name: [{key: _option(key, value, f"trials.{name}") for key, value in one.items()} for one in settings]
-        for name, settings in (resolved.get("trials") or {}).items()
+        for name, settings in _given(config).items()
         if name in config.students and settings
     }
     return found | ({"baselines": baselines} if baselines else {}) | ({"trials": trials} if trials else {})
@@ -234,10 +251,10 @@ def rows(found: Sequence[Job], metrics: Mapping[str, Mapping[str, Any]]) -> dict
         members.setdefault(job.row, []).append(job)
     results: dict[str, dict[str, Any]] = {}
     for row, those in members.items():
-        chosen = best(those, metrics)
-        results[row] = {**metrics[chosen.name], "trials": len(those)}
-        if chosen.settings:
-            results[row]["trial"] = dict(chosen.settings)
+        first = best(those, metrics)
+        results[row] = {**metrics[first.name], "trials": max(len(those), first.tried)}
+        if first.settings:
+            results[row]["trial"] = dict(first.settings)
     return results
 
 

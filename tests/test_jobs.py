@@ -173,6 +173,35 @@ def test_a_run_with_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert again["students"] == metrics["students"]
 
 
+def test_what_other_runs_chose_is_taken(tmp_path: Path) -> None:
+    """Of two runs with the same trials: by the mean, each student trained once, and counted as chosen from two."""
+    for seed in (0, 1):
+        run(config_of(tmp_path, *TRIALS, f"seed={seed}"), tmp_path / str(seed), quiet=True, pictures=False)
+    found = [json.loads((tmp_path / str(seed) / "metrics.json").read_text()) for seed in (0, 1)]
+    runs = f"trials_from=[{tmp_path}/0,{tmp_path}/1]"
+    config = config_of(tmp_path, TRIALS[0], runs, "seed=2")
+    metrics = run(config, tmp_path / "2", quiet=True, pictures=False)
+    for row, those in metrics["trials"].items():
+        assert len(those) == 1
+        tried = [[one["validation"] for one in each["trials"][row]] for each in found]
+        means = [sum(values) / 2 for values in zip(*tried, strict=True)]
+        assert those[0]["settings"] == found[0]["trials"][row][means.index(max(means))]["settings"]
+        assert metrics["students"][row]["trials"] == 2
+    spelled = config_of(tmp_path, TRIALS[0], "seed=2")
+    assert identity(spelled) != identity(config)
+    spelled.trials = {row: [those[0]["settings"]] for row, those in metrics["trials"].items()}
+    assert identity(spelled) == identity(config)  # the outcome depends on the settings, not on where they are from
+    assert jobs(config_of(tmp_path, "students=[kd]", f"trials_from={tmp_path}/0"))[0].tried == 2
+    with pytest.raises(FileNotFoundError, match=r"no .*/none/metrics\.json; wanted the folder of a finished run"):
+        jobs(config_of(tmp_path, f"trials_from={tmp_path}/none"))
+    with pytest.raises(ValueError, match="has no student labels"):
+        jobs(config_of(tmp_path, "students=[labels]", runs))
+    changed = found[1] | {"trials": {"kd": found[1]["trials"]["kd"][:1]}}
+    (tmp_path / "1" / "metrics.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="other settings for kd"):
+        jobs(config_of(tmp_path, "students=[kd]", runs))
+
+
 def test_the_choice_is_made_on_what_is_asked_for(tmp_path: Path) -> None:
     found = {}
     for choice in ("clean", "main", "sum"):
