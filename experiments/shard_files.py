@@ -65,20 +65,31 @@ def picture_of(key: str, label: int, folders: Sequence[str]) -> str:
 
 
 def archive(index: int, images: HardImages, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """The files of a shard in the layout `webdataset`: name and content."""
+    """The files of a shard in the layout `webdataset`, name and content: accepted images, and rejected ones if any."""
+    yield archive_of(index, accepted=True), _tar(index, images, images.accepted)
+    if not bool(images.accepted.all()):
+        yield archive_of(index, accepted=False), _tar(index, images, ~images.accepted)
+
+
+def archive_of(index: int, *, accepted: bool) -> str:
+    """The archive that an image of a shard is in."""
+    return f"{name_of(index)}.tar" if accepted else f"rejected-{index:06d}.tar"
+
+
+def _tar(index: int, images: HardImages, chosen: Tensor) -> bytes:
     everything = io.BytesIO()
+    facts = {stored: getattr(images, name).tolist() for name, stored in SCALARS.items()}
+    labels, soft_labels, pixels = images.labels.tolist(), images.soft_labels.tolist(), images.images.cpu().numpy()
     with tarfile.open(fileobj=everything, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        facts = {stored: getattr(images, name).tolist() for name, stored in SCALARS.items()}
-        labels, soft_labels = images.labels.tolist(), images.soft_labels.tolist()
-        for row, pixels in enumerate(images.images.cpu().numpy()):
+        for row in torch.nonzero(chosen)[:, 0].tolist():
             about: dict[str, Any] = {"soft_labels": [_number(p) for p in soft_labels[row]]}
             about |= {name: _number(values[row]) for name, values in facts.items()}
-            members = {"png": _png(pixels), "cls": str(labels[row]).encode(), "json": to_json(about, indent=None)}
+            members = {"png": _png(pixels[row]), "cls": str(labels[row]).encode(), "json": to_json(about, indent=None)}
             for ending, data in members.items():
                 member = tarfile.TarInfo(f"{key_of(index, row)}.{ending}")  # its time and owner are 0
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    yield f"{name_of(index)}.tar", everything.getvalue()
+    return everything.getvalue()
 
 
 def pictures(index: int, images: HardImages, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -133,11 +144,12 @@ def pixels_of(folder: Path, manifest: dict[str, Any], facts: dict[str, Tensor], 
 
 
 def _members(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(folder / f"{name_of(manifest['shard'])}.tar") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if content is not None:
-                yield member.name, content.read()
+    """Of a shard's archives, by row."""
+    found: list[tuple[str, bytes]] = []
+    for name in manifest["sha256"]:
+        with tarfile.open(folder / name) as tar:
+            found += [(m.name, file.read()) for m in tar if (file := tar.extractfile(m)) is not None]
+    yield from sorted(found, key=lambda member: member[0].partition(".")[0])
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -259,6 +271,7 @@ def traces_of(folder: Path, index: int) -> list[Path]:
     return [
         folder / f".{name_of(index)}",
         *(folder / f"{name_of(index)}.{ending}" for ending in ("json", "tar", "npz")),
+        folder / archive_of(index, accepted=False),
     ]
 
 
@@ -278,7 +291,8 @@ def remove_strays(folder: Path, manifests: dict[int, dict[str, Any]]) -> None:
     """Remove what interrupted writes left: all of unfinished shards, and pictures that no manifest lists."""
     digits = "[0-9]" * 6
     begun = {int(path.name[-6:]): path for path in folder.glob(f".shard-{digits}")}
-    begun |= {int(path.stem[6:]): path for ending in ("tar", "npz") for path in folder.glob(f"shard-{digits}.{ending}")}
+    for pattern in ("shard-{}.tar", "shard-{}.npz", "rejected-{}.tar"):
+        begun |= {int(path.stem[-6:]): path for path in folder.glob(pattern.format(digits))}
     for index in sorted(begun.keys() - manifests.keys()):
         logger.warning("shard %d in %s was interrupted and is left out", index, folder)
         clear(folder, index)

@@ -66,7 +66,7 @@ def summarize(folder: Path, manifests: dict[int, dict[str, Any]], setting: dict[
         values = {name: column.tolist() for name, column in found.items()}
         for row, label in enumerate(values["labels"]):
             accepted = int(values["accepted"][row])
-            key, file = files.key_of(index, row), f"{files.name_of(index)}.tar"
+            key, file = files.key_of(index, row), files.archive_of(index, accepted=bool(accepted))
             if layout == "image_folder":
                 file = files.picture_of(key, label, folders) if accepted else ""
             scores = (values["scores_before"][row], values["scores_after"][row], accepted, values["source"][row])

@@ -3,7 +3,8 @@
 | file | what is in it |
 |---|---|
 | `shard-000000.json` | manifest of a finished shard, written last: counts, hashes of its files, configuration, extras |
-| `shard-000000.tar` | layout `webdataset`: each image's `<key>.png`, `<key>.cls` and `<key>.json` (all the rest) |
+| `shard-000000.tar` | layout `webdataset`: accepted images as `<key>.png`, `<key>.cls`, `<key>.json` (all the rest) |
+| `rejected-000000.tar` | the same of the shard's rejected images, where there are any; they are not to be trained on |
 | `images/00_name/<key>.png` | layout `image_folder`: accepted images, for `torchvision.datasets.ImageFolder` |
 | `shard-000000.npz` | layout `image_folder`: all but the images, rejected ones included |
 | `index.csv`, `index.json` | a line for each image, and the totals; see `experiments.shard_index` |
