@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -9,9 +10,17 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 #: Settings that came later, with the value at which a run is what it was without them; then they are no part of it.
-NEUTRAL: dict[str, Any] = {"data.fraction": 1.0, "choose_on": "main", "eval_every": None}
+NEUTRAL: dict[str, Any] = {
+    "data.fraction": 1.0,
+    "data.crop_padding": 0,
+    "data.flip": False,
+    "choose_on": "main",
+    "eval_every": None,
+    "trials_from": None,
+}
 
 
 def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
@@ -59,6 +68,16 @@ def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> No
             f"the checkpoint could not be written ({error}); {left}. Make room{room} and start the same command again: "
             "it goes on from there"
         ) from error
+
+
+def digest(*models: nn.Module) -> str:
+    """Hexadecimal digest of all weights and buffers."""
+    found = hashlib.sha256()
+    for model in models:
+        for name, value in model.state_dict().items():
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:

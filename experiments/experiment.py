@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from experiments import builders, checkpoint, ood, processes, teachers
+from experiments import builders, builders_mixed, checkpoint, ood, processes, teachers
 from experiments import jobs as jobs_of
 from experiments.curve import Curve
 from experiments.data import Part, Splits
@@ -37,8 +38,8 @@ from hard_aug.viz.policy import DRAWS
 
 #: On what validation images trials are chosen; `sum` is the mean of the two.
 CHOICES = ("clean", "main", "sum")
-#: What is added to the seed for a teacher that judges.
-JUDGE_SEED = 1000
+#: What is added to the seed for networks that take no part in a search: a teacher that judges, a second student.
+OTHER_SEED = 1000
 #: The student `hard` as configured.
 HARD = Job("hard", "hard", row="hard")
 #: Settings that change how a run is done and not what comes out of it; a resumed run may have others.
@@ -127,8 +128,10 @@ class Experiment:
         processes.wait()
         self.state = checkpoint.load(self.path, self.identity)
         self.teacher, self.teacher_metrics = self._obtain_teacher()
-        for job in self.jobs:  # what a trial's settings break is to be known before the first hour
-            if job.settings and job.method != "mixed":
+        for job in self.jobs:  # what its settings break is to be known before the first hour
+            if job.method == "mixed":
+                builders_mixed.check(self, job)
+            elif job.settings:
                 builders.build(self, job, self.student())
 
     def _model(self, node: DictConfig, *, own_classes: bool = False) -> nn.Module:
@@ -140,8 +143,25 @@ class Experiment:
         return model
 
     def other_teacher(self) -> nn.Module:
-        """A teacher of the same recipe and another seed, as a judge of what was made with this one."""
-        return self._trained_teacher(self.config.seed + JUDGE_SEED)[0]
+        """A teacher of the same recipe and another seed, as a judge of what was made with this one.
+
+        Raises:
+            ValueError: the teacher comes with its weights, so that there is no other.
+        """
+        if self.config.teacher.steps == 0:
+            raise ValueError(
+                "a judge is a second teacher, trained as the first with another seed, and teacher.steps=0 trains none; "
+                "do without: generation.judge=false, detectors.judge=false"
+            )
+        return self._trained_teacher(self.config.seed + OTHER_SEED)[0]
+
+    def other_student(self, job: Job) -> nn.Module:
+        """A student taught like a job's, trained from another start on batches in another order."""
+        other = replace(job, name=f"{job.name}_other_seed", seed=OTHER_SEED)
+        self.train(other)
+        student = self.student()
+        student.load_state_dict(self.state["finished"][other.name]["model"])
+        return student.eval()
 
     def _obtain_teacher(self) -> tuple[nn.Module, dict[str, Any]]:
         started = time.perf_counter()
@@ -180,9 +200,9 @@ class Experiment:
             every=self.config.checkpoint_every,
         )
 
-    def student(self) -> nn.Module:
-        """An untrained student; the same for every way of teaching."""
-        torch.manual_seed(self.config.seed + 1)
+    def student(self, seed: int = 0) -> nn.Module:
+        """An untrained student; the same for every way of teaching, but for another `seed`, which is added."""
+        torch.manual_seed(self.config.seed + seed + 1)
         return self._model(self.config.student).to(self.device)
 
     def augmenter(self, student: nn.Module, job: Job = HARD) -> HardAugmenter:
@@ -210,7 +230,7 @@ class Experiment:
         """Train one student, or what is left of it, and keep the result in the checkpoint."""
         if job.name in self.state["finished"]:
             return
-        student = self.student()
+        student = self.student(job.seed)
         network = processes.prepared(student)  # of several processes, with what exchanges gradients around it
         method = builders.build(self, job, network)
         training = Training(
@@ -219,7 +239,7 @@ class Experiment:
             steps=self.config.steps,
             batch_size=self.config.batch_size,
             learning_rate=job.value("student_learning_rate", self.config.learning_rate),
-            seed=self.config.seed,
+            seed=self.config.seed + job.seed,
             batches=method.batches,
             settings=self.settings,
             accelerator=processes.accelerator(),

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,18 @@ from torch import nn
 
 from experiments import checkpoint
 from experiments.experiment import FREE, Experiment, identity
-from experiments.generator import Generator
+from experiments.generator import Generator, diffuser_for
+from experiments.jobs import VALIDATION, Job
 from experiments.memory import keep_freed_memory
 from experiments.shards import Index, ShardWriter, sheets
 from experiments.stop import Stop, graceful, told
 from experiments.train import choose_device
 from experiments.training import progress_bar
+from hard_aug.solvers import Diffuser
 
 logger = logging.getLogger(__name__)
 #: Settings of `generation` that change how it is done and not what comes out.
-FREE_GENERATION = ("batch_size", "sheet")
+FREE_GENERATION = ("batch_size", "sheet", "other_student")
 #: Images that the detectors look at.
 DETECTED = 100
 
@@ -54,6 +57,12 @@ def identity_of(config: DictConfig) -> dict[str, Any]:
     found = checkpoint.identity(config, FREE)
     found["generation"] = {k: v for k, v in found["generation"].items() if k not in (*FREE_GENERATION, "images")}
     return found
+
+
+def weights_of(diffuser: Diffuser, student: nn.Module) -> dict[str, str]:
+    """Digests of the networks that the images are made by and against: a path may hold others later."""
+    codec = [] if diffuser.codec is None else [diffuser.codec.autoencoder]
+    return {"models": checkpoint.digest(diffuser.denoiser, *codec), "student": checkpoint.digest(student)}
 
 
 def student_of(config: DictConfig, experiment: Experiment) -> nn.Module:
@@ -76,10 +85,19 @@ def student_of(config: DictConfig, experiment: Experiment) -> nn.Module:
         for part in ("data", "student"):
             if kept["config"][part] != ours[part]:
                 raise ValueError(f"student_from: {path} has {part}={kept['config'][part]}, here it is {ours[part]}")
-    if name not in finished:
+    if not any(key == name or key.startswith(f"{name}/") for key in finished):
         raise ValueError(f"student_name={name}: that run has finished {', '.join(finished) or 'none'}")
-    student.load_state_dict(finished[name]["model"])
+    trials = [kept for key, kept in finished.items() if key.startswith(f"{name}/")]
+    best = finished[name] if name in finished else max(trials, key=lambda kept: kept["metrics"][VALIDATION])
+    student.load_state_dict(best["model"])
     return student.eval()
+
+
+def other_student(config: DictConfig, experiment: Experiment) -> nn.Module:
+    """A student that no image is made against: of the same way of teaching, and another seed."""
+    name = config.student_name
+    jobs = [job for job in experiment.jobs if job.row == name]
+    return experiment.other_student(jobs[0] if jobs else Job(name, name, row=name))
 
 
 def write(
@@ -133,18 +151,21 @@ def run(config: DictConfig, folder: Path) -> Index | None:
         config.resume = True  # the first has started anew, if that is wanted
     device = state.device if config.device == "auto" else device
     splits = instantiate(config.data).to(device)
+    diffuser = diffuser_for(config, splits)  # says what does not fit before anything is trained
     folder.mkdir(parents=True, exist_ok=True)
+    if state.is_main_process and not config.resume:
+        shutil.rmtree(folder / "images", ignore_errors=True)
     with graceful() as stop:
         with state.main_process_first(), progress_bar(quiet=not state.is_main_process) as progress:
             experiment = Experiment(config, splits, folder, progress, stop)
             student = student_of(config, experiment)
             judge = experiment.other_teacher() if settings.judge else None
+            other = other_student(config, experiment) if settings.other_student else None
         generator = Generator(
-            config, teacher=experiment.teacher, judge=judge, train=splits.train, classes=len(splits.classes)
+            config, diffuser, teacher=experiment.teacher, judge=judge, train=splits.train, classes=len(splits.classes)
         )
-        writer = ShardWriter(
-            folder / "images", identity=identity_of(config), classes=splits.classes, layout=settings.layout
-        )
+        identity = identity_of(config) | {"weights": weights_of(diffuser, student)}
+        writer = ShardWriter(folder / "images", identity=identity, classes=splits.classes, layout=settings.layout)
         write(
             generator, student, writer, images=settings.images, shard_size=settings.shard_size, state=state, stop=stop
         )
@@ -152,7 +173,7 @@ def run(config: DictConfig, folder: Path) -> Index | None:
     if not state.is_main_process:
         return None
     index = writer.finish()
-    found = generator.detectors(student, judge=judge, numbers=torch.arange(min(settings.images, DETECTED)))
+    found = generator.detectors(student, torch.arange(min(settings.images, DETECTED)), other_student=other)
     (folder / "detectors.json").write_text(json.dumps(found, indent=1) + "\n")
     sheets(folder / "images", folder / "sheets", most=settings.sheet)
     return index

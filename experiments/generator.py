@@ -9,11 +9,36 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from experiments.data import Part
+from experiments.data import Part, Splits
 from experiments.evaluation import finite
 from experiments.shards import HardImages
 from experiments.shipped import SHIPPED
 from hard_aug.solvers import Acceptance, Chain, Diffuser, Score, Solver, Unguided, detect, synthesize
+
+
+def diffuser_for(config: DictConfig, splits: Splits) -> Diffuser:
+    """The generative models of a configuration, for the images and classes of its data.
+
+    Raises:
+        ValueError: models of another size, of other channels, or of fewer or more classes than the data has.
+        OSError: no models there.
+    """
+    models, (channels, *size) = config.generation.models or SHIPPED, splits.train.shape
+    diffuser = Diffuser.from_pretrained(models, guidance_scale=config.generation.guidance_scale)
+    theirs = diffuser.config.in_channels if diffuser.codec is None else diffuser.codec.channels
+    made = f"generation.models={models} makes images of"
+    if diffuser.image_size() != tuple(size):
+        height, width = diffuser.image_size()
+        raise ValueError(
+            f"{made} {height} x {width} and the data has {size[0]} x {size[1]}; give data.canvas={height} (of a folder "
+            f"data.size={height}), or models of that size"
+        )
+    if theirs != channels:
+        raise ValueError(f"{made} {theirs} channels and the data has {channels}; give models of such images")
+    classes = getattr(diffuser.condition, "classes", None)
+    if classes is not None and classes != len(splits.classes):
+        raise ValueError(f"{made} {classes} classes and the data has {len(splits.classes)}; give models of this data")
+    return diffuser.to(splits.train.device)
 
 
 class Generator:
@@ -21,6 +46,7 @@ class Generator:
 
     Args:
         config: with `generation`, `solver` and `seed`.
+        diffuser: see `diffuser_for`.
         teacher: whose answer is kept.
         judge: a network outside the search that has to agree; None: none.
         train: real images to start from, where the chain does not start from noise.
@@ -28,19 +54,38 @@ class Generator:
     """
 
     def __init__(
-        self, config: DictConfig, *, teacher: nn.Module, judge: nn.Module | None, train: Part, classes: int
+        self,
+        config: DictConfig,
+        diffuser: Diffuser,
+        *,
+        teacher: nn.Module,
+        judge: nn.Module | None,
+        train: Part,
+        classes: int,
     ) -> None:
         self.settings, self.seed, self.train, self.classes = config.generation, int(config.seed), train, classes
-        self.teacher, self.device = teacher, train.images.device
-        models = self.settings.models or SHIPPED
-        diffuser = Diffuser.from_pretrained(models, guidance_scale=self.settings.guidance_scale).to(self.device)
+        self.teacher, self.judge, self.device = teacher, judge, train.device
         self.chain = Chain(diffuser, steps=self.settings.steps, strength=self.settings.strength)
         self.solver: Solver = instantiate(config.solver)(self.chain)
         self.acceptance = Acceptance(teacher, judge=judge, **self.settings.acceptance)
 
-    def detectors(self, student: nn.Module, *, judge: nn.Module | None, numbers: Tensor) -> dict[str, float]:
-        """How the images of these numbers fail, if they do, beside unguided ones of the same seeds."""
-        guided, _ = self(student, numbers)
+    def detectors(
+        self,
+        student: nn.Module,
+        numbers: Tensor,
+        *,
+        guided: HardImages | None = None,
+        other_student: nn.Module | None = None,
+    ) -> dict[str, float]:
+        """How the images of these numbers fail, if they do, beside unguided ones of the same seeds.
+
+        Args:
+            student: that they were made against.
+            numbers: `(N,)` of images.
+            guided: the images, if they are at hand; None: they are made again.
+            other_student: of another seed, for `transfer`.
+        """
+        guided = self(student, numbers)[0] if guided is None else guided
         solver, self.solver = self.solver, Unguided(self.chain)
         try:
             unguided, _ = self(student, numbers)
@@ -53,7 +98,8 @@ class Generator:
             guided.labels.to(self.device),
             teacher=self.teacher,
             student=student,
-            judge=judge,
+            judge=self.judge,
+            other_student=other_student,
             scores_before=unguided.scores_after,
             scores_after=guided.scores_after,
         )
@@ -72,7 +118,8 @@ class Generator:
         images, labels = None, numbers % self.classes
         if self.settings.strength < 1:
             source = numbers % len(self.train)
-            images, labels = self.train.images[source.to(self.device)], self.train.labels[source.to(self.device)].cpu()
+            real = self.train[source.to(self.device)].in_memory()
+            images, labels = real.images, real.labels.cpu()
         found = synthesize(
             self.solver,
             score,

@@ -56,6 +56,7 @@ class Job:
         row: of the results.
         settings: of this trial; empty: as configured.
         tried: trials that the settings were chosen from in other runs, `trials_from`.
+        seed: added to the run's, for the student's start and its batches.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Job:
     row: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     tried: int = 1
+    seed: int = 0
 
     def value(self, name: str, default: float) -> float:
         """A number that a trial may set and the configuration has."""

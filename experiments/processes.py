@@ -11,6 +11,7 @@ in every process.)
 | `local(rows)` | all rows | this process's |
 | `agreed(flag)` | the flag | whether any process raises it |
 | `mean(values)` | the values | their means |
+| `gathered(value)` | a list of it | a list of theirs |
 | `wait()` | nothing | until all are here |
 | `rank()`, `count()` | 0, 1 | |
 
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -151,6 +153,15 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
     packed = torch.tensor(list(values.values()), dtype=torch.float64)
     dist.all_reduce(packed, group=_team.host)
     return dict(zip(values, (packed / count()).tolist(), strict=True))
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process gives, by rank; anything that can be pickled, tensors on the CPU. Every one has to call it."""
+    if count() == 1 or _team is None:
+        return [value]
+    found: list[Any] = [None] * count()
+    dist.all_gather_object(found, value, group=_team.host)
+    return found
 
 
 def agreed(flag: bool) -> bool:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from experiments import generate
+from experiments.checkpoint import digest
+from experiments.data import Splits
+from experiments.experiment import Experiment
 from experiments.generative import build_autoencoder, build_scheduler, build_unet
+from experiments.generator import Generator, diffuser_for
 from experiments.shards import read
+from experiments.stop import Stop
+from experiments.streams import Draw, Stream
 from experiments.train import run as train
+from experiments.training import progress_bar
+from tests.test_engine_processes import ENVIRONMENT, launched
 
 TINY = [
     "data=mnist5k",
@@ -37,7 +46,6 @@ TINY = [
     "generation.images=40",
     "generation.shard_size=10",
     "generation.batch_size=10",
-    "generation.judge=false",
 ]
 
 
@@ -85,6 +93,12 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     index = json.loads((whole / "images" / "index.json").read_text())
     assert index["extra"]["denoiser_forward"] > 0
     assert index["extra"]["seconds"] > 0
+    assert index["extra"]["rejected_judge"] > 0
+    detected = json.loads((whole / "detectors.json").read_text())
+    assert set(detected) >= {"teacher_keeps", "judge_keeps", "saturated", "diversity", "moved"}
+    kept = torch.load(whole / "checkpoint.pt", weights_only=True)["finished"]
+    assert list(kept) == ["kd", "kd_other_seed"]  # `transfer` is measured on the second
+    assert not torch.equal(*(next(iter(found["model"].values())) for found in kept.values()))
 
 
 @pytest.mark.parametrize("solver", ["classifier", "tfg", "noise", "best_of_n", "unguided", "pgd"])
@@ -136,74 +150,13 @@ def test_killed_at_any_moment_it_ends_the_same(models: Path, whole: Path, tmp_pa
 
 
 def test_two_processes_write_what_one_does(models: Path, whole: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += ["-m", "experiments.generate", "device=cpu"]
-    command += [*overrides(models, models / "cache"), f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [*launched(), "experiments.generate", "device=cpu", *overrides(models, models / "cache")]
+    command.append(f"hydra.run.dir={tmp_path}")
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     for number in (1, 2):
         assert f"process {number} of 2: 2 shards" in done.stdout, done.stdout[-2000:]
     assert contents(tmp_path / "images") == contents(whole / "images")
-
-
-def mixed(models: Path, folder: Path, *more: str) -> dict[str, Any]:
-    settings = ["students=[kd,mixed]", "steps=8", "batch_size=16", *more]
-    return train(config_of(models, models / "cache", *settings), folder, quiet=True, pictures=False)
-
-
-def accept_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher of twenty steps accepts next to nothing of what random weights draw; the training is what is tested."""
-    from hard_aug.solvers import Acceptance
-
-    call = Acceptance.__call__
-
-    def everything(self: Acceptance, images: Any, labels: Any) -> Any:
-        verdict = call(self, images, labels)
-        return replace(verdict, accepted=torch.ones_like(verdict.accepted))
-
-    monkeypatch.setattr(Acceptance, "__call__", everything)
-
-
-def test_training_takes_a_folder_or_makes_one(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accept_all(monkeypatch)
-    generate.run(config_of(models, models / "cache"), tmp_path / "made")
-    folder = f"hard_images.folder={tmp_path}/made/images"
-    fixed = mixed(models, tmp_path / "fixed", folder)
-    assert set(fixed["students"]) == {"kd", "mixed"}
-    fresh = mixed(models, tmp_path / "fresh", "generation.images=20")
-    assert fresh["students"]["mixed"]["centred"] != fixed["students"]["mixed"]["centred"]
-    again = mixed(models, tmp_path / "again", folder)
-    for result in (fixed, again):
-        result["students"]["mixed"].pop("seconds")
-    assert again["students"]["mixed"] == fixed["students"]["mixed"]
-
-
-def test_a_refresh_makes_a_generation_against_the_student(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from experiments.mixing import Mixing
-
-    accept_all(monkeypatch)
-    made: list[tuple[nn.Module, int]] = []
-    after = Mixing.after_step
-
-    def counted(self: Mixing) -> None:
-        before = self.batches.pool.generations
-        after(self)
-        if self.batches.pool.generations > before:
-            made.append((self.student, before))
-
-    monkeypatch.setattr(Mixing, "after_step", counted)
-    more = ["hard_images.refresh.every=1", "generation.images=10", "steps=5", "batch_size=1750"]
-    mixed(models, tmp_path, *more)
-    assert [generation for _, generation in made] == [1, 2]
 
 
 def test_what_is_missing_is_said(models: Path, tmp_path: Path) -> None:
@@ -211,15 +164,85 @@ def test_what_is_missing_is_said(models: Path, tmp_path: Path) -> None:
         generate.run(config_of(models, models / "cache", "generation.images=15"), tmp_path)
     with pytest.raises(FileNotFoundError, match="student_from wants the folder"):
         generate.run(config_of(models, models / "cache", f"student_from={tmp_path}/none"), tmp_path)
-    with pytest.raises(ValueError, match="students=\\[kd,mixed\\]"):
-        mixed(models, tmp_path / "alone", "students=[mixed]")
-    settings = ["steps=2", "students=[kd,mixed]", "teacher.steps=2", f"teacher_cache={tmp_path}"]
-    with initialize_config_module("experiments.conf", version_base="1.3"):
-        plain = compose("train", settings)
-    with pytest.raises(ValueError, match="use --config-name generate"):
-        train(plain, tmp_path / "plain", quiet=True, pictures=False)
 
 
-def test_a_folder_of_other_settings_is_refused(models: Path, whole: Path) -> None:
+def test_what_does_not_fit_is_said_before_anything_is_trained(models: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(models, few, ignore=shutil.ignore_patterns("cache"))
+    (few / "condition.json").write_text('{"classes": 4}')
+    wrong = [
+        (["data.canvas=null"], "32 x 32 and the data has 28 x 28; give data.canvas=32"),
+        (["data.tint=[1,0,0]"], "1 channels and the data has 3"),
+        ([f"generation.models={few}"], "4 classes and the data has 10"),
+    ]
+    for more, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            generate.run(config_of(models, models / "cache", *more), tmp_path / "run")
+        mixed = config_of(models, models / "cache", "students=[kd,mixed]", *more)
+        with pytest.raises(ValueError, match=said):
+            train(mixed, tmp_path / "run", quiet=True, pictures=False)
+        assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_judge_wants_a_teacher_that_is_trained(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"teacher\.steps=0 trains none; .*generation\.judge=false"):
+        generate.run(config_of(models, models / "cache", "teacher.steps=0"), tmp_path)
+
+
+def test_images_that_are_read_when_asked_for_are_not_all_read(models: Path) -> None:
+    class Reader:
+        shape, rows = (1, 32, 32), 0
+
+        def read(self, rows: Sequence[int], draw: Draw) -> torch.Tensor:
+            self.rows += len(rows)
+            return torch.full((len(rows), *self.shape), 100, dtype=torch.uint8)
+
+        def prefetch(self, rows: Sequence[int], draw: Draw) -> None: ...
+
+    reader = Reader()
+    part = Stream(reader, torch.arange(10**6) % 10)
+    splits = Splits(part, part, part, tuple(map(str, range(10))))
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)).eval()
+    for strength, wanted in ((1.0, 0), (0.5, 7)):
+        config = config_of(models, models / "cache", f"generation.strength={strength}")
+        maker = Generator(config, diffuser_for(config, splits), teacher=teacher, judge=None, train=part, classes=10)
+        hard, _ = maker(teacher, torch.arange(7))
+        assert hard.source.tolist() == ([-1] * 7 if strength == 1 else list(range(7)))
+        assert reader.rows == wanted
+
+
+def test_the_best_trial_of_a_student_is_taken(models: Path, tmp_path: Path) -> None:
+    settings = ["students=[kd]", "trials={kd:[{temperature:1.0},{temperature:9.0}]}", "choose_on=clean"]
+    metrics = train(config_of(models, models / "cache", *settings), tmp_path / "run", quiet=True, pictures=False)
+    found = []
+    with progress_bar(quiet=True) as progress:
+        config = config_of(models, models / "cache", f"student_from={tmp_path}/run")
+        experiment = Experiment(config, instantiate(config.data), tmp_path / "ours", progress, Stop())
+        found.append(digest(generate.student_of(config, experiment)))
+        student, kept = experiment.student(), torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+        for number, trial in enumerate(metrics["trials"]["kd"]):
+            if trial["settings"] == metrics["students"]["kd"]["trial"]:
+                student.load_state_dict(kept["finished"][f"kd/{number}"]["model"])
+                found.append(digest(student))
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+def test_a_folder_of_other_settings_is_refused(models: Path, whole: Path, tmp_path: Path) -> None:
+    before = contents(whole / "images")
     with pytest.raises(ValueError, match="steps"):
-        generate.run(config_of(models, models / "cache", "generation.steps=3", "resume=false"), whole)
+        generate.run(config_of(models, models / "cache", "generation.steps=3"), whole)
+    other = shutil.copytree(models, tmp_path / "other", ignore=shutil.ignore_patterns("cache"))
+    torch.manual_seed(1)
+    build_unet(DictConfig({"widths": [16, 16]}), 4, 16, 10).save_pretrained(other / "unet")
+    kept = shutil.copytree(other, tmp_path / "models")
+    generate.run(config_of(kept, models / "cache", "generation.images=10"), tmp_path / "run")
+    shutil.rmtree(kept / "unet")
+    shutil.copytree(models / "unet", kept / "unet")
+    with pytest.raises(ValueError, match=r"weights\.models"):  # the same path, and other weights
+        generate.run(config_of(kept, models / "cache", "generation.images=10"), tmp_path / "run")
+    assert contents(whole / "images") == before
+    anew = config_of(kept, models / "cache", "generation.images=10", "generation.steps=3", "resume=false")
+    index = generate.run(anew, tmp_path / "run")
+    assert index is not None
+    assert index.identity["generation"]["steps"] == 3
