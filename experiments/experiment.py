@@ -281,7 +281,7 @@ class Experiment:
             for loss in training.run(method.loss, method.after_step):
                 seconds += time.perf_counter() - started  # what follows is not training
                 stop = processes.agreed(self.stop.requested)
-                curve.see(training.step, seconds, method, student)
+                curve.see(training.step, seconds, method, training.outcome)
                 if training.step % self.config.log_every == 0 or training.step == training.steps:
                     scalars = processes.mean({"loss": float(loss), **method.scalars()})
                     if "teacher_keeps" in scalars:

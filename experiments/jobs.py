@@ -167,7 +167,11 @@ def settled(config: DictConfig, job: Job) -> DictConfig:
         raise ValueError(f"{job.method} has no settings of its own")
     common = ("student_learning_rate", "temperature", *(("scale",) if job.method == "random" else ()))
     own = {key: value for key, value in job.settings.items() if key not in common}
-    return _overridden(config, path, own, f"trials.{job.method}", ())
+    node = _overridden(config, path, own, f"trials.{job.method}", ())
+    objective = node.get("objective") if job.method == "hard" else None
+    if "temperature" in job.settings and objective is not None and "temperature" in objective:
+        objective.temperature = job.settings["temperature"]  # one loss for both, as a shared backward wants it
+    return node
 
 
 def _overridden(
@@ -261,9 +265,9 @@ def rows(found: Sequence[Job], metrics: Mapping[str, Mapping[str, Any]]) -> dict
 
 
 def listed(found: Sequence[Job], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """By row every trial: `settings` and metrics. Rows without settings to choose from are not in it."""
+    """By row every trial: `settings` and metrics. Rows without trials are not in it."""
     trials: dict[str, list[dict[str, Any]]] = {}
     for job in found:
-        if job.settings:
+        if job.name != job.row:
             trials.setdefault(job.row, []).append({"settings": dict(job.settings), **metrics[job.name]})
     return trials

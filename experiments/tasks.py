@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments import common_corruptions
 from experiments.common_corruptions.cache import CACHE
-from experiments.corruptions import corrupted
+from experiments.corruptions import CORRUPTIONS, corrupted
 from experiments.parts import Joined, Part
 from experiments.shifts import random_shift, sets_of
 from experiments.views import random_views
@@ -31,9 +31,11 @@ class Task(ABC):
 
     Attributes:
         main: the name of the test set that says whether the student has learned it.
+        novel: the test sets that are like nothing in the teacher's training; a report gives their mean as well.
     """
 
     main: str
+    novel: tuple[str, ...] = ()
 
     @abstractmethod
     def sets(self, test: Part) -> dict[str, Part]:
@@ -127,6 +129,7 @@ class Corruption(Invariance):
             `common`: the 15 published ones (`experiments.common_corruptions`), as `corrupted/<name>`.
         severities: of the common ones, some of 1 to 5.
         cache: folder of the commonly corrupted images.
+        novel: names of the test sets that are like nothing in the teacher's training; reports give their mean.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Corruption(Invariance):
         kind: str = "simple",
         severities: Sequence[int] = common_corruptions.SEVERITIES,
         cache: str | Path = CACHE,
+        novel: Sequence[str] = (),
     ) -> None:
         super().__init__(name="corrupted", transform=transform, scale=scale)
         if kind not in ("simple", "common"):
@@ -149,6 +153,10 @@ class Corruption(Invariance):
             raise ValueError(f"task.images={images}: wanted a whole number of at least 1")
         self.images, self.kind, self.severities = images, kind, chosen
         self.cache = Path(cache)
+        known = list(CORRUPTIONS) if kind == "simple" else [f"corrupted/{name}" for name in common_corruptions.NAMES]
+        if not set(novel) <= set(known):
+            raise ValueError(f"task.novel={list(novel)}: wanted some of {', '.join(known)}")
+        self.novel = tuple(novel)
 
     def sets(self, test: Part) -> dict[str, Part]:
         shown = test[slice(0, self.images)]

@@ -93,6 +93,8 @@ def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "config": experiment.identity,
     }
+    if experiment.task.novel:
+        metrics["novel_sets"] = list(experiment.task.novel)
     trials = experiment.trials()
     if trials:
         metrics["trials"] = trials

@@ -197,13 +197,19 @@ class Training:
             self.model.train()
             with memory_explained(self.memory):
                 loss = self._descend(self.batches.next(), loss_of)
-            after_step()
+                after_step()
             self.step += 1
-            if self.step % 50 == 0 and not bool(loss.isfinite()):
+            if (self.step % 50 == 0 or self.step == self.steps) and not bool(loss.isfinite()):
                 raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower learning_rate")
             yield loss
         if self._mean is not None:
             self._network.load_state_dict(self._mean.module.state_dict())
+
+    @property
+    def outcome(self) -> nn.Module:
+        """The network as it would be if training ended now: the moving mean of its weights, where there is one."""
+        found: nn.Module = self._network if self._mean is None else self._mean.module
+        return found
 
     def _descend(self, batch: Part, loss_of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """One step of the optimiser on all micro-batches of the batch; the mean of their losses."""

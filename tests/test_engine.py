@@ -270,3 +270,36 @@ def test_alone_the_functions_of_processes_do_nothing() -> None:
     with pytest.raises(KeyError, match="left"), processes.together(Settings(), CPU):
         raise KeyError("left")
     assert processes.accelerator() is None
+
+
+def test_a_curve_is_of_the_network_that_is_kept(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "trainer.ema=0.9", "eval_every=2", "learning_rate=0.01")
+    found = run(config, tmp_path / "run", quiet=True)["students"]["kd"]
+    last = found["curve"][-1]
+    assert {name: found[name] for name in ("centred", "shifted")} == {k: last[k] for k in ("centred", "shifted")}
+
+
+def test_a_loss_that_is_not_finite_at_the_end_is_no_result(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "learning_rate=1e30", "students=[labels]")
+    with pytest.raises(FloatingPointError, match="at step 6; lower learning_rate"):
+        run(config, tmp_path / "run", quiet=True)
+
+
+def test_memory_that_the_adversary_lacks_is_explained() -> None:
+    teacher, student = networks()
+    method = METHODS["joint"](teacher, student)
+    training = Training(student, data(), steps=2, batch_size=16, learning_rate=1e-2, seed=3, memory="do this")
+
+    def lacking() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="do this"):
+        next(training.run(method.loss, lacking))
+
+
+def test_sets_like_nothing_in_the_teacher_s_training(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "task=corruption", "task.images=50")
+    assert run(config, tmp_path / "run", quiet=True)["novel_sets"] == ["contrast", "shear", "pixelate"]
+    assert "novel_sets" not in run(config_of(tmp_path), tmp_path / "shift", quiet=True)
+    with pytest.raises(ValueError, match=r"task\.novel=\['fog'\]: wanted some of noise, blur"):
+        run(config_of(tmp_path, "task=corruption", "task.novel=[fog]"), tmp_path / "other", quiet=True)

@@ -319,3 +319,12 @@ def test_timm_networks_that_can_not_be_had(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=r"resnet18.*can't be had(.|\n)*pretrained=false"):
         timm_network("resnet18", pretrained=True)
+
+
+def test_a_trial_of_the_temperature_is_the_objective_s_too(tmp_path: Path) -> None:
+    """Under the default schedule teacher and student share a backward, which wants one temperature."""
+    config = config_of(tmp_path, "students=[hard]", "trials={hard:[{temperature:4.0},{}]}")
+    metrics = run(config, tmp_path / "run", quiet=True, pictures=False)
+    assert [one["settings"] for one in metrics["trials"]["hard"]] == [{"temperature": 4.0}, {}]
+    assert settled(config, jobs(config)[0]).objective.temperature == 4.0
+    assert settled(config, jobs(config)[1]).objective.temperature == 2.0
