@@ -238,8 +238,14 @@ class Experiment:
         return None
 
     def detectors(self, name: str) -> dict[str, float]:
-        """How a method's views fail, if they do; see `hard_aug.solvers.detectors`. Edits are compared with images."""
-        networks: dict[str, nn.Module] = {"judge": self.judge, "other_student": self.other_student}
+        """How a method's views fail, if they do; see `hard_aug.solvers.detectors`. Edits are compared with images.
+
+        Whether they fool another student too is asked of images made against `self.student`, and of random edits; a
+        learned policy has gone with its own student.
+        """
+        networks: dict[str, nn.Module] = {"judge": self.judge}
+        if parsed(name)[0] not in ("color", "vae"):
+            networks["other_student"] = self.other_student
         if parsed(name)[0] in POOLED:
             return self.pools.detectors(name, self.student, **networks)
         shown = self.splits.train[slice(0, DETECTED)]
