@@ -20,6 +20,7 @@ NEUTRAL: dict[str, Any] = {
     "choose_on": "main",
     "eval_every": None,
     "trials_from": None,
+    "detectors": {"judge": False, "other_student": False},
 }
 
 

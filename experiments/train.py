@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import processes
+from experiments.detection import detected
 from experiments.evaluation import headline
 from experiments.experiment import HARD, Experiment, trainer_settings
 from experiments.jobs import settled
@@ -81,6 +82,7 @@ def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool,
         experiment = Experiment(config, splits, folder, progress, stop)
         for job in experiment.jobs:
             experiment.train(job)
+        detectors = detected(experiment)
     results = experiment.results()
     metrics: dict[str, Any] = {
         "teacher": experiment.teacher_metrics,
@@ -98,6 +100,8 @@ def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool,
     trials = experiment.trials()
     if trials:
         metrics["trials"] = trials
+    if detectors:
+        metrics["detectors"] = detectors
     if "hard" in results and pictures:
         metrics["policy"] = draw(experiment, folder)
         if processes.rank() == 0:
