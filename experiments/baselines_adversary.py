@@ -2,8 +2,8 @@
 
 In TeachAugment (Suzuki, arXiv:2203.00282) the augmenter maximises the loss of the student with the label while a
 teacher, there a moving mean of the student, still recognises it; TST (IJCAI 2023) has such an opponent for
-distillation. Everything else (transforms, `Generator` policy, its spread, schedule, the student's loss) is HARD's, so
-what is compared is the objective alone.
+distillation. Everything else (transforms, policies, their spread, schedules, the student's loss) is HARD's and can be
+set as HARD's is; where both are, what is compared is the objective and what is kept.
 
 | | maximised | kept |
 |---|---|---|

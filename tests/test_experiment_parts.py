@@ -41,7 +41,7 @@ def parts() -> list[list[str]]:
             chosen = {"schedule": "alternating", "invariance": "penalty"} | {group: path.stem}
             if chosen.get("policy") == "search":
                 chosen["invariance"] = "hinge"
-            if path.stem == "color":
+            if path.stem in ("color", "affine_color_rgb"):
                 continue  # wants colour pictures, as task=hue has them
             found.append([f"{name}@augmenter.{name}={value}" for name, value in chosen.items()])
     return found
