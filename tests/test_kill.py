@@ -31,6 +31,19 @@ def test_three_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "give --folder=<a new one>" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_kill_of_a_sweep_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs"
+    short = ["steps=6", "teacher.steps=6", "checkpoint_every=2", "students=[kd,hard]", "seed=0,1"]
+    found = main(["--sweep", "--kills", "1", "--seed", "5", "--folder", str(folder), *short])
+    assert found == 0, capsys.readouterr().out
+    seen = json.loads((folder / "kill_test.json").read_text())
+    assert (len(seen["kills"]), seen["runs"], seen["differences"]) == (1, 1, [])
+    for name in ("alone", "killed_0"):
+        assert len(list((folder / name).rglob("metrics.json"))) == 2
+
+
 def test_what_differs_is_seen() -> None:
     ours = {
         "metrics.json": {"teacher": {"seconds": 1.0, "cached": False, "shifted": 0.5}, "students": {"kd": {"a": 0.5}}},
