@@ -21,7 +21,7 @@ DETECTED = 500
 
 
 def detected(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """The numbers of each row of `hard` and `random`, by row; empty if none are asked for.
+    """The numbers of the rows `hard` and `random`, by row; empty if none are asked for.
 
     With `detectors.judge` they say whether a second teacher keeps the label, with `detectors.other_student` whether a
     second student, taught in the same way from another start, is as wrong on the views. Each is trained for that.
@@ -32,7 +32,7 @@ def detected(experiment: Experiment) -> dict[str, dict[str, float]]:
     judge = experiment.other_teacher() if wanted.judge else None
     shown = experiment.splits.test[slice(0, DETECTED)].in_memory()
     found = {}
-    for row in dict.fromkeys(job.row for job in experiment.jobs if job.method in ("hard", "random")):
+    for row in ("random", "hard"):
         job = experiment.chosen(row)
         if job is None:
             continue
