@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hard_aug.models.autoencoder import LatentCodec
+from hard_aug.models.finite import FiniteCheck
 from hard_aug.models.pretrained import load_autoencoder, load_part
 from hard_aug.ops.warp_color.reference import clamp_with_gradient
 from hard_aug.solvers.conditions import ClassLabels, Condition, Unconditional, mapped
@@ -80,6 +81,10 @@ class Diffuser:
         if self.guided:
             self.condition.none(1, self.device)  # raises where there is nothing to compare with
         self.checkpointing = checkpointing
+        self._denoised = FiniteCheck(
+            f"the denoiser ({type(denoiser).__name__}) led to NaN or infinite values: it overflows in its precision, "
+            "or its weights are broken; use denoiser.float() or denoiser.bfloat16()"
+        )
         self.evaluations = Evaluations()
 
     @classmethod
@@ -195,7 +200,12 @@ class Diffuser:
 
         Args:
             preview: by the cheaper autoencoder, if there is one.
+
+        Raises:
+            FloatingPointError: latents or images that are not finite; on a GPU at the first call of a shape, later see
+                `faults`.
         """
+        latents = self._denoised(latents)
         codec = self.preview if preview and self.preview is not None else self.codec
         if codec is None:
             return clamp_with_gradient((latents + 1) / 2)
@@ -204,6 +214,11 @@ class Diffuser:
         self.evaluations.codec_backward += len(latents) if follows else 0
         decoded: Tensor = self._run(codec.decode, codec.unscaled(latents))
         return clamp_with_gradient(decoded)
+
+    def faults(self) -> list[str]:
+        """What was not finite on a GPU since the last call, and not said yet. Waits for the device."""
+        codecs = [codec for codec in (self.codec, self.preview) if codec is not None]
+        return [*self._denoised.faults(), *(fault for codec in codecs for fault in codec.faults())]
 
     def predict(
         self, sample: Tensor, labels: Tensor, levels: Levels, index: int, *, guided: bool = True
