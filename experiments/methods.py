@@ -153,7 +153,7 @@ class RandomViews(SecondView):
         self._kept = torch.zeros(())
 
     def views(self, images: Tensor, labels: Tensor) -> Tensor:
-        return random_views(self.transform, images, self._generator, scale=self.scale)
+        return random_views(self.transform, images, self._generator, scale=self.scale, labels=labels)
 
     def see(self, clean: Tensor, view: Tensor) -> None:
         self._kept = (clean.argmax(1) == view.argmax(1)).float().mean()

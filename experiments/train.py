@@ -34,6 +34,7 @@ from experiments.sweeps import RESULTS, check_returns, finished, returned
 from experiments.training import progress_bar
 from hard_aug import Diagnosis, diagnose
 from hard_aug.viz import PolicyHistory, draw_diagnosis, draw_policy, gallery
+from hard_aug.viz.policy import MOST_DRAWN
 
 logger = logging.getLogger(__name__)
 #: Test images that a diagnosis looks at.
@@ -143,7 +144,7 @@ def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
     Before is the student of plain distillation, or an untrained one in a run without.
     """
     found: list[Diagnosis] = []
-    images = experiment.splits.test[slice(0, EXAMINED)].in_memory().images
+    shown = experiment.splits.test[slice(0, EXAMINED)].in_memory()
     finished = [job.row for job in experiment.jobs]
     settings = settled(experiment.config, experiment.chosen("hard") or HARD)
     for name in ("kd", "hard"):
@@ -151,7 +152,10 @@ def examine(experiment: Experiment, folder: Path) -> dict[str, Any]:
         if name in finished:
             student.load_state_dict(experiment.finished(name)["model"])
         transform = instantiate(settings.transform)
-        found.append(diagnose(experiment.teacher, student, images, transform, seed=experiment.config.seed))
+        looked_at = diagnose(
+            experiment.teacher, student, shown.images, transform, labels=shown.labels, seed=experiment.config.seed
+        )
+        found.append(looked_at)
     before, after = found
     draw_diagnosis(after, before=before, title="what the teacher ignores, and the student before and after").savefig(
         folder / "diagnosis.png", dpi=110
@@ -189,11 +193,14 @@ def show(metrics: dict[str, Any], folder: Path) -> None:
     """Print what a run found."""
     console = Console(quiet=not first_process())
     console.print(table(metrics))
-    for name, values in metrics.get("policy", {}).items():
+    learned_parts = metrics.get("policy", {})
+    for name, values in list(learned_parts.items())[:MOST_DRAWN]:
         pixels = f" = {values['sd_pixels']:.1f} px" if "sd_pixels" in values else ""
         low, high = values["range"]
         learned = f"{values['mean']:.3f} ± {values['sd']:.3f}{pixels}"
         console.print(f"  {name}: {learned} ({values['unit']}, range {low:.2f} to {high:.2f})", highlight=False)
+    if len(learned_parts) > MOST_DRAWN:
+        console.print(f"  and {len(learned_parts) - MOST_DRAWN} parameters more, in metrics.json")
     if metrics.get("gap_closed") is not None:
         console.print(f"HARD closed {100 * metrics['gap_closed']:.0f} % of the gap between KD and the teacher")
     if "diagnosis" in metrics:

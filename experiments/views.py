@@ -25,11 +25,19 @@ def uniform_parameters(rows: int, size: int, generator: torch.Generator, *, scal
 
 
 @torch.no_grad()
-def random_views(transform: Transform, images: Tensor, generator: torch.Generator, *, scale: float = 1.0) -> Tensor:
+def random_views(
+    transform: Transform,
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: float = 1.0,
+    labels: Tensor | None = None,
+) -> Tensor:
     """One view of each image, `(B, C, H, W)` in [0, 1], from the middle `scale` of the transform's ranges.
 
     Args:
         generator: on the CPU, so that all devices see the same views.
+        labels: `(B,)`, for transforms that want them.
     """
     u = uniform_parameters(len(images), transform.size, generator, scale=scale).to(images.device)
     partner_images = noise = None
@@ -37,5 +45,5 @@ def random_views(transform: Transform, images: Tensor, generator: torch.Generato
         partner_images = images[torch.randperm(len(images), generator=generator).to(images.device)]
     if transform.wants_noise:
         noise = torch.randn(images.shape, generator=generator).to(images)
-    views = transform(images, u, Context(partner_images=partner_images, noise=noise))
+    views = transform(images, u, Context(labels, partner_images=partner_images, noise=noise))
     return views if transform.bounded else views.clamp(0, 1)

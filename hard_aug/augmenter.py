@@ -193,6 +193,7 @@ class HardAugmenter:
             TypeError, ValueError, RuntimeError: images of wrong type, rank, range or device, NaN, inference mode;
                 labels missing, of wrong shape or range; players that return no logits, unequal class counts or NaN.
                 All is as before the call then.
+            FloatingPointError: networks inside the transform that overflow; the same holds.
         """
         images = self._checked(images, labels)
         rows = min(len(images), max(1, round(self._share * len(images))))
@@ -325,10 +326,11 @@ class HardAugmenter:
         return LearnedAugmentation(self.transform, self.policy, uniform_share=self.uniform_share, share=share)
 
     def check(self) -> None:
-        """Raise `ValueError` if a batch since the last check held bad values, or processes had unequal batches.
+        """Raise `ValueError` if a batch since the last check held bad values, or processes had unequal batches, and
+        `FloatingPointError` if a network inside the transform gave values that are not finite.
 
-        On the CPU each call raises by itself. On a GPU only the first call of a shape does, and for images alone, since
-        reading values waits for the device; all else is noted there and raised here.
+        On the CPU each call raises by itself. On a GPU only the first call of a shape does, for images and for such
+        networks alone, since reading values waits for the device; all else is noted there and raised here.
         """
         bad, unequal = bool(self._images.bad), bool(self._ascent.processes.unequal)
         self._images.bad.zero_()
@@ -340,6 +342,9 @@ class HardAugmenter:
             )
         if unequal:
             raise ValueError("batches of different size in the processes; use a DistributedSampler, or drop_last=True")
+        faults = self.transform.faults()
+        if faults:
+            raise FloatingPointError(f"since the last check {faults[0]}")
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs for a bit-equal next batch; the networks are not in it.

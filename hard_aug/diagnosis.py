@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import draws
-from hard_aug.checks import ImageCheck, check_kinds, check_same_classes
+from hard_aug.checks import ImageCheck, check_kinds, check_labels, check_same_classes
 from hard_aug.models.guard import evaluation_mode
 from hard_aug.objectives import teacher_change
 from hard_aug.players import Players
@@ -182,6 +182,7 @@ def diagnose(
     images: Tensor,
     transform: Transform,
     *,
+    labels: Tensor | None = None,
     values: int = 13,
     kept: float = 0.9,
     batch_size: int = 256,
@@ -201,6 +202,7 @@ def diagnose(
         teacher, student: from images in [0, 1] to logits `(B, K)`. Run in evaluation mode, left as they were.
         images: `(N, C, H, W)` in [0, 1] (or normalised, see `input_normalization`); some hundreds do.
         transform: what may be done to an image.
+        labels: `(N,)` integers, for transforms that want them (`Diffusion` of a denoiser with classes).
         values: how many over a two-sided range, at least 3; an even number counts as the next odd one.
         kept: the share of images, in (0, 1), that counts as keeping the answer in the table.
         batch_size: images at a time.
@@ -211,6 +213,9 @@ def diagnose(
         TypeError, ValueError: as `HardAugmenter` for such images and players; no images; settings out of range.
     """
     check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
+    check_labels(labels, batch=len(images))
+    if labels is None and transform.wants_labels:
+        raise ValueError(f"{type(transform).__name__} wants the class of each image here: give labels=")
     for name, number, least in (("values", values, 3), ("batch_size", batch_size, 1)):
         if not (isinstance(number, int) and number >= least):
             raise ValueError(f"{name}={number}: wanted a whole number of at least {least}")
@@ -222,18 +227,20 @@ def diagnose(
         raise ValueError("diagnose wants at least one image")
     half = values // 2
     with torch.no_grad(), evaluation_mode(players.teacher, players.student):
-        looks = _looks(players, images, transform, batch_size, seed)
+        known = Context(None if labels is None else labels.to(images.device))
+        looks = _looks(players, images, transform, known, batch_size, seed)
         rows = tuple(_row(looks, transform, *group, half=half, seed=seed) for group in _groups(transform.spec))
     return Diagnosis(rows, kept, len(images))
 
 
-def _looks(players: Players, images: Tensor, transform: Transform, batch_size: int, seed: int) -> list[_Look]:
+def _looks(
+    players: Players, images: Tensor, transform: Transform, whole: Context, batch_size: int, seed: int
+) -> list[_Look]:
     """The images in batches; noise and partners are those of all images, whatever the size of a batch."""
     generator = torch.Generator().manual_seed(seed)
     batches = torch.split(images, batch_size)
     answers = [(players.teacher_logits(batch), players.student_logits(batch)) for batch in batches]
     check_same_classes(teacher_logits=answers[0][0], student_logits=answers[0][1])
-    whole = Context()
     everywhere: tuple[Tensor, ...] = ()
     if transform.wants_noise:
         whole = replace(whole, noise=torch.randn(images.shape, generator=generator).to(images))

@@ -1,4 +1,4 @@
-"""`Diffuser.from_pretrained`: folders as diffusers writes them, and what the hub's client has fetched."""
+"""`from_pretrained` and `load_autoencoder`: folders as diffusers writes them, and what the hub's client has fetched."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from generative_parts import (
     CONDITION,
     SIZE,
     autoencoder_kl,
+    autoencoder_tiny,
     ddim,
     diffuser,
     dit,
     labels,
+    pictures,
     pixel_diffuser,
     score,
     seeds,
     unet,
     unet_condition,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
+from experiments import shipped
+from hard_aug.models import load_autoencoder
 from hard_aug.solvers import Chain, ClassEmbeddings, ClassLabels, Diffuser, Unguided
+from hard_aug.transforms import VAELatent
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -112,15 +117,127 @@ def test_folders_of_text_to_image(tmp_path: Path, distilled: bool) -> None:
         Diffuser.from_pretrained(folder)
 
 
-def test_names_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the hub's client leaves what it fetched: a transformer and no unet is what the index of the model says."""
+def fetched(hub: Path, name: str, *, commit: str = "1" * 40, reference: str = "main") -> Path:
+    """The folder where the hub's client keeps what it has fetched of a repository."""
+    home = hub / f"models--{name.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True, exist_ok=True)
+    (home / "refs" / reference).write_text(commit)
+    return home / "snapshots" / commit
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    home = tmp_path / "models--someone--dit"
-    snapshot = saved(home / "snapshots" / ("1" * 40), transformer=dit(), vae=autoencoder_kl(), scheduler=ddim())
+    return tmp_path
+
+
+def transformer_of(folder: Path, denoiser: nn.Module) -> None:
+    saved(folder, transformer=denoiser, vae=autoencoder_kl(), scheduler=ddim())
     names = {"transformer": "DiTTransformer2DModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
     listed = ", ".join(f'"{part}": ["diffusers", "{kind}"]' for part, kind in names.items())
-    (snapshot / "model_index.json").write_text(f'{{"_class_name": "DiTPipeline", "unet": [null, null], {listed}}}')
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(snapshot.name)
+    (folder / "model_index.json").write_text(f'{{"_class_name": "DiTPipeline", "unet": [null, null], {listed}}}')
+
+
+def test_names_on_the_hub(hub: Path) -> None:
+    """As the hub's client leaves what it fetched: a transformer and no unet is what the index of the model says."""
+    transformer_of(fetched(hub, "someone/dit"), dit())
     same_images("someone/dit", Diffuser(dit(), ddim(), autoencoder_kl()))
+
+
+def test_revisions(hub: Path) -> None:
+    changed = dit()
+    with torch.no_grad():
+        changed.proj_out_2.bias.add_(0.5)
+    transformer_of(fetched(hub, "someone/dit"), dit())
+    transformer_of(fetched(hub, "someone/dit", commit="2" * 40, reference="next"), changed)
+    same_images("someone/dit", Diffuser(dit(), ddim(), autoencoder_kl()))
+    expected = Diffuser(changed, ddim(), autoencoder_kl())
+    same_images("someone/dit", expected, revision="next")
+    same_images("someone/dit", expected, revision="2" * 40)
+    assert load_autoencoder("someone/dit", revision="next", local_files_only=True).config.scaling_factor == 0.7
+    with pytest.raises(OSError, match="someone/dit"):
+        Diffuser.from_pretrained("someone/dit", revision="none", local_files_only=True)
+    with pytest.raises(OSError, match="someone/dit has no autoencoder in vae/, nor at its root"):
+        load_autoencoder("someone/dit", revision="none", local_files_only=True)
+
+
+def test_precision_and_variants(tmp_path: Path) -> None:
+    networks = {"unet": unet(), "vae": autoencoder_kl()}
+    folder = with_none(saved(tmp_path, **networks, scheduler=ddim()))
+    half = Diffuser.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    assert half.codec is not None
+    for model in (half.denoiser, half.codec.autoencoder):
+        assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    found = Unguided(Chain(half, steps=2))(score(), labels(), seeds=seeds()).images
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
+    for name, model in networks.items():
+        with torch.no_grad():
+            next(model.parameters()).fill_(0.25)
+        model.save_pretrained(folder / name, variant="other")
+    other = Diffuser.from_pretrained(folder, variant="other")
+    assert other.codec is not None
+    for model in (other.denoiser, other.codec.autoencoder):
+        assert bool((next(model.parameters()) == 0.25).all())
+    same_images(folder, diffuser())
+    with pytest.raises(OSError, match="absent"):
+        Diffuser.from_pretrained(folder, variant="absent", local_files_only=True)
+
+
+def test_autoencoders_that_overflow_in_float16_stay_in_float32(tmp_path: Path) -> None:
+    folder = with_none(saved(tmp_path, unet=unet(), vae=autoencoder_kl(force_upcast=True), scheduler=ddim()))
+    loaded = Diffuser.from_pretrained(folder, torch_dtype=torch.float16)
+    assert loaded.codec is not None
+    assert next(loaded.denoiser.parameters()).dtype == torch.float16
+    assert next(loaded.codec.autoencoder.parameters()).dtype == torch.float32
+    assert next(load_autoencoder(folder, torch_dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
+    latents = loaded.encode(pictures())
+    assert bool(loaded.decode(latents).isfinite().all())
+
+
+KINDS = {"AutoencoderKL": autoencoder_kl, "AutoencoderTiny": autoencoder_tiny}
+
+
+def same_autoencoder(given: str | Path, kind: str) -> None:
+    """By the loader, and by what configurations name."""
+    expected = VAELatent(KINDS[kind]())
+    u = torch.full((3, expected.size), 0.7)
+    for loaded in (load_autoencoder(given, local_files_only=True), shipped.autoencoder(str(given), device="cpu")):
+        assert type(loaded).__name__ == kind
+        assert not loaded.training
+        assert torch.equal(VAELatent(loaded)(pictures(), u), expected(pictures(), u))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_autoencoder_alone(tmp_path: Path, hub: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like `stabilityai/sd-vae-ft-mse` and `madebyollin/taesd` at the root; like Stable Diffusion in `vae/`."""
+    model = KINDS[kind]()
+    model.save_pretrained(tmp_path / "root")
+    model.save_pretrained(tmp_path / "within" / "vae")
+    unet().save_pretrained(tmp_path / "within")  # the folder `vae` goes before the root
+    same_autoencoder(tmp_path / "root", kind)
+    same_autoencoder(tmp_path / "within", kind)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model.save_pretrained(fetched(hub, "someone/alone"))
+    model.save_pretrained(fetched(hub, "someone/whole") / "vae")
+    same_autoencoder("someone/alone", kind)
+    same_autoencoder("someone/whole", kind)
+
+
+def test_where_there_is_no_autoencoder(tmp_path: Path, hub: Path) -> None:
+    (tmp_path / "empty" / "vae").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"empty has neither vae/config\.json nor config\.json: wanted a folder that"):
+        shipped.autoencoder(str(tmp_path / "empty"))
+    unet().save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match="holds the config of a UNet2DModel, which is no autoencoder"):
+        load_autoencoder(tmp_path / "unet")
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="names the class None, which is none of diffusers"):
+        load_autoencoder(tmp_path / "empty")
+    unet().save_pretrained(fetched(hub, "someone/unet"))
+    with pytest.raises(ValueError, match="UNet2DModel, which is no autoencoder"):
+        load_autoencoder("someone/unet", local_files_only=True)
+    for absent in ("no-such/model-here", str(tmp_path / "no" / "such" / "folder")):
+        with pytest.raises(OSError, match="has no autoencoder in vae/, nor at its root: "):
+            load_autoencoder(absent, local_files_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -21,6 +22,7 @@ from experiments.train import run
 from experiments.training import progress_bar
 from experiments.views import random_views
 from hard_aug.draws import partners
+from hard_aug.models import HierarchicalVAE
 from hard_aug.transforms import Affine, Filter, PatchMix
 
 CONF = Path(__file__).parents[1] / "experiments" / "conf"
@@ -39,16 +41,25 @@ def parts() -> list[list[str]]:
     for group in ("transform", "policy", "objective", "schedule", "invariance"):
         for path in sorted((CONF / group).glob("*.yaml")):
             chosen = {"schedule": "alternating", "invariance": "penalty"} | {group: path.stem}
+            if path.stem == "diffusion":
+                chosen["policy"] = "search"
             if chosen.get("policy") == "search":
                 chosen["invariance"] = "hinge"
             if path.stem in ("color", "affine_color_rgb"):
                 continue  # wants colour pictures, as task=hue has them
-            found.append([f"{name}@augmenter.{name}={value}" for name, value in chosen.items()])
+            names = [*(name for name in chosen if name != group), group]
+            found.append([f"{name}@augmenter.{name}={chosen[name]}" for name in names])
     return found
 
 
 @pytest.mark.parametrize("overrides", parts(), ids=lambda chosen: chosen[-1].split(".")[-1])
 def test_every_part_makes_hard_images(tmp_path: Path, overrides: list[str]) -> None:
+    if overrides[-1].endswith("=diffusion"):  # the model that ships is of such images
+        overrides = [*overrides, "data.canvas=32", "device=cpu"]
+    if overrides[-1].endswith("=hierarchical"):  # none ships
+        vae = HierarchicalVAE(size=28, blocks=((1, 1), (7, 1)), width=8, latent_channels=2)
+        vae.save_pretrained(tmp_path / "vae")
+        overrides = [*overrides, f"augmenter.transform.vae.folder={tmp_path}/vae", "device=cpu"]
     config = config_of(tmp_path, "students=[hard]", *overrides)
     splits = instantiate(config.data)
     with progress_bar(quiet=True) as progress:
@@ -56,8 +67,33 @@ def test_every_part_makes_hard_images(tmp_path: Path, overrides: list[str]) -> N
     student = experiment.student()
     shown = splits.test[slice(0, 6)]
     hard = experiment.augmenter(student)(shown.images, shown.labels)
-    assert hard.images.shape == (6, 1, 28, 28)
+    assert hard.images.shape == shown.images.shape == (6, *splits.train.shape)
     assert bool(hard.loss(temperature=2.0).isfinite())
+
+
+def test_a_hierarchical_vae_has_to_be_given(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "transform@augmenter.transform=hierarchical", "device=cpu")
+    with pytest.raises(
+        InstantiationException, match=r"no hierarchical VAE ships: .*augmenter\.transform\.vae\.folder="
+    ):
+        instantiate(config.augmenter.transform)
+    config.augmenter.transform.vae.folder = str(tmp_path)
+    with pytest.raises(InstantiationException, match=r"has no config\.json and no model\.safetensors"):
+        instantiate(config.augmenter.transform)
+
+
+def test_training_with_edits_of_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a run does, with the models that ship: steps, pictures and the diagnosis."""
+    monkeypatch.setattr("experiments.train.EXAMINED", 8)
+    monkeypatch.setattr("hard_aug.viz.policy.MOST_DRAWN", 6)
+    parts = ["augmenter=search", "transform@augmenter.transform=diffusion", "augmenter.transform.chain.steps=2"]
+    config = config_of(tmp_path, "data.canvas=32", "device=cpu", "students=[random,hard]", *parts)
+    metrics = run(config, tmp_path / "run", quiet=True)
+    assert set(metrics["students"]) == {"random", "hard"}
+    assert len(metrics["policy"]) == 4 * 8 * 8
+    blocks = {f"noise_{channel} (64 parameters)" for channel in range(4)}
+    assert metrics["diagnosis"]["to_transfer_after"].keys() == blocks
+    assert (tmp_path / "run" / "policy.png").is_file()
 
 
 @pytest.mark.parametrize("task", TASKS)

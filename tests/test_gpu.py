@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.captured import WARM_UP
+from hard_aug.models import HierarchicalVAE
 from hard_aug.objectives import ConfidenceGap, Constraint
 from hard_aug.ops import use_backend, warp_color
 from hard_aug.policies import Conditional, Search
 from hard_aug.schedules import Alternating, Joint, Threshold
-from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective
+from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, HierarchicalLatent, PatchMix, Perspective
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SCHEDULES = [Alternating(), Joint(), Joint(fraction=0.5)]
@@ -80,6 +81,7 @@ PARTS: dict[str, Any] = {
     "search": lambda: {"transform": Affine(), "policy": Search(Affine().spec)},
     "floor": lambda: {"transform": Affine(), "uniform_floor": 0.3},
     "labels": lambda: {"transform": Affine(), "objective": ConfidenceGap()},
+    "levels": lambda: {"transform": HierarchicalLatent(HierarchicalVAE(size=12, blocks=((1, 1), (3, 1))).cuda())},
     "share": lambda: {"transform": Affine(), "share": 0.5, "batch_norm": "split"},
 }
 
@@ -147,6 +149,22 @@ def test_bad_values_are_found_by_check(teacher: nn.Module, plain_student: nn.Mod
     with pytest.raises(ValueError, match="since the last check"):
         augmenter.check()
     augmenter.check()
+
+
+def test_a_vae_that_overflows_is_found_by_check(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    vae = HierarchicalVAE(size=12, blocks=((1, 1), (3, 1))).cuda()
+    transform = HierarchicalLatent(vae, residual=False)
+    augmenter = HardAugmenter(teacher=teacher.cuda(), student=plain_student.cuda(), transform=transform)
+    augmenter(images.cuda())
+    augmenter.check()
+    with torch.no_grad():
+        vae.head.bias.fill_(torch.inf)
+    augmenter(images.cuda())
+    with pytest.raises(FloatingPointError, match=r"since the last check the VAE \(HierarchicalVAE\)"):
+        augmenter.check()
+    augmenter.check()
+    with pytest.raises(FloatingPointError, match=r"^the VAE \(HierarchicalVAE\)"):  # another shape
+        augmenter(images[:3].cuda())
 
 
 @pytest.mark.parametrize("schedule", [Alternating(), Joint()])

@@ -199,6 +199,45 @@ def test_classifier_guidance_of_chains_that_renoise(name: str, renoise: float) -
     assert float((found - plain).abs().max()) > 0.01
 
 
+def cosine(**settings: Any) -> Any:
+    """The schedule of the models that ship."""
+    return ddim(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing", **settings)
+
+
+def test_which_steps_are_clamped() -> None:
+    """The first one of chains from nearly pure noise."""
+    for scheduler, clamped in ((cosine(), [0]), (ddim(), []), (ddim(timestep_spacing="trailing"), [])):
+        signal = chain(scheduler, steps=10).levels.signal
+        ratios = (signal[:-1] / signal[1:]).tolist()
+        assert [row for row, ratio in enumerate(ratios) if ratio < LEAST_RATIO] == clamped
+        if clamped:
+            assert ratios[0] == pytest.approx(0.00032, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["constant", "noise", "classifier"])
+def test_the_clamped_step(shape: Any) -> None:
+    """Its push is `rho_t / LEAST_RATIO` times the gradient, with that ratio in the classifier's `rho_t` too."""
+    steps, rho, what = 10, 3.0, score(ConfidenceGap(2.0))
+    way = Chain(diffuser(cosine()), steps=steps)
+    settings = {"rho": rho, "shape": shape, "normalized": False, "measure_before": False, "window": (0.0, 1 / steps)}
+    found = GuidedSampler(way, **settings)(what, labels(), seeds=seeds()).images
+    signal, noise = way.levels.signal, way.levels.noise
+    reference = what.reference(None, labels(), classes=CLASSES)
+    x = noise_of(seeds(), (1, CHANNELS, LATENT, LATENT), torch.device("cpu"))[:, 0].requires_grad_()
+    x0, e = way.predict(x, labels(), 0)
+    (gradient,) = torch.autograd.grad(what(way.diffuser.decode(x0), reference).sum(), x)
+    factor = {"constant": 1.0, "noise": noise[0], "classifier": noise[0] * (noise[0] - LEAST_RATIO * noise[1])}[shape]
+    with torch.no_grad():
+        x = signal[1] * x0 + noise[1] * e + rho * factor / LEAST_RATIO * gradient
+        for index in range(1, steps):
+            x0, e = way.predict(x, labels(), index)
+            x = signal[index + 1] * x0 + noise[index + 1] * e
+        expected = way.diffuser.decode(x)
+    assert torch.allclose(found, expected, atol=1e-5)
+    plain = Unguided(way)(what, labels(), seeds=seeds()).images
+    assert float((found - plain).abs().max()) > 0.01
+
+
 def test_presets() -> None:
     way = chain()
     assert vars(GuidedSampler.mpgd(way, step=0.2)) == vars(GuidedSampler(way, mu=0.2, mu_shape="noise"))

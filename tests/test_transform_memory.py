@@ -6,15 +6,17 @@ import copy
 import gc
 import pickle
 import weakref
+from typing import Any
 
 import pytest
 import torch
+from test_hierarchical_vae import small
 from test_vae import autoencoder
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.policies import Search
-from hard_aug.transforms import VAELatent
+from hard_aug.transforms import HierarchicalLatent, VAELatent
 from hard_aug.transforms.memory import OfImages
 
 
@@ -93,6 +95,30 @@ def test_a_search_encodes_its_batch_once(teacher: nn.Module, plain_student: nn.M
     assert encoded == [len(images)]
     augmenter(images.clone())
     assert encoded == [len(images)] * 2
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_search_in_levels_reconstructs_its_batch_once(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, residual: bool, micro_batch: int | None
+) -> None:
+    vae = small()
+    transform = HierarchicalLatent(vae, residual=residual, micro_batch=micro_batch)
+    rows: list[int] = []
+    edit = vae.edit
+
+    def counted(batch: Tensor, *rest: Any, **more: Any) -> Tensor:
+        rows.append(len(batch))
+        return edit(batch, *rest, **more)
+
+    vae.edit = counted  # type: ignore[method-assign]  # to count what runs
+    policy = Search(transform.spec, candidates=3, steps=2)
+    augmenter = HardAugmenter(teacher=teacher, student=plain_student, transform=transform, policy=policy)
+    renderings = 3 + 2 + 1 + 1  # candidates, steps, the end of the ascent, and the one that is given back
+    for call in (1, 2):
+        augmenter(images.clone())
+        assert sum(rows) == call * (renderings + residual) * len(images)
+    assert max(rows) == (micro_batch or len(images))
 
 
 def test_normal_tensors_are_not_kept_in_inference_mode_either() -> None:

@@ -17,6 +17,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hard_aug.models.finite import FiniteCheck
+
+#: What is said of values that are not finite.
+OVERFLOW = (
+    "the autoencoder ({name}) {did} NaN or infinite values: it overflows in its precision, or its weights are broken; "
+    "use autoencoder.float() or autoencoder.bfloat16() (those whose config has force_upcast overflow in float16)"
+)
+
 
 class LatentCodec:
     """Encodes and decodes in evaluation mode, without a gradient of the weights.
@@ -50,6 +58,9 @@ class LatentCodec:
         tiny: Any = getattr(config, "encoder_block_out_channels", (1,))
         stages: Any = getattr(config, "block_out_channels", None) or tiny
         self.stride = 2 ** (len(stages) - 1)
+        name = type(autoencoder).__name__
+        self._encoded = FiniteCheck(OVERFLOW.format(name=name, did="made latents with"))
+        self._decoded = FiniteCheck(OVERFLOW.format(name=name, did="decoded images with"))
 
     def check_channels(self, channels: int) -> None:
         """Raise `ValueError` for images of other channels."""
@@ -73,21 +84,31 @@ class LatentCodec:
 
         Raises:
             ValueError: images on another device, or float16 weights that the config says overflow.
+            FloatingPointError: latents that are not finite; on a GPU at the first call of a shape, later see `faults`.
         """
         weight = self._weight(images)
         encoded = self.autoencoder.encode((2 * images - 1).to(weight.dtype))  # type: ignore[operator]  # of diffusers
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return cast(Tensor, latents).float()
+        return self._encoded(cast(Tensor, latents).float())
 
     def encode_in_parts(self, images: Tensor, size: int) -> Tensor:
         """`encode`, of so many images at once."""
         return torch.cat([self.encode(part) for part in torch.split(images, size)])
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, about in [0, 1], `(B, C, H, W)` float32, of raw latents. Gradients: latents yes."""
+        """Images, about in [0, 1], `(B, C, H, W)` float32, of raw latents. Gradients: latents yes.
+
+        Raises:
+            ValueError: as `encode`.
+            FloatingPointError: images that are not finite; on a GPU at the first call of a shape, later see `faults`.
+        """
         weight = self._weight(latents)
         decoded = self.autoencoder.decode(latents.to(weight.dtype)).sample  # type: ignore[operator]  # of diffusers
-        return (cast(Tensor, decoded).float() + 1) / 2
+        return (self._decoded(cast(Tensor, decoded).float()) + 1) / 2
+
+    def faults(self) -> list[str]:
+        """What was not finite on a GPU since the last call, and not said yet. Waits for the device."""
+        return [*self._encoded.faults(), *self._decoded.faults()]
 
     def scaled(self, latents: Tensor) -> Tensor:
         """What a denoiser takes, from raw latents."""

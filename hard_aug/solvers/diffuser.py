@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hard_aug.models.autoencoder import LatentCodec
+from hard_aug.models.finite import FiniteCheck
+from hard_aug.models.pretrained import load_autoencoder, load_part
 from hard_aug.ops.warp_color.reference import clamp_with_gradient
 from hard_aug.solvers.conditions import ClassLabels, Condition, Unconditional, mapped
 from hard_aug.solvers.counts import Evaluations
@@ -79,6 +81,10 @@ class Diffuser:
         if self.guided:
             self.condition.none(1, self.device)  # raises where there is nothing to compare with
         self.checkpointing = checkpointing
+        self._denoised = FiniteCheck(
+            f"the denoiser ({type(denoiser).__name__}) led to NaN or infinite values: it overflows in its precision, "
+            "or its weights are broken; use denoiser.float() or denoiser.bfloat16()"
+        )
         self.evaluations = Evaluations()
 
     @classmethod
@@ -90,6 +96,9 @@ class Diffuser:
         condition: Condition | None = None,
         guidance_scale: float = 1.0,
         checkpointing: bool = False,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
         local_files_only: bool = False,
     ) -> Diffuser:
         """Load the parts from the folders `unet` (or `transformer`), `scheduler` and, if there, `vae`.
@@ -97,28 +106,29 @@ class Diffuser:
         Args:
             name: a folder, or a name on the hub such as "stable-diffusion-v1-5/stable-diffusion-v1-5". A file
                 `condition.json` in a folder holds the arguments of `ClassLabels`, where one label is none.
+            torch_dtype: of the networks' weights; None: float32. See `load_autoencoder` for those of autoencoders that
+                overflow in float16.
+            variant: of the files of weights, such as "fp16".
+            revision: of the repository on the hub: a branch, a tag or a commit.
             local_files_only: do not ask the hub.
 
         Raises:
             OSError: nothing there, as diffusers says it.
+            ValueError: parts that are none of diffusers, or don't fit together.
         """
         import diffusers
 
-        where: dict[str, Any] = {"local_files_only": local_files_only}
-
-        def part(folder: str, family: Any) -> Any:
-            config = family.load_config(str(name), subfolder=folder, **where)
-            kind = getattr(diffusers, config["_class_name"])
-            return kind.from_pretrained(str(name), subfolder=folder, **where)
-
+        where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+        weights: dict[str, Any] = {"torch_dtype": torch_dtype, "variant": variant}
         if Path(name).is_dir():
             there = {folder.name for folder in Path(name).iterdir() if folder.is_dir()}
         else:
             index = diffusers.DiffusionPipeline.load_config(str(name), **where)
             there = {part for part, kind in index.items() if isinstance(kind, list) and kind[0] is not None}
-        denoiser = part("transformer" if "unet" not in there else "unet", diffusers.UNet2DModel)
-        autoencoder = part("vae", diffusers.AutoencoderKL) if "vae" in there else None
-        scheduler = part("scheduler", diffusers.DDIMScheduler)
+        place = "unet" if "unet" in there else "transformer"
+        denoiser = load_part(name, diffusers.UNet2DModel, subfolder=place, weights=weights, **where)
+        autoencoder = load_autoencoder(name, **weights, **where) if "vae" in there else None
+        scheduler = load_part(name, diffusers.DDIMScheduler, subfolder="scheduler", **where)
         told = Path(name) / "condition.json"
         if condition is None and told.is_file():
             condition = ClassLabels(**json.loads(told.read_text()))
@@ -190,7 +200,12 @@ class Diffuser:
 
         Args:
             preview: by the cheaper autoencoder, if there is one.
+
+        Raises:
+            FloatingPointError: latents or images that are not finite; on a GPU at the first call of a shape, later see
+                `faults`.
         """
+        latents = self._denoised(latents)
         codec = self.preview if preview and self.preview is not None else self.codec
         if codec is None:
             return clamp_with_gradient((latents + 1) / 2)
@@ -199,6 +214,11 @@ class Diffuser:
         self.evaluations.codec_backward += len(latents) if follows else 0
         decoded: Tensor = self._run(codec.decode, codec.unscaled(latents))
         return clamp_with_gradient(decoded)
+
+    def faults(self) -> list[str]:
+        """What was not finite on a GPU since the last call, and not said yet. Waits for the device."""
+        codecs = [codec for codec in (self.codec, self.preview) if codec is not None]
+        return [*self._denoised.faults(), *(fault for codec in codecs for fault in codec.faults())]
 
     def predict(
         self, sample: Tensor, labels: Tensor, levels: Levels, index: int, *, guided: bool = True

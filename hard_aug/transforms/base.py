@@ -158,6 +158,10 @@ class Transform(ABC):
     def check_channels(self, channels: int) -> None:  # noqa: B027 - most transforms take any
         """Raise `ValueError` if images of so many channels can't be transformed."""
 
+    def faults(self) -> list[str]:
+        """What was not finite in its networks on a GPU since the last call; see `HardAugmenter.check`."""
+        return []
+
     @abstractmethod
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """Transform checked input; see `__call__`."""
@@ -173,6 +177,7 @@ class Transform(ABC):
         Raises:
             TypeError: images that are not floating point.
             ValueError: wrong rank, wrong width of `u`, other batch size, or channels that the transform can't take.
+            FloatingPointError: of those with networks inside, what overflows in these. (On a GPU see `faults`.)
 
         Gradients: images yes, parameters yes, second order no.
         """

@@ -64,6 +64,9 @@ class Compose(Transform):
         for stage in self.stages:
             stage.check_channels(channels)
 
+    def faults(self) -> list[str]:
+        return [fault for stage in self.stages for fault in stage.faults()]
+
     def reference(self, logits: Tensor, u: Tensor, context: Context) -> Tensor:
         for stage, part in zip(self.stages, torch.split(u, self._sizes, dim=1), strict=True):
             logits = stage.reference(logits, part, context)

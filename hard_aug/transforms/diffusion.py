@@ -39,6 +39,7 @@ class Diffusion(Transform):
 
     Raises:
         TypeError, ValueError: a chain that renoises, or settings out of range; at a call, images of another size.
+        FloatingPointError: at a call, a network that overflows; see `Diffuser.decode`.
 
     Gradients: images yes (through `residual`'s sum alone), parameters yes, second order no.
     """
@@ -82,6 +83,9 @@ class Diffusion(Transform):
             diffuser.codec.check_channels(channels)
         elif channels != self.latent[0]:
             raise ValueError(f"the denoiser takes images of {self.latent[0]} channels, got {channels}")
+
+    def faults(self) -> list[str]:
+        return self.chain.diffuser.faults()
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         if tuple(images.shape[-2:]) != (self.height, self.width):

@@ -25,9 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hard_aug.models.finite import FiniteCheck
 from hard_aug.models.hierarchical_vae import Editor, scale_of
 from hard_aug.ops.formats import memory_format_of
 from hard_aug.transforms.base import Context, Parameter, Transform
+from hard_aug.transforms.memory import OfImages
 from hard_aug.transforms.settings import check_positive
 
 
@@ -83,6 +85,7 @@ class HierarchicalLatent(Transform):
         TypeError: a module that has not the form.
         ValueError: levels outside the VAE's, a range that is not positive, every part switched off, a setting without
             effect; at a call, images on another device, and whatever the VAE raises at sizes that it can't take.
+        FloatingPointError: at a call, a VAE that overflows. (On a GPU see `faults`.)
 
     Gradients: images yes (through `residual`'s sum alone, not through the encoder), parameters yes, second order no.
     """
@@ -120,6 +123,11 @@ class HierarchicalLatent(Transform):
         self.spread = None if spread is None else _checked_spread(spread, levels, self.channels)
         self.prior_beyond, self.noise_seed, self.residual = prior_beyond, noise_seed, residual
         self.micro_batch, self.checkpointing = micro_batch, checkpointing
+        self._clean: OfImages[tuple[Tensor, ...]] = OfImages()
+        self._finite = FiniteCheck(
+            f"the VAE ({type(vae).__name__}) decoded NaN or infinite values: it overflows in its precision, "
+            "or its weights are broken; use vae.float() or vae.bfloat16()"
+        )
         self._noise: dict[torch.device, list[Tensor]] = {}
         self._parts = [name for name, value in (("shift", shift), ("scale_log", scale_log)) if value is not None]
         ranges = {"shift": (shift, "standard deviations"), "scale_log": (scale_log, "change of the log-scale")}
@@ -139,6 +147,9 @@ class HierarchicalLatent(Transform):
         if channels != wanted:
             raise ValueError(f"the VAE takes images of {wanted} channels, got {channels}")
 
+    def faults(self) -> list[str]:
+        return self._finite.faults()
+
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         if images.numel() == 0:
             return images
@@ -150,24 +161,32 @@ class HierarchicalLatent(Transform):
             )
         values = torch.stack(tuple(self.decode(u).values()), dim=1)
         size = self.micro_batch or len(images)
-        parts = [self._edited(*part) for part in zip(torch.split(images, size), torch.split(values, size), strict=True)]
+        clean = self._clean(lambda: self._reconstructed(images, size), images) if self.residual else ()
+        given = (images, values, *clean)
+        parts = [self._edited(*part) for part in zip(*(torch.split(each, size) for each in given), strict=True)]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
         return out.contiguous(memory_format=memory_format_of(images))
 
-    def _edited(self, images: Tensor, values: Tensor) -> Tensor:
-        pixels = images.detach().float()
+    @torch.no_grad()
+    def _reconstructed(self, images: Tensor, size: int) -> tuple[Tensor, ...]:
+        """What the VAE makes of images without an edit."""
+        nothing = images.new_zeros(size, self.size, dtype=torch.float32)
+        return (torch.cat([self._decoded(part, nothing[: len(part)]) for part in torch.split(images, size)]),)
+
+    def _edited(self, images: Tensor, values: Tensor, plain: Tensor | None = None) -> Tensor:
         if self.checkpointing and values.requires_grad:
             decode = cast(Callable[..., Tensor], checkpoint)
-            out = decode(self.decode_edited, pixels, values, use_reentrant=False, preserve_rng_state=False)
+            out = decode(self._decoded, images, values, use_reentrant=False, preserve_rng_state=False)
         else:
-            out = self.decode_edited(pixels, values)
+            out = self._decoded(images, values)
+        return (out if plain is None else images + (out - plain)).to(images.dtype)
+
+    def _decoded(self, images: Tensor, values: Tensor) -> Tensor:
+        """`decode_edited` of images as they come, checked."""
+        out = self.decode_edited(images.detach().float(), values)
         if out.shape != images.shape:
             raise ValueError(f"the VAE made {tuple(out.shape)} of images of shape {tuple(images.shape)}")
-        if self.residual:
-            with torch.no_grad():
-                plain = self.decode_edited(pixels, torch.zeros_like(values))
-            out = images + (out - plain)
-        return out.to(images.dtype)
+        return self._finite(out)
 
     def decode_edited(self, images: Tensor, values: Tensor) -> Tensor:
         """What the VAE decodes when its posteriors are changed by physical values `(B, P)`; zeros change nothing."""

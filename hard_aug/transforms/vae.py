@@ -63,6 +63,7 @@ class VAELatent(Transform):
         TypeError: no autoencoder.
         ValueError: a range that is not positive, every part switched off; at a call, images of other channels, or of a
             size that the autoencoder's stride does not divide.
+        FloatingPointError: at a call, an autoencoder that overflows; see `LatentCodec.decode`.
 
     Gradients: images yes (through `residual`'s sum alone, not through the encoder), parameters yes, second order no.
     """
@@ -141,6 +142,9 @@ class VAELatent(Transform):
 
     def check_channels(self, channels: int) -> None:
         self.codec.check_channels(channels)
+
+    def faults(self) -> list[str]:
+        return self.codec.faults()
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         if images.numel() == 0:

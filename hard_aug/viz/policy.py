@@ -13,6 +13,8 @@ from hard_aug.transforms import Parameter
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 DRAWS = 1024
+#: Parameters that a picture has room for; a transform of noise has hundreds.
+MOST_DRAWN = 96
 
 
 class PolicyHistory:
@@ -91,18 +93,20 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
     """Draw the median, the middle half and the middle nine tenths of each parameter over the training steps.
 
     The axis of values is the whole range; a factor's is logarithmic. The dashed line is the identity, and the dotted
-    ones are the quartiles of random augmentation, which is uniform in the range (in its logarithm for factors).
+    ones are the quartiles of random augmentation, which is uniform in the range (in its logarithm for factors). Of more
+    than `MOST_DRAWN` parameters the first ones are drawn.
 
     Raises:
         ValueError: an empty history.
     """
     if not history.steps:
         raise ValueError("nothing has been recorded yet; call record(step, augmenter)")
-    columns = min(3, len(history.spec))
-    lines = math.ceil(len(history.spec) / columns)
+    spec = history.spec[:MOST_DRAWN]
+    columns = min(3, len(spec))
+    lines = math.ceil(len(spec) / columns)
     figure = Figure(figsize=(3.6 * columns, 2.5 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)
-    for axis, parameter in zip(axes.flat, history.spec, strict=False):
+    for axis, parameter in zip(axes.flat, spec, strict=False):
         rows = list(zip(*history.rows[parameter.name], strict=True))
         _, _, low, lower, median, upper, high = rows
         axis.fill_between(history.steps, low, high, alpha=0.25, color="tab:blue", lw=0, label="5 to 95 %")
@@ -120,7 +124,7 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
         axis.set_title(parameter.name.replace("_", " "), size=9)
         axis.set_ylabel(parameter.unit, size=8)
         axis.tick_params(labelsize=7, which="both")
-    for axis in axes.flat[len(history.spec) :]:
+    for axis in axes.flat[len(spec) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("training step", size=8)
@@ -128,7 +132,8 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
         *axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4, frameon=False
     )
     if title:
-        figure.suptitle(title, size=10)
+        rest = "" if spec == history.spec else f" ({len(spec)} of {len(history.spec)} parameters)"
+        figure.suptitle(title + rest, size=10)
     return figure
 
 
