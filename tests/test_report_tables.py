@@ -106,6 +106,22 @@ def test_runs_without_curves_or_costs_have_tables() -> None:
     assert not [one for one in tables(summary) if one.title.startswith(("Until", "What one"))]
 
 
+def test_how_views_fail_has_a_table() -> None:
+    """Of transforms in the loop, where a run was asked, and of pools of generated images."""
+    assert not [one for one in tables(summarise([corrupted(0)])) if one.title.startswith("The views")]
+    runs = [corrupted(0), corrupted(1)]
+    for number, run in enumerate(runs):
+        run["detectors"] = {"hard": {"judge_keeps": 0.9 + 0.02 * number, "saturated": 0.01}}
+        run["students"]["kd"]["pool"] = {"count": 15, "judge_keeps": 0.8} | ({"transfer": 0.5} if number else {})
+    summary = summarise(runs)
+    assert summary["views"]["hard"]["judge_keeps"]["values"] == [0.9, 0.92]
+    found = table(summary, "The views")
+    assert found["hard"] == {"judge keeps": "0.91", "saturated": "0.01", "count": ""}
+    assert found["kd"] == {"judge keeps": "0.8", "saturated": "", "count": "15"}
+    del runs[1]["detectors"]  # asked for in one run alone
+    assert "hard" not in summarise(runs)["views"]
+
+
 def test_seeds_may_choose_different_trials(summary: dict[str, Any]) -> None:
     assert summary["policy"] == {}
     assert [one["seed"] for one in summary["policy_by_seed"]] == [0, 1]

@@ -43,3 +43,8 @@ def millions(value: dict[str, Any]) -> str:
     mean, sd = value["mean"] / 1e6, (value["sd"] or 0.0) / 1e6
     digits = max(0, 2 - len(f"{mean:.0f}") + 1) if mean >= 1 else 3
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if round(sd, digits) else "")
+
+
+def precise(value: dict[str, Any]) -> str:
+    """The mean alone, to three digits that count."""
+    return f"{value['mean']:.3g}"

@@ -47,11 +47,13 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         summary["novel_sets"] = first["novel_sets"]
     if any(r.get("trials", 1) > 1 for row in rows.values() for r in row):
         summary["trial_counts"] = {name: row[0].get("trials", 1) for name, row in rows.items() if name != "teacher"}
-    pools = {name: [r["pool"] for r in row] for name, row in rows.items() if "pool" in row[0]}
-    if pools:  # of generated images: what they took, and how they fail
-        summary["pools"] = {
-            name: {key: spread([pool[key] for pool in row], 4) for key in row[0] if all(key in pool for pool in row)}
-            for name, row in pools.items()
+    views = {name: [r["pool"] for r in row] for name, row in rows.items() if all(r.get("pool") for r in row)}
+    if all("detectors" in run for run in runs):
+        views |= {name: [run["detectors"][name] for run in runs] for name in first["detectors"]}
+    if views:  # how they fail, and of generated images what they took
+        summary["views"] = {
+            name: {key: spread([one[key] for one in row], 4) for key in row[0] if all(key in one for one in row)}
+            for name, row in views.items()
         }
     if first.get("trials"):
         summary["rule"] = rule(first)

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.evaluation import headline
 from experiments.report.captions import caption
 from experiments.report.costs import HARD
-from experiments.report.figures import millions, text, whole
+from experiments.report.figures import millions, precise, text, whole
 
 #: Of more test sets than these the first table has those that rows are compared on, and another one has all.
 WIDE = 6
@@ -44,7 +44,8 @@ class Table:
 def tables(summary: dict[str, Any]) -> list[Table]:
     """All tables of a group, those that have nothing to say left out."""
     found = [Table(caption(summary), *cells(summary))]
-    made = (_best(summary), _costs(summary), *_reached(summary), _sets(summary), _trials(summary), _by_clean(summary))
+    made = [_best(summary), _costs(summary), *_reached(summary), _views(summary), _sets(summary)]
+    made += [_trials(summary), _by_clean(summary)]
     return [*found, *(table for table in made if table is not None)]
 
 
@@ -170,6 +171,19 @@ def _spent(one: dict[str, Any], number: int) -> str:
 
 def _share(value: dict[str, Any]) -> str:
     return whole({"mean": 100 * value["mean"], "sd": None if value["sd"] is None else 100 * value["sd"]}) + " %"
+
+
+def _views(summary: dict[str, Any]) -> Table | None:
+    views = summary.get("views")
+    if not views:
+        return None
+    keys = list(dict.fromkeys(key for one in views.values() for key in one))
+    rows = [[name, *(precise(one[key]) if key in one else "" for key in keys)] for name, one in views.items()]
+    title = (
+        "The views that students were shown beside real images: how they fail, if they do (what each number is, says "
+        "hard_aug.solvers.detectors), and of generated ones what they took."
+    )
+    return Table(title, ["", *(key.replace("_", " ") for key in keys)], rows)
 
 
 def _sets(summary: dict[str, Any]) -> Table | None:
