@@ -315,7 +315,8 @@ def write(metrics: dict[str, Any], config: DictConfig, device: torch.device, fol
     """`metrics.json`, in the form that `experiments.report` reads."""
     metrics |= {
         "config": {
-            **checkpoint.resolved(config),
+            **identity(config),
+            "methods": list(config.methods),
             "task": {"name": "images of all groups"},  # what experiments.report says of the teacher
             "steps": config.continued.steps,
         },
