@@ -89,6 +89,7 @@ def pretend() -> None:
         return [torch.zeros_like(tensor) for tensor in inputs]
 
     torch.cuda.device = lambda device: nullcontext()  # type: ignore[assignment,misc]
+    torch.cuda.is_current_stream_capturing = lambda: False  # type: ignore[assignment]
     torch.cuda._lazy_init = lambda: None  # type: ignore[assignment]
     torch.autograd.grad = no_gradient  # type: ignore[assignment]
     nn.Module.to = lambda self, *places, **settings: self  # type: ignore[method-assign,assignment]
