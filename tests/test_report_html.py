@@ -12,54 +12,13 @@ from xml.etree import ElementTree
 import pytest
 
 from experiments import report
-from experiments.report.curves import mean_of, svg
+from experiments.report import panels
+from experiments.report.curves import OWN, mean_of, styles, svg
 from experiments.report.runs import curves
-from experiments.report.tables import cells, summarise
+from experiments.report.summary import summarise
+from experiments.report.tables import cells
 from experiments.status import write_json
-
-#: One transparent pixel.
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
-
-
-def results(seed: int, *, shifted: float = 0.8, steps: int = 100) -> dict[str, Any]:
-    curve = [
-        {"step": s, "evaluations": 3 * s, "seconds": s / 10 + seed, "centred": s / 200, "shifted": s / 300}
-        for s in (50, 100)
-    ]
-    row = {"centred": 0.9, "shifted": 0.5, "validation": 0.6, "seconds": 3.0, "curve": curve}
-    students = {"kd": row, "hard": {**row, "shifted": shifted, "trials": 2}}
-    trial = {"settings": {"augmenter.learning_rate": 0.01}, "validation": 0.6}
-    return {
-        "teacher": {"centred": 0.95, "shifted": 0.9, "seconds": 9.0},
-        "students": students,
-        "trials": {"hard": [trial, {"settings": {"augmenter.learning_rate": 0.02}, "validation": 0.5 + seed / 10}]},
-        "sets": ["centred", "shifted"],
-        "main": "shifted",
-        "size": 28,
-        "seed": seed,
-        "device": "CPU",
-        "versions": {},
-        "config": {
-            "data": {"name": "mnist5k"},
-            "task": {"distance": 3},
-            "teacher": {"train_shift": 3},
-            "steps": steps,
-            "seed": seed,
-        },
-    }
-
-
-def write_run(folder: Path, metrics: dict[str, Any]) -> None:
-    (folder / "curves").mkdir(parents=True)
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "status.json", {"state": "finished", "started": "2026-01-01T00:00:00+00:00"})
-    for student in metrics["students"]:
-        rows = [f"{step},loss,{1 / step}\n{step},policy/shear_sd,0.5" for step in (10, 20, 30)]
-        (folder / "curves" / f"{student}.csv").write_text("step,name,value\n" + "\n".join(rows) + "\n")
-    for name in ("gallery.png", "policy.png", "diagnosis.png"):
-        (folder / name).write_bytes(PNG)
+from tests.report_runs import PNG, corrupted, results, write_run
 
 
 class Page(HTMLParser):
@@ -143,10 +102,41 @@ def test_a_page_holds_all_that_it_shows(whole: tuple[str, Page, dict[str, Any]])
 def test_curves_are_drawn_once_for_each_scalar_set_and_cost(whole: tuple[str, Page, dict[str, Any]]) -> None:
     _, page, _ = whole
     labels = [str(element["aria-label"]) for element in page.of("svg")]
-    assert labels.count("loss") == 1
-    assert labels.count("policy/shear_sd") == 1
+    assert labels.count("loss") == labels.count("policy/shear_sd") == 2  # of the rows, and of hard's trials
     assert labels.count("centred, accuracy in %") == labels.count("shifted, accuracy in %") == 3
-    assert len(labels) == 8
+    assert len(labels) == 10
+
+
+def test_chosen_trials_are_drawn_under_their_rows_and_the_others_folded(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / str(seed), corrupted(seed))
+        for number, loss in ((0, 5.0), (1, 7.0)):  # seed 0 chose the first one, seed 1 the second
+            path = tmp_path / "runs" / str(seed) / "curves" / "hard" / f"{number}.csv"
+            path.write_text(f"step,name,value\n10,loss,{loss}\n20,loss,{loss}\n")
+    members = report.group(report.find([tmp_path / "runs"]))[0]
+    own, others = panels._scalars(members)
+    assert list(own["loss"]) == ["augmix", "cutmix", "hard", "kd", "labels", "oracle"]
+    assert own["loss"]["hard"] == [[(10, 10, 5.0), (20, 20, 5.0)], [(10, 10, 7.0), (20, 20, 7.0)]]
+    assert sorted(others) == ["hard", "kd"]
+    assert sorted(others["hard"]["loss"]) == ["0", "1"]
+    text, page = made(tmp_path)
+    opened, _, folded = text.partition("<summary>Accuracy on each set")
+    assert opened.count('aria-label="clean, accuracy in %"') == 3
+    assert 'aria-label="corrupted/fog' not in opened
+    assert folded.count('aria-label="corrupted/fog, accuracy in %"') == 3
+    assert "Curves of all trials of hard: 1" in folded
+    assert ">transform=filter</span>" in folded
+    assert "hard/0" not in text
+    assert "What each seed&#39;s policy learned" in text or "What each seed's policy learned" in text
+    assert len(page.of("svg")) == 6 + 6 + 1 + 1 + 1 + 2  # open and folded sets; loss, shear; hard's, and both of kd's
+
+
+def test_thirteen_rows_look_different() -> None:
+    names = ["labels", "kd", "oracle", "random", "hard", *map(str, range(19))]
+    found = styles(names)
+    assert len(set(found.values())) == len(names)
+    assert found["hard"] == OWN["hard"]
+    assert [name for name in names if found[name].stands_out] == ["hard"]
 
 
 def test_pictures_of_other_seeds_are_folded(whole: tuple[str, Page, dict[str, Any]]) -> None:
@@ -237,20 +227,24 @@ def test_curves_of_a_run_that_was_killed_and_went_on(tmp_path: Path) -> None:
         curves(tmp_path)
 
 
-def test_seeds_are_averaged_where_they_meet() -> None:
-    x, mean, deviation = mean_of([[(1, 2.0), (2, 4.0), (3, 9.0)], [(1, 4.0), (2, 4.0)]])
+def test_seeds_are_averaged_step_by_step() -> None:
+    """By step, whatever x is: seconds differ from seed to seed, and may be equal by chance."""
+    x, mean, deviation = mean_of([[(1, 1, 2.0), (2, 2, 4.0), (3, 3, 9.0)], [(1, 1, 4.0), (2, 2, 4.0)]])
     assert x.tolist() == [1, 2]
     assert mean.tolist() == [3.0, 4.0]
     assert deviation.tolist() == pytest.approx([2**0.5, 0.0])
-    x, mean, _ = mean_of([[(1.0, 2.0), (2.0, 4.0)], [(1.2, 4.0), (2.2, 8.0)]])  # seconds meet nowhere
-    assert x.tolist() == pytest.approx([1.1, 2.1])
+    x, mean, _ = mean_of([[(1, 1.0, 2.0), (2, 2.0, 4.0)], [(1, 2.0, 4.0), (2, 4.0, 8.0)]])
+    assert x.tolist() == pytest.approx([1.5, 3.0])
     assert mean.tolist() == [3.0, 6.0]
+    x, mean, _ = mean_of([[(1, 1.0, 2.0), (3, 2.0, 4.0)], [(2, 1.2, 4.0)]])  # no step in common
+    assert x.tolist() == pytest.approx([1.1])
     with pytest.raises(ValueError, match="without points"):
-        mean_of([[(1, 1.0)], []])
+        mean_of([[(1, 1, 1.0)], []])
 
 
 def test_a_panel_is_the_same_each_time_and_takes_the_page_s_ink() -> None:
-    lines = {0: [[(1.0, 2.0), (2.0, 3.0)]], 9: [[(1.0, 1.0), (2.0, 1.0)]]}
+    both = styles(["kd", "hard"])
+    lines = [(both["kd"], [[(1, 1, 2.0), (2, 2, 3.0)]]), (both["hard"], [[(1, 1, 1.0), (2, 2, 1.0)]])]
     drawn = svg(lines, title='a "b" <c> & d', x_label="steps")
     assert svg(lines, title='a "b" <c> & d', x_label="steps") == drawn
     root = ElementTree.fromstring(drawn)

@@ -3,15 +3,21 @@
 | file | what it does |
 |---|---|
 | `runs.py` | finds results, statuses and curves, and groups runs by configuration |
-| `tables.py` | means and deviations over seeds, as figures and as Markdown |
-| `curves.py` | pictures of curves, as SVG |
+| `summary.py` | the figures of a group: means and deviations over its seeds, differences |
+| `costs.py` | evaluations and seconds, the best baseline, and what each row spends until it is as good |
+| `trials.py` | which trial each seed chose, and which one clean validation images alone would have chosen |
+| `figures.py`, `captions.py`, `tables.py` | the same, written |
+| `curves.py`, `panels.py` | pictures of curves, as SVG |
 | `page.py`, `page.html` | the page, which needs no other file |
 | `command.py` | the command |
 """
 
+from experiments.report.captions import caption, distinguish
 from experiments.report.command import main
+from experiments.report.figures import spread
 from experiments.report.runs import find, group, unfinished
-from experiments.report.tables import caption, cells, distinguish, markdown, spread, summarise
+from experiments.report.summary import summarise
+from experiments.report.tables import cells, tables
 
 __all__ = [
     "caption",
@@ -20,8 +26,8 @@ __all__ = [
     "find",
     "group",
     "main",
-    "markdown",
     "spread",
     "summarise",
+    "tables",
     "unfinished",
 ]

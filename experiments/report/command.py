@@ -9,9 +9,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from experiments.report.captions import distinguish
+from experiments.report.figures import text
 from experiments.report.runs import find, group, unfinished
-from experiments.report.tables import caption, cells, distinguish, markdown, summarise, text
+from experiments.report.summary import summarise
+from experiments.report.tables import tables, written
 from experiments.status import write_json
 
 #: Of more parameters than these the printed page lists none; the JSON has them.
@@ -71,15 +75,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _print(summary: dict[str, Any], console: Console, *, as_markdown: bool) -> None:
-    if as_markdown:
-        print(f"{caption(summary)}\n\n{markdown(summary)}\n")
-    else:
-        head, rows = cells(summary)
-        table = Table(*head, title=caption(summary))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    for one in tables(summary):
+        if as_markdown:
+            print(f"{one.markdown()}\n")
+        elif not one.folded:
+            table = Table(*one.head, title=Text(one.title))
+            for row in one.rows:
+                table.add_row(*row)
+            console.print(table)
     policy = summary.get("policy", {})
     for name, values in policy.items() if len(policy) <= LISTED else ():
         pixels = f" = {text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
         print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
+    if "policy_by_seed" in summary:
+        for one in summary.get("chosen", {}).get("hard", []):
+            print(f"  hard, seed {one['seed']}: {written(one['settings'])}")

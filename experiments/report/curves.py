@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-#: One for each student, in this order and again dashed; told apart by eyes of all kinds, on white and on black.
-COLOURS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#c8553d", "#8d6cc9", "#c25c9b", "#7d7d2a", "#4aa3b5")
+#: Of rows without a colour of their own, each in each dash; told apart by eyes of all kinds, on white and on black.
+COLOURS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#8d6cc9", "#b0892f", "#c25c9b", "#3fa7b8")
+#: By name in CSS, on and off in line widths.
+DASHES: Mapping[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (1, 1.2))}
+#: Of more curves than these only those that stand out have a band.
+BANDS = 4
 #: A colour that stands for the page's own.
 INK = "#010203"
 STYLE: Any = {
@@ -31,49 +36,91 @@ STYLE: Any = {
     "axes.linewidth": 0.6,
 }
 
-Points = Sequence[tuple[float, float]]
+#: A curve: `(step, x, y)` in the order of the steps.
+Points = Sequence[tuple[float, float, float]]
 
 
-def style_of(index: int) -> tuple[str, str]:
-    """Colour and dash of the student of that number."""
-    return COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--"
+@dataclass(frozen=True)
+class Style:
+    """How one student is drawn; a row that `stands_out` is thicker, above the others, and keeps its band."""
+
+    colour: str
+    dash: str = "solid"
+    stands_out: bool = False
+
+    @property
+    def width(self) -> float:
+        """Points."""
+        return 2.4 if self.stands_out else 1.3
+
+
+#: Ours, and the marks at the ends of the scale.
+OWN = {
+    "hard": Style("#d33a2f", stands_out=True),
+    "labels": Style("#8b9097", "dotted"),
+    "oracle": Style("#8b9097", "dashed"),
+    "teacher": Style("#8b9097"),
+}
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each; as many as there are colours and dashes are all different."""
+    found: dict[str, Style] = {}
+    dashes, number = tuple(DASHES), 0
+    for name in names:
+        if name in OWN:
+            found[name] = OWN[name]
+        else:
+            found[name] = Style(COLOURS[number % len(COLOURS)], dashes[number // len(COLOURS) % len(dashes)])
+            number += 1
+    return found
 
 
 def mean_of(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The curves of several seeds as one: x, mean and standard deviation (0 for one seed).
 
-    At steps that all have; where x differs from seed to seed, as seconds do, point by point and x is a mean as well.
+    At the steps that all have; x, which may differ from seed to seed as seconds do, is a mean as well. Without a common
+    step, point by point.
     """
     if any(not len(points) for points in seeds):
         raise ValueError("a curve without points")
-    shared = set.intersection(*({x for x, _ in points} for points in seeds))
+    by_step = [{step: (x, y) for step, x, y in points} for points in seeds]
+    shared = sorted(set.intersection(*(set(points) for points in by_step)))
     if shared:
-        x = np.array(sorted(shared))
-        y = np.array([[dict(points)[at] for at in x] for points in seeds])
+        both = np.array([[points[step] for step in shared] for points in by_step])
     else:
         count = min(len(points) for points in seeds)
-        both = np.array([points[:count] for points in seeds])
-        x, y = both[..., 0].mean(0), both[..., 1]
+        both = np.array([[(x, y) for _, x, y in points[:count]] for points in seeds])
+    x, y = both[..., 0].mean(0), both[..., 1]
     return x, y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(len(x))
 
 
-def svg(lines: Mapping[int, Sequence[Points]], *, title: str, x_label: str) -> str:
+def svg(lines: Sequence[tuple[Style, Sequence[Points]]], *, title: str, x_label: str) -> str:
     """One panel as an `<svg>` element.
 
     Args:
-        lines: by the number of the student, its curve of each seed.
+        lines: of each student the style, and the curve of each seed.
         title: over it; also what a screen reader says.
         x_label: under it.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.0, 2.6), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        for index, seeds in lines.items():
+        for style, seeds in lines:
             x, mean, deviation = mean_of(seeds)
-            colour, dash = style_of(index)
-            axes.plot(x, mean, dash, color=colour, linewidth=1.4, marker="o" if len(x) == 1 else None, markersize=3)
-            if deviation.any():
-                axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+            axes.plot(
+                x,
+                mean,
+                linestyle=DASHES[style.dash],
+                color=style.colour,
+                linewidth=style.width,
+                marker="o" if len(x) == 1 else None,
+                markersize=3,
+                zorder=3 if style.stands_out else 2,
+            )
+            if deviation.any() and (len(lines) <= BANDS or style.stands_out):
+                low, high = mean - deviation, mean + deviation
+                axes.fill_between(x, low, high, color=style.colour, alpha=0.18, linewidth=0)
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel(x_label)
         axes.grid(color=INK, alpha=0.12, linewidth=0.5)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiments.report import curves, runs
-from experiments.report.tables import caption, cells, text
+from experiments.report import runs
+from experiments.report.captions import caption
+from experiments.report.panels import panels
+from experiments.report.tables import tables, written
 
-#: Columns of a metrics' `curve` that are no accuracies but what they are drawn against, and what they are called.
-COSTS = {"step": "student steps", "evaluations": "network evaluations", "seconds": "seconds"}
 #: Pictures of this one are shown, those of other seeds behind a click.
 SHOWN = 0
 
@@ -50,81 +51,28 @@ def page(
 
 
 def _group(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
-    head, rows = cells(summary)
-    scalars = _scalars(members)
-    names = list(dict.fromkeys([*summary["accuracy"], *(name for panel in scalars.values() for name in panel)]))
-    names.remove("teacher")
-    number = {name: index for index, name in enumerate(names)}
-    panels = {
-        title: (curves.svg({number[n]: seeds for n, seeds in lines.items()}, title=title, x_label="student steps"))
-        for title, lines in scalars.items()
-    }
-    drawn = {name for panel in scalars.values() for name in panel} | set(_with_curve(members))
+    first, *others = tables(summary)
     return {
         "title": summary["data"],
         "caption": caption({**summary, "differs": {}}),
         "differs": summary.get("differs", {}),
-        "head": head,
-        "rows": rows,
-        "legend": [
-            {
-                "name": name,
-                "colour": curves.style_of(number[name])[0],
-                "dashed": curves.style_of(number[name])[1] == "--",
-            }
-            for name in names
-            if name in drawn
-        ],
-        "accuracy": _accuracy(members, number),
-        "scalars": {title: svg for title, svg in panels.items() if "/" not in title},
-        "details": {title: svg for title, svg in panels.items() if "/" in title},
-        "trials": {
-            name: [{"settings": one["settings"], "validation": text(one["validation"])} for one in trials]
-            for name, trials in summary.get("trials", {}).items()
-        },
+        "tables": [dataclasses.replace(first, title=""), *others],
+        **panels(members, summary),
         "galleries": [
-            {"seed": run["seed"], "open": index == SHOWN, "pictures": [_picture(path) for path in found]}
+            {"seed": run["seed"], "shown": index == SHOWN, "pictures": [_picture(path) for path in found]}
             for index, run in enumerate(members)
             if (found := runs.pictures(Path(run[runs.FOLDER])))
         ],
         "policy": summary.get("policy", {}),
+        "policy_by_seed": _policies(summary),
         "config": summary["config"],
     }
 
 
-def _scalars(members: list[dict[str, Any]]) -> dict[str, dict[str, list[curves.Points]]]:
-    """By scalar and student, the curve of each seed that has it."""
-    found: dict[str, dict[str, list[curves.Points]]] = {}
-    for run in members:
-        for student, by_name in runs.curves(Path(run[runs.FOLDER])).items():
-            for name, points in by_name.items():
-                found.setdefault(name, {}).setdefault(student, []).append(points)
-    return found
-
-
-def _with_curve(members: list[dict[str, Any]]) -> list[str]:
-    """The students that have accuracies over training in the results of every seed."""
-    return [name for name in members[0]["students"] if all(run["students"][name].get("curve") for run in members)]
-
-
-def _accuracy(members: list[dict[str, Any]], number: dict[str, int]) -> list[str]:
-    """Accuracy in per cent on each set, against each cost."""
-    students = _with_curve(members)
-    if not students:
-        return []
-    panels = []
-    for name in members[0]["sets"]:
-        for cost, label in COSTS.items():
-            lines = {
-                number[student]: [
-                    [(point[cost], 100 * point[name]) for point in run["students"][student]["curve"]] for run in members
-                ]
-                for student in students
-                if all(cost in p and name in p for run in members for p in run["students"][student]["curve"])
-            }
-            if lines:
-                panels.append(curves.svg(lines, title=f"{name}, accuracy in %", x_label=label))
-    return panels
+def _policies(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each seed learned, where they did not choose the same trial: with the settings that it chose."""
+    chosen = {one["seed"]: written(one["settings"]) for one in summary.get("chosen", {}).get("hard", [])}
+    return [{**one, "settings": chosen.get(one["seed"], "")} for one in summary.get("policy_by_seed", [])]
 
 
 def _picture(path: Path) -> dict[str, str]:

@@ -7,12 +7,15 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from experiments import status
 
 #: Where a run's results say which folder they are from.
 FOLDER = "folder"
+#: The mean over the sets that `novel_sets` of the results names, those of a kind that the teacher was not trained on.
+NOVEL = "new corruptions"
 PICTURES = ("gallery.png", "policy.png", "diagnosis.png")
 
 
@@ -39,7 +42,31 @@ def _results(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); remove it and start its run again") from error
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: it is not of experiments.train")
+    if found.get("novel_sets"):
+        try:
+            found = _with_novel(found)
+        except KeyError as error:
+            raise ValueError(f"{path}: novel_sets names {error}, which has no accuracy there") from error
     return {**found, FOLDER: str(path.parent)}
+
+
+def _with_novel(run: dict[str, Any]) -> dict[str, Any]:
+    """Results with a further set after the main one, in every row, trial and point of a curve: `NOVEL`."""
+    names = run["novel_sets"]
+
+    def added(row: dict[str, Any]) -> dict[str, Any]:
+        more = {"curve": [added(point) for point in row["curve"]]} if row.get("curve") else {}
+        return {**row, NOVEL: round(fmean(row[name] for name in names), 5), **more}
+
+    after = run["sets"].index(run["main"]) + 1
+    trials = {name: [added(one) for one in those] for name, those in run.get("trials", {}).items()}
+    return {
+        **run,
+        "teacher": added(run["teacher"]),
+        "students": {name: added(row) for name, row in run["students"].items()},
+        "sets": [*run["sets"][:after], NOVEL, *run["sets"][after:]],
+        **({"trials": trials} if trials else {}),
+    }
 
 
 def group(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -1,0 +1,115 @@
+"""The curves of a group as panels: the chosen trial of each row under the row's name, all other trials folded away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.report import curves, runs
+from experiments.report.tables import shown, written
+from experiments.report.trials import chosen
+
+#: Columns of a metrics' `curve` that are no accuracies but what they are drawn against, and what they are called.
+COSTS = {"step": "student steps", "evaluations": "network evaluations", "seconds": "seconds"}
+
+#: By scalar and student, the curve of each seed that has it.
+Scalars = dict[str, dict[str, list[curves.Points]]]
+
+
+def panels(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
+    """What is drawn of a group.
+
+    Returns:
+        `legend` and `open`, the SVGs that are shown at once; `folded`, each with `title`, `legend` and `panels`.
+    """
+    own, others = _scalars(members)
+    accuracies = _accuracies(members)
+    names = [name for name in summary["accuracy"] if name != "teacher"]
+    styles = curves.styles(names)
+    drawn = {name for lines in (*own.values(), *accuracies.values()) for name in lines}
+    legend = [_entry(name, styles[name]) for name in names if name in drawn]
+    first = shown(summary)
+    accuracy = {key: _accuracy(key, lines, styles) for key, lines in accuracies.items()}
+    scalars = {title: _scalar(title, lines, styles) for title, lines in own.items()}
+    return {
+        "legend": legend,
+        "open": [svg for (key, _), svg in accuracy.items() if key in first]
+        + [svg for title, svg in scalars.items() if "/" not in title],
+        "folded": [
+            one
+            for one in (
+                _folded("Accuracy on each set", legend, [svg for (k, _), svg in accuracy.items() if k not in first]),
+                _folded("Curves of parts", legend, [svg for title, svg in scalars.items() if "/" in title]),
+                *(_trials(name, lines, summary) for name, lines in others.items()),
+            )
+            if one["panels"]
+        ],
+    }
+
+
+def _folded(title: str, legend: list[dict[str, Any]], drawn: list[str]) -> dict[str, Any]:
+    return {"title": title, "legend": legend, "panels": drawn}
+
+
+def _entry(name: str, style: curves.Style) -> dict[str, Any]:
+    return {"name": name, "colour": style.colour, "dash": style.dash, "width": round(1.3 * style.width, 1)}
+
+
+def _scalars(members: list[dict[str, Any]]) -> tuple[Scalars, dict[str, Scalars]]:
+    """The scalars of the rows, of the chosen trial in each seed; and by row those of all trials, by their numbers.
+
+    What belongs to no row, another student of a row's way of teaching, is among the latter under its own name.
+    """
+    own: Scalars = {}
+    others: dict[str, Scalars] = {}
+    for run in members:
+        tried = run.get("trials", {})
+        jobs = {f"{name}/{number}": (name, number) for name, those in tried.items() for number in range(len(those))}
+        for student, by_name in runs.curves(Path(run[runs.FOLDER])).items():
+            row, number = jobs.get(student, (student, None))
+            taken = row in run["students"] and (number is None or number == chosen(tried[row]))
+            rest = row not in run["students"] or (number is not None and len(tried[row]) > 1)
+            key = student if number is None else str(number)
+            for scalar, values in by_name.items():
+                points = [(step, step, value) for step, value in values]
+                if taken:
+                    own.setdefault(scalar, {}).setdefault(row, []).append(points)
+                if rest:
+                    others.setdefault(row, {}).setdefault(scalar, {}).setdefault(key, []).append(points)
+    return own, others
+
+
+def _scalar(title: str, lines: dict[str, list[curves.Points]], styles: dict[str, curves.Style]) -> str:
+    ordered = [(styles[name], lines[name]) for name in styles if name in lines]
+    return curves.svg(ordered, title=title, x_label="student steps")
+
+
+def _trials(row: str, scalars: Scalars, summary: dict[str, Any]) -> dict[str, Any]:
+    """Every trial of a row."""
+    numbers = sorted({number for lines in scalars.values() for number in lines}, key=lambda key: (len(key), key))
+    styles = curves.styles(numbers)
+    trials = summary.get("trials", {}).get(row, [])
+    named = {str(number): written(one["settings"]) for number, one in enumerate(trials)}
+    legend = [_entry(named.get(number, number), styles[number]) for number in numbers]
+    drawn = [_scalar(title, lines, styles) for title, lines in scalars.items()]
+    return _folded(f"Curves of all trials of {row}" if named else f"Curves of {row}", legend, drawn)
+
+
+def _accuracies(members: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[curves.Points]]]:
+    """By test set and cost the curves of the rows that have accuracies over training in every seed; per cent."""
+    students = [name for name in members[0]["students"] if all(run["students"][name].get("curve") for run in members)]
+    found: dict[tuple[str, str], dict[str, list[curves.Points]]] = {}
+    for key in members[0]["sets"]:
+        for cost in COSTS:
+            for student in students:
+                by_seed = [run["students"][student]["curve"] for run in members]
+                if all(cost in point and key in point for curve in by_seed for point in curve):
+                    points = [[(point["step"], point[cost], 100 * point[key]) for point in curve] for curve in by_seed]
+                    found.setdefault((key, cost), {})[student] = points
+    return found
+
+
+def _accuracy(of: tuple[str, str], lines: dict[str, list[curves.Points]], styles: dict[str, curves.Style]) -> str:
+    key, cost = of
+    ordered = [(styles[name], lines[name]) for name in styles if name in lines]
+    return curves.svg(ordered, title=f"{key}, accuracy in %", x_label=COSTS[cost])
