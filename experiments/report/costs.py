@@ -97,7 +97,9 @@ def _costs(
 
     return {
         "seeds": sum(point is not None for point in first),
-        **{cost: partial([point and point[cost] for point in first], digits) for cost, digits in COSTS.items()},
+        **{
+            cost: partial([point[cost] if point else None for point in first], digits) for cost, digits in COSTS.items()
+        },
         "share": {cost: partial(shares(took, cost), 3) for cost in COSTS},
         "share_of_first": {cost: partial(shares(own, cost), 3) for cost in COSTS},
     }

@@ -104,7 +104,9 @@ def _accuracies(members: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str
             for student in students:
                 by_seed = [run["students"][student]["curve"] for run in members]
                 if all(cost in point and key in point for curve in by_seed for point in curve):
-                    points = [[(point["step"], point[cost], 100 * point[key]) for point in curve] for curve in by_seed]
+                    points: list[curves.Points] = [
+                        [(point["step"], point[cost], 100 * point[key]) for point in curve] for curve in by_seed
+                    ]
                     found.setdefault((key, cost), {})[student] = points
     return found
 
