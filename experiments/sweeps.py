@@ -21,13 +21,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import checkpoint, status
+from experiments.chosen import RESULTS
 from experiments.experiment import VALIDATION, identity
 from experiments.teachers import cache_key
 
 logger = logging.getLogger(__name__)
 #: Characters of the digest, and bytes of the overrides beside it; file systems take names of 255 bytes.
 DIGITS, READABLE = 10, 100
-RESULTS = "metrics.json"
 
 
 def config_hash(config: DictConfig) -> str:

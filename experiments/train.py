@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import processes
+from experiments.chosen import RESULTS
 from experiments.detection import detected
 from experiments.evaluation import headline
 from experiments.experiment import HARD, Experiment, trainer_settings
@@ -30,7 +31,7 @@ from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
 from experiments.status import first_process, recorded, settle, write_json
 from experiments.stop import graceful, told
-from experiments.sweeps import RESULTS, check_returns, finished, returned
+from experiments.sweeps import check_returns, finished, returned
 from experiments.training import progress_bar
 from hard_aug import Diagnosis, diagnose
 from hard_aug.viz import PolicyHistory, draw_diagnosis, draw_policy, gallery
