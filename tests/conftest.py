@@ -12,6 +12,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 if not torch.cuda.is_available():  # before anything imports triton: kernels run under its interpreter then
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+torch.set_num_threads(1)  # fixtures of whole modules come before `_one_thread`
+
 CLASSES = 5
 
 

@@ -151,7 +151,8 @@ def run(config: DictConfig, folder: Path, stop: Stop | None = None) -> dict[str,
 def test_all_methods_run_and_a_stopped_run_goes_on(models: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    config = config_of(models, tmp_path / "cache")
+    base = config_of(models, tmp_path / "cache")
+    config = config_of(models, tmp_path / "cache", f"methods=[{','.join([*base.methods, 'best_of_n_away_all'])}]")
     whole = run(config, tmp_path / "whole")
     assert list(whole["students"]) == ["biased", *config.methods]
     for name in ("best_of_n_all", "diffusion_all"):
