@@ -113,7 +113,7 @@ def report(
             "spread": round(diversity(drawn, labels) / diversity(splits.test.images, splits.test.labels), 3),
         },
         "device": f"{device.type} {platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {name: version(name) for name in ("torch", "diffusers", "safetensors")},
+        "versions": {name: version(name) for name in ("hard_aug", "torch", "diffusers", "safetensors")},
     }
     (folder / "report.json").write_text(json.dumps(found, indent=2) + "\n")
     pairs = torch.stack((images[:40], again[:40]), 1).flatten(0, 1)

@@ -13,6 +13,7 @@ from experiments.data import Part, Splits
 from experiments.evaluation import finite
 from experiments.shards import HardImages
 from experiments.shipped import SHIPPED
+from experiments.shipped import diffuser as load
 from hard_aug.solvers import Acceptance, Chain, Diffuser, Score, Solver, Unguided, detect, synthesize
 
 
@@ -24,7 +25,7 @@ def diffuser_for(config: DictConfig, splits: Splits) -> Diffuser:
         OSError: no models there.
     """
     models, (channels, *size) = config.generation.models or SHIPPED, splits.train.shape
-    diffuser = Diffuser.from_pretrained(models, guidance_scale=config.generation.guidance_scale)
+    diffuser = load(str(models), guidance_scale=config.generation.guidance_scale, device=str(splits.train.device))
     theirs = diffuser.config.in_channels if diffuser.codec is None else diffuser.codec.channels
     made = f"generation.models={models} makes images of"
     if diffuser.image_size() != tuple(size):
@@ -38,7 +39,7 @@ def diffuser_for(config: DictConfig, splits: Splits) -> Diffuser:
     classes = getattr(diffuser.condition, "classes", None)
     if classes is not None and classes != len(splits.classes):
         raise ValueError(f"{made} {classes} classes and the data has {len(splits.classes)}; give models of this data")
-    return diffuser.to(splits.train.device)
+    return diffuser
 
 
 class Generator:

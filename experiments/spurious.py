@@ -321,7 +321,7 @@ def write(metrics: dict[str, Any], config: DictConfig, device: torch.device, fol
             "steps": config.continued.steps,
         },
         "device": device_name(device),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "kornia", "numpy")},
+        "versions": {name: version(name) for name in ("hard_aug", "torch", "diffusers", "kornia", "numpy")},
         "machine": platform.machine(),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
