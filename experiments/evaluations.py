@@ -26,7 +26,7 @@ import math
 
 from hard_aug import HardAugmenter
 from hard_aug.policies import Search
-from hard_aug.schedules import Joint, Threshold
+from hard_aug.schedules import Alternating, Joint, Threshold
 
 FORWARD = 1
 IMAGE_BACKWARD = 1
@@ -51,18 +51,39 @@ def of_augmenter(augmenter: HardAugmenter, images: int) -> float:
     calls = int(augmenter.state_dict()["calls"])
     if not calls:
         return 0.0
-    batch, schedule = images / calls, augmenter.schedule
-    due = math.ceil(calls / schedule.every)
+    return _cost(
+        augmenter, batch=images / calls, due=math.ceil(calls / augmenter.schedule.every), ascents=ascents(augmenter)
+    )
+
+
+def planned(augmenter: HardAugmenter) -> float:
+    """What the ascents and searches will cost for each image, in the long run.
+
+    Raises:
+        ValueError: a schedule that decides as it goes.
+    """
+    schedule = augmenter.schedule
+    if isinstance(schedule, Threshold):
+        raise ValueError(
+            "what schedule=threshold will cost is not known before; take budget=steps, or another schedule"
+        )
+    learned = any(True for _ in augmenter.policy.parameters())
+    steps = schedule.steps if learned and isinstance(schedule, Alternating) else 0
+    return _cost(augmenter, batch=1.0, due=1 / schedule.every, ascents=steps / schedule.every)
+
+
+def _cost(augmenter: HardAugmenter, *, batch: float, due: float, ascents: float) -> float:
+    """Of calls on `batch` images each, `due` of which may ascend and search, with so many ascents in all."""
+    schedule, policy = augmenter.schedule, augmenter.policy
     share = batch * schedule.fraction
     if isinstance(schedule, Joint):  # one ascent may be of several calls, micro-batches
         cost = due * share * LOOK / 2 if schedule.teacher_gradient else 0.0
     else:
-        cost = ascents(augmenter) * share * LOOK
+        cost = ascents * share * LOOK
     if isinstance(schedule, Threshold):
         cost += due * share * FORWARD
     if augmenter.objective.wants_student_reference:
         cost += due * batch * FORWARD
-    policy = augmenter.policy
     if isinstance(policy, Search):
         draws = 2 * FORWARD * policy.candidates if policy.candidates > 1 else 0
         refinement = policy.steps * LOOK + 2 * FORWARD if policy.steps else 0

@@ -24,10 +24,10 @@ from experiments import jobs as jobs_of
 from experiments.curve import Curve
 from experiments.data import Part, Splits
 from experiments.evaluation import accuracies, accuracy
-from experiments.evaluations import ascents
+from experiments.evaluations import TWO_VIEWS, ascents
 from experiments.jobs import VALIDATION, Job
 from experiments.loggers import Loggers
-from experiments.methods import Hard
+from experiments.methods import Hard, Method
 from experiments.models import multiply_adds
 from experiments.stop import Stop
 from experiments.tasks import Shift, Task
@@ -38,6 +38,8 @@ from hard_aug.viz.policy import DRAWS
 
 #: On what validation images trials are chosen; `sum` is the mean of the two.
 CHOICES = ("clean", "main", "sum")
+#: What all students of a run have as much of.
+BUDGETS = ("steps", "evaluations")
 #: What is added to the seed for networks that take no part in a search: a teacher that judges, a second student.
 OTHER_SEED = 1000
 #: The student `hard` as configured.
@@ -71,6 +73,8 @@ def check_numbers(config: DictConfig) -> None:
         raise ValueError(f"eval_every={config.eval_every}: wanted a whole number of at least 1, or null for never")
     if config.get("choose_on", "main") not in CHOICES:
         raise ValueError(f"choose_on={config.choose_on}: wanted one of {', '.join(CHOICES)}")
+    if config.get("budget", "steps") not in BUDGETS:
+        raise ValueError(f"budget={config.budget}: wanted one of {', '.join(BUDGETS)}")
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
@@ -131,8 +135,8 @@ class Experiment:
         for job in self.jobs:  # what its settings break is to be known before the first hour
             if job.method == "mixed":
                 builders_mixed.check(self, job)
-            elif job.settings:
-                builders.build(self, job, self.student())
+            elif job.settings or config.get("budget", "steps") != "steps":
+                self._steps(builders.build(self, job, self.student()))
 
     def _model(self, node: DictConfig, *, own_classes: bool = False) -> nn.Module:
         values = {"size": self.size, "channels": self.shape[0], "classes": len(self.splits.classes)}
@@ -220,6 +224,12 @@ class Experiment:
             seed=self.config.seed,
         )
 
+    def _steps(self, method: Method) -> int:
+        """Steps of a student: `steps`, or as many as cost what so many on two views do."""
+        if self.config.get("budget", "steps") == "steps":
+            return int(self.config.steps)
+        return max(1, round(self.config.steps * TWO_VIEWS / method.planned))
+
     def _looked_at(self, augmenter: HardAugmenter) -> Tensor | None:
         """The images that a record of the policy draws for, if it looks at any."""
         if not augmenter.policy.looks_at_images:
@@ -236,7 +246,7 @@ class Experiment:
         training = Training(
             network,
             self.splits.train,
-            steps=self.config.steps,
+            steps=self._steps(method),
             batch_size=self.config.batch_size,
             learning_rate=job.value("student_learning_rate", self.config.learning_rate),
             seed=self.config.seed + job.seed,
@@ -302,7 +312,7 @@ class Experiment:
         processes.share_buffers(student)
         metrics: dict[str, Any] = accuracies(student, self.sets)
         metrics |= self._validated(student)
-        metrics["seconds"] = round(seconds, 2)
+        metrics["seconds"], metrics["steps"] = round(seconds, 2), training.steps
         metrics["evaluations"] = round(method.evaluations(training.steps * self.config.batch_size))
         if isinstance(method, Hard):
             metrics["ascents"] = ascents(method.augmenter)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter
+from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter, planned
 from experiments.processes import local
 from experiments.training import Source
 from experiments.views import random_views
@@ -53,6 +53,15 @@ class Method(ABC):
 
     def after_step(self) -> None:  # noqa: B027 - most have nothing to do
         """Called after each step of the student's optimiser."""
+
+    @property
+    def planned(self) -> float:
+        """What a step will cost for each image, all counted.
+
+        Raises:
+            ValueError: that is not known before.
+        """
+        return self.network_evaluations
 
     def evaluations(self, images: int) -> float:
         """What training on so many images, each batch's counted anew, has cost."""
@@ -183,6 +192,10 @@ class Hard(Method):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         self._last = self.augmenter(local(images), local(labels))
         return self._last.loss(temperature=self.temperature)
+
+    @property
+    def planned(self) -> float:
+        return self.network_evaluations + planned(self.augmenter)
 
     def evaluations(self, images: int) -> float:
         return images * self.network_evaluations + of_augmenter(self.augmenter, images)

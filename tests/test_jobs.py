@@ -328,3 +328,32 @@ def test_a_trial_of_the_temperature_is_the_objective_s_too(tmp_path: Path) -> No
     assert [one["settings"] for one in metrics["trials"]["hard"]] == [{"temperature": 4.0}, {}]
     assert settled(config, jobs(config)[0]).objective.temperature == 4.0
     assert settled(config, jobs(config)[1]).objective.temperature == 2.0
+
+
+def test_a_budget_of_evaluations_is_spent_by_all(tmp_path: Path) -> None:
+    hard = "{policy:search,policy.candidates:3,policy.steps:0,schedule:alternating,schedule.every:2}"
+    config = config_of(
+        tmp_path,
+        "steps=20",
+        "budget=evaluations",
+        "students=[labels,kd,random,cutmixpick,label_adversary,hard]",
+        f"trials={{hard:[{hard},{{policy:generator}},{{schedule:alternating,schedule.steps:2}}]}}",
+    )
+    (tmp_path / "run").mkdir()
+    metrics = run(config, tmp_path / "run", quiet=True, pictures=False)
+    budget = 20 * 8 * 16
+    rows = [*metrics["students"].values(), *metrics["trials"]["hard"]]
+    assert len({row["steps"] for row in rows}) > 3
+    assert metrics["students"]["kd"]["steps"] == 40
+    for row in rows:
+        assert row["evaluations"] == pytest.approx(budget, rel=0.06)
+
+
+def test_a_budget_wants_a_cost_that_is_known(tmp_path: Path) -> None:
+    for overrides, message in (
+        (["budget=seconds"], "wanted one of steps, evaluations"),
+        (["budget=evaluations", "schedule@augmenter.schedule=threshold"], "threshold will cost is not known before"),
+    ):
+        config = config_of(tmp_path, *overrides)
+        with pytest.raises(ValueError, match=message):
+            Experiment(config, instantiate(config.data), tmp_path, progress_bar(quiet=True), Stop())
