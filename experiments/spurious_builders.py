@@ -47,6 +47,7 @@ def _augmenter(experiment: Experiment, name: str, student: nn.Module) -> Method:
         transform=transform,
         policy=Gaussian(transform.spec),
         schedule=Alternating(every=config.every),
+        uniform_floor=config.uniform_floor,
         seed=config.seed,
     )
     return Hard(augmenter, temperature=config.temperature)
