@@ -56,8 +56,8 @@ def of_augmenter(augmenter: HardAugmenter, images: int) -> float:
     )
 
 
-def planned(augmenter: HardAugmenter) -> float:
-    """What the ascents and searches will cost for each image, in the long run.
+def planned_of_augmenter(augmenter: HardAugmenter) -> float:
+    """What the ascents and searches will cost for each image in the long run, `schedule.fraction` not rounded.
 
     Raises:
         ValueError: a schedule that decides as it goes.

@@ -75,6 +75,8 @@ def check_numbers(config: DictConfig) -> None:
         raise ValueError(f"choose_on={config.choose_on}: wanted one of {', '.join(CHOICES)}")
     if config.get("budget", "steps") not in BUDGETS:
         raise ValueError(f"budget={config.budget}: wanted one of {', '.join(BUDGETS)}")
+    if counts_evaluations(config) and "mixed" in config.students:
+        raise ValueError("budget=evaluations: what making hard images costs is not counted; mixed wants budget=steps")
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
@@ -86,6 +88,11 @@ def identity(config: DictConfig) -> dict[str, Any]:
     if trainer_settings(config) == Settings():
         free = (*free, "trainer")
     return jobs_of.identity(config, checkpoint.identity(config, free))
+
+
+def counts_evaluations(config: DictConfig) -> bool:
+    """Whether all students have equal evaluations, in place of equal steps."""
+    return bool(config.get("budget", "steps") == "evaluations")
 
 
 def trainer_settings(config: DictConfig) -> Settings:
@@ -135,7 +142,7 @@ class Experiment:
         for job in self.jobs:  # what its settings break is to be known before the first hour
             if job.method == "mixed":
                 builders_mixed.check(self, job)
-            elif job.settings or config.get("budget", "steps") != "steps":
+            elif job.settings or counts_evaluations(config):
                 self._steps(builders.build(self, job, self.student()))
 
     def _model(self, node: DictConfig, *, own_classes: bool = False) -> nn.Module:
@@ -226,9 +233,9 @@ class Experiment:
 
     def _steps(self, method: Method) -> int:
         """Steps of a student: `steps`, or as many as cost what so many on two views do."""
-        if self.config.get("budget", "steps") == "steps":
-            return int(self.config.steps)
-        return max(1, round(self.config.steps * TWO_VIEWS / method.planned))
+        if counts_evaluations(self.config):
+            return max(1, round(self.config.steps * TWO_VIEWS / method.planned))
+        return int(self.config.steps)
 
     def _looked_at(self, augmenter: HardAugmenter) -> Tensor | None:
         """The images that a record of the policy draws for, if it looks at any."""

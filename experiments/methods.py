@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter, planned
+from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter, planned_of_augmenter
 from experiments.processes import local
 from experiments.training import Source
 from experiments.views import random_views
@@ -195,7 +195,7 @@ class Hard(Method):
 
     @property
     def planned(self) -> float:
-        return self.network_evaluations + planned(self.augmenter)
+        return self.network_evaluations + planned_of_augmenter(self.augmenter)
 
     def evaluations(self, images: int) -> float:
         return images * self.network_evaluations + of_augmenter(self.augmenter, images)

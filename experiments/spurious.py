@@ -94,6 +94,8 @@ class Experiment:
 
     def __init__(self, config: DictConfig, splits: GroupedSplits, folder: Path, progress: Progress, stop: Stop) -> None:
         check_methods(config.methods)
+        if not 0 <= config.uniform_floor <= 0.95:
+            raise ValueError(f"uniform_floor={config.uniform_floor}: wanted a share in [0, 0.95]")
         if config.data.rare:
             raise ValueError(f"data.rare={config.data.rare}: the student's data has to lack groups; wanted 0")
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop

@@ -179,6 +179,8 @@ def test_what_is_missing_is_said(models: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run(config_of(models, tmp_path, f"methods=[{methods}]"), tmp_path)
+    with pytest.raises(ValueError, match=r"uniform_floor=2: wanted a share"):
+        run(config_of(models, tmp_path, "uniform_floor=2"), tmp_path)
     with pytest.raises(ValueError, match="has to lack groups"):
         run(config_of(models, tmp_path, "data.rare=0.1"), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"train them with python -m experiments\.generative"):

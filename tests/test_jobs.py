@@ -110,7 +110,7 @@ def test_values_that_only_the_parts_refuse_are_found_before_the_first_student(tm
 
 def test_the_identity_names_only_what_the_run_has(tmp_path: Path) -> None:
     plain = identity(config_of(tmp_path))
-    assert not {"baselines", "trials", "choose_on", "eval_every"} & set(plain)
+    assert not {"baselines", "trials", "budget", "choose_on", "eval_every"} & set(plain)
     assert "fraction" not in plain["data"]
     stranger = identity(config_of(tmp_path, "trials={mixup:[{alpha:2}]}", "baselines.cutmix.alpha=3"))
     assert stranger == plain
@@ -122,11 +122,13 @@ def test_the_identity_names_only_what_the_run_has(tmp_path: Path) -> None:
             "data.fraction=0.5",
             "choose_on=sum",
             "eval_every=7",
+            "budget=evaluations",
         )
     )
     assert list(named["baselines"]) == ["mixup"]
     assert named["trials"]["hard"][0]["transform"]["_target_"] == "hard_aug.transforms.Filter"
     assert (named["data"]["fraction"], named["choose_on"], named["eval_every"]) == (0.5, "sum", 7)
+    assert named["budget"] == "evaluations"
 
 
 def test_the_best_on_validation_stands_for_its_row() -> None:
@@ -352,6 +354,7 @@ def test_a_budget_of_evaluations_is_spent_by_all(tmp_path: Path) -> None:
 def test_a_budget_wants_a_cost_that_is_known(tmp_path: Path) -> None:
     for overrides, message in (
         (["budget=seconds"], "wanted one of steps, evaluations"),
+        (["budget=evaluations", "students=[kd,mixed]"], "mixed wants budget=steps"),
         (["budget=evaluations", "schedule@augmenter.schedule=threshold"], "threshold will cost is not known before"),
     ):
         config = config_of(tmp_path, *overrides)

@@ -59,12 +59,19 @@ def rule(run: dict[str, Any]) -> str:
     return f"Trials are chosen on {held}, by the {known} (choose_on={on})."
 
 
+def _length(summary: dict[str, Any]) -> str:
+    steps = f"{summary['steps']} steps"
+    if summary["config"].get("budget") == "evaluations":
+        return f"as many steps as cost what {steps} on two views do"
+    return steps
+
+
 def caption(summary: dict[str, Any]) -> str:
     """What a group is, what its trials were chosen by, and what distinguishes it, a line each."""
     named = "" if summary["config"]["task"].get("name") or summary["task"] == "shift" else f"task {summary['task']}, "
     lines = [
         f"{summary['data']}, {summary['size']} x {summary['size']}, {named}teacher {summary['teacher_knows']}, "
-        f"{summary['steps']} steps, "
+        f"{_length(summary)}, "
         f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}"
     ]
     if "rule" in summary:
