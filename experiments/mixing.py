@@ -49,10 +49,6 @@ class Mixing(Distillation):
         real = batches.batches
         self._epoch = max(1, len(real.part) // real.batch_size)
 
-    @property
-    def planned(self) -> float:
-        raise ValueError("what making hard images costs is not counted: mixed wants budget=steps")
-
     def after_step(self) -> None:
         self._step += 1
         if self._step % self._epoch or self.generate is None:
