@@ -57,7 +57,7 @@ def graphed(function: Call, *, repeats: int) -> Call:
 
     def replay() -> object:
         graph.replay()
-        return kept  # the memory of the last result stays the graph's
+        return kept, function  # what is written, and through the function what is read, lives as long as this does
 
     return replay
 

@@ -52,8 +52,8 @@ def record_cuda_graph(function: Callable[[], Tensor], generator: torch.Generator
     graph = torch.cuda.CUDAGraph()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions register what is drawn from, and say so
-        if hasattr(graph, "register_generator_state"):
-            graph.register_generator_state(generator)
+        # A subclass is refused; this is a plain generator on the same state, which draws of either move on.
+        graph.register_generator_state(generator.graphsafe_get_state())
     # Weights that autocast has cast and kept must neither go into the graph nor come out of it.
     autocast = torch.autocast(
         "cuda", torch.get_autocast_dtype("cuda"), enabled=torch.is_autocast_enabled("cuda"), cache_enabled=False
