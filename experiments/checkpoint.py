@@ -17,6 +17,7 @@ NEUTRAL: dict[str, Any] = {
     "data.fraction": 1.0,
     "data.crop_padding": 0,
     "data.flip": False,
+    "teacher.fraction": None,
     "budget": "steps",
     "choose_on": "main",
     "eval_every": None,

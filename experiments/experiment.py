@@ -193,13 +193,24 @@ class Experiment:
                 "take a teacher of this data, or train its head with teacher.steps=2000"
             )
 
+    def _shown_to_teachers(self) -> tuple[Part, dict[str, Any]]:
+        """Images and labels, and the configuration of the data that they are of."""
+        share, data = self.config.teacher.get("fraction"), self.identity["data"]
+        if share is None:
+            return self.splits.train, data
+        whole: Splits = instantiate(self.config.data, fraction=share)
+        others = {key: value for key, value in data.items() if key != "fraction"}
+        return whole.to(self.device).train, others if share == 1 else {**others, "fraction": share}
+
     def _trained_teacher(self, seed: int) -> tuple[nn.Module, bool]:
         node = self.config.teacher
         shown = {} if isinstance(self.task, Shift) else {"task": self.identity["task"]}
+        train, data = self._shown_to_teachers()
+        recipe = {key: value for key, value in self.identity["teacher"].items() if key != "fraction"}
         return teachers.obtain(
             lambda: self._model(node.model, own_classes=node.steps == 0),
-            self.splits.train,
-            config={"teacher": checkpoint.resolved(node), "data": self.identity["data"], "seed": seed, **shown},
+            train,
+            config={"teacher": recipe, "data": data, "seed": seed, **shown},
             cache=Path(self.config.teacher_cache),
             progress=self.progress,
             steps=node.steps,
