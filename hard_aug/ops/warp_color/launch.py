@@ -12,9 +12,9 @@ from hard_aug.ops.backend import on_device_of
 from hard_aug.ops.warp_color import triton as kernels
 from hard_aug.ops.warp_color.reference import spline_basis
 
-#: Pixels of a tile and the warps that do them, the fastest of some on an H100. Backward: of images up to so many pixels,
-#: and of larger ones.
+#: Pixels of a tile and the warps that do them, the fastest of some on an H100.
 FORWARD_TILE = (256, 2)
+#: Backward, where it depends on the pixels of an image.
 SMALL_IMAGE, SMALL_BACKWARD_TILE, BACKWARD_TILE = 64 * 64, (256, 4), (128, 2)
 #: A row of a tile: 128 bytes of float32.
 TILE_WIDTH = 32
