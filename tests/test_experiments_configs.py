@@ -67,6 +67,20 @@ def few(config: DictConfig) -> Splits:
     return Splits(whole.train, whole.validation[held], whole.test[held], whole.classes)
 
 
+def test_a_teacher_of_all_the_data_serves_students_of_any_share(tmp_path: Path) -> None:
+    cached = {}
+    for share, shown in ((0.1, "1.0"), (0.2, "1.0"), (1.0, "null"), (0.2, "null")):
+        config = composed(
+            f"data.fraction={share}", f"teacher.fraction={shown}", f"teacher_cache={tmp_path}/teachers", *DIGITS
+        )
+        splits = instantiate(config.data)
+        with progress_bar(quiet=True) as progress:
+            experiment = Experiment(config, splits, tmp_path / f"{share}-{shown}", progress, Stop())
+        assert len(experiment.splits.train) == pytest.approx(3500 * share, abs=10)
+        cached[share, shown] = experiment.teacher_metrics["cached"]
+    assert cached == {(0.1, "1.0"): False, (0.2, "1.0"): True, (1.0, "null"): True, (0.2, "null"): False}
+
+
 def test_every_row_and_trial_of_fashion_robust_takes_steps(tmp_path: Path) -> None:
     few_steps = ["batch_size=16", "budget=steps", f"teacher_cache={tmp_path}/teachers"]
     config = composed("experiment=fashion_robust", *DIGITS, *few_steps)
@@ -85,6 +99,7 @@ def test_convergence_draws_curves(tmp_path: Path) -> None:
     config = composed(
         "experiment=convergence",
         *DIGITS,
+        "budget=steps",
         "eval_every=1",
         "students=[kd,hard]",
         "trials.kd=[{temperature:2}]",

@@ -84,5 +84,5 @@ def test_every_row_and_trial_comes_to_the_report(
     assert bool(group["reached"]) == (name == "convergence")
     assert group["teacher_knows"].startswith("trained on")
     if config.trials is not None:
-        assert {row: len(those) for row, those in group["trials"].items()} == dict.fromkeys(config.students, 3)
+        assert {row: len(those) for row, those in group["trials"].items()} == dict.fromkeys(config.students, 2)
         assert "(choose_on=" in printed
