@@ -15,19 +15,26 @@ from typing import Any
 RESULTS = "metrics.json"
 
 
-def chosen(runs: Sequence[str], students: Sequence[str], key: str) -> dict[str, tuple[dict[str, Any], int]]:
+def chosen(
+    runs: Sequence[str], students: Sequence[str], key: str, *, choose_on: str
+) -> dict[str, tuple[dict[str, Any], int]]:
     """By student the settings that are best by the mean over the runs, and from how many they were chosen.
 
     Args:
         runs: their folders, finished, each with the same trials.
         students: those that are wanted; one of which the runs had no trials is left out.
         key: of the accuracy on validation data.
+        choose_on: which validation images that has to be of.
 
     Raises:
         FileNotFoundError: a run that is not there or not finished.
-        ValueError: runs with other trials, or that lack a student altogether.
+        ValueError: runs with other trials, that lack a student altogether, or chose on other images.
     """
     found = [_read(Path(run)) for run in runs]
+    for run, metrics in zip(runs, found, strict=True):
+        theirs = metrics["config"].get("choose_on", "main")
+        if theirs != choose_on:
+            raise ValueError(f"trials_from: {run} has chosen on {theirs}, and choose_on={choose_on}; wanted the same")
     best: dict[str, tuple[dict[str, Any], int]] = {}
     for student in students:
         lacking = [run for run, metrics in zip(runs, found, strict=True) if student not in metrics["students"]]

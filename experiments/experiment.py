@@ -77,6 +77,7 @@ def check_numbers(config: DictConfig) -> None:
         raise ValueError(f"budget={config.budget}: wanted one of {', '.join(BUDGETS)}")
     if counts_evaluations(config) and "mixed" in config.students:
         raise ValueError("budget=evaluations: what making hard images costs is not counted; mixed wants budget=steps")
+    teachers.check_share(config)
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
@@ -193,19 +194,10 @@ class Experiment:
                 "take a teacher of this data, or train its head with teacher.steps=2000"
             )
 
-    def _shown_to_teachers(self) -> tuple[Part, dict[str, Any]]:
-        """Images and labels, and the configuration of the data that they are of."""
-        share, data = self.config.teacher.get("fraction"), self.identity["data"]
-        if share is None:
-            return self.splits.train, data
-        whole: Splits = instantiate(self.config.data, fraction=share)
-        others = {key: value for key, value in data.items() if key != "fraction"}
-        return whole.to(self.device).train, others if share == 1 else {**others, "fraction": share}
-
     def _trained_teacher(self, seed: int) -> tuple[nn.Module, bool]:
         node = self.config.teacher
         shown = {} if isinstance(self.task, Shift) else {"task": self.identity["task"]}
-        train, data = self._shown_to_teachers()
+        train, data = teachers.shown(self.config, self.splits, self.identity["data"])
         recipe = {key: value for key, value in self.identity["teacher"].items() if key != "fraction"}
         return teachers.obtain(
             lambda: self._model(node.model, own_classes=node.steps == 0),

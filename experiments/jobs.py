@@ -109,7 +109,8 @@ def _elsewhere(config: DictConfig) -> dict[str, tuple[dict[str, Any], int]]:
     runs = config.get("trials_from")
     if not runs:
         return {}
-    return chosen([runs] if isinstance(runs, str) else list(runs), list(config.students), VALIDATION)
+    folders = [runs] if isinstance(runs, str) else list(runs)
+    return chosen(folders, list(config.students), VALIDATION, choose_on=config.get("choose_on", "main"))
 
 
 def _given(config: DictConfig) -> dict[str, Any]:

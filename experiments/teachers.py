@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from experiments import checkpoint, processes
-from experiments.data import Part
+from experiments.data import Part, Splits
 from experiments.stop import Stop
 from experiments.training import Training
 
@@ -26,6 +28,31 @@ logger = logging.getLogger(__name__)
 def cache_key(config: dict[str, Any]) -> str:
     """Hexadecimal digest of a configuration, the same for any order of its keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_share(config: DictConfig) -> None:
+    """Refuse a `teacher.fraction` that can't be.
+
+    Raises:
+        ValueError: a share outside (0, 1], or of data that are not shared out.
+    """
+    share = config.teacher.get("fraction")
+    if share is None:
+        return
+    if not 0 < share <= 1:
+        raise ValueError(f"teacher.fraction={share}: wanted a share of the training images in (0, 1], or null")
+    if "fraction" not in config.data:
+        raise ValueError(f"teacher.fraction={share}: these data have no data.fraction; wanted null")
+
+
+def shown(config: DictConfig, splits: Splits, data: dict[str, Any]) -> tuple[Part, dict[str, Any]]:
+    """What teachers are trained on, and the configuration of the data that it is of: `data`, but for the share."""
+    share = config.teacher.get("fraction")
+    if share is None or share == config.data.fraction:
+        return splits.train, data
+    others = {key: value for key, value in data.items() if key != "fraction"}
+    train: Part = instantiate(config.data, fraction=share).train
+    return train.to(splits.train.device), others if share == 1 else {**others, "fraction": share}
 
 
 def obtain(

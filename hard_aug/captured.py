@@ -94,8 +94,7 @@ def record_cuda_graph(function: Callable[[], Tensor], generator: torch.Generator
 
 def _end_capture_of(generator: torch.Generator) -> None:
     """Let a generator draw again where a capture that failed did not."""
-    if hasattr(generator, "graphsafe_set_state"):
-        generator.graphsafe_set_state(generator.clone_state())
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments.data import Splits
-from experiments.experiment import Experiment, identity
+from experiments.experiment import Experiment, check_numbers
 from experiments.jobs import jobs
 from experiments.stop import Stop
 from experiments.train import run
@@ -79,6 +79,18 @@ def test_a_teacher_of_all_the_data_serves_students_of_any_share(tmp_path: Path) 
         assert len(experiment.splits.train) == pytest.approx(3500 * share, abs=10)
         cached[share, shown] = experiment.teacher_metrics["cached"]
     assert cached == {(0.1, "1.0"): False, (0.2, "1.0"): True, (1.0, "null"): True, (0.2, "null"): False}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["teacher.fraction=2"], r"teacher\.fraction=2: wanted a share of the training images in \(0, 1\]"),
+        (["teacher.fraction=1.0", "~data.fraction"], r"teacher\.fraction=1\.0: these data have no data\.fraction"),
+    ],
+)
+def test_a_share_that_can_not_be_is_refused(overrides: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_numbers(composed(*overrides))
 
 
 def test_every_row_and_trial_of_fashion_robust_takes_steps(tmp_path: Path) -> None:

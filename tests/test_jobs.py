@@ -198,6 +198,8 @@ def test_what_other_runs_chose_is_taken(tmp_path: Path) -> None:
         jobs(config_of(tmp_path, f"trials_from={tmp_path}/none"))
     with pytest.raises(ValueError, match="has no student labels"):
         jobs(config_of(tmp_path, "students=[labels]", runs))
+    with pytest.raises(ValueError, match=r"has chosen on \w+, and choose_on=sum; wanted the same"):
+        jobs(config_of(tmp_path, "students=[kd]", runs, "choose_on=sum"))
     changed = found[1] | {"trials": {"kd": found[1]["trials"]["kd"][:1]}}
     (tmp_path / "1" / "metrics.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="other settings for kd"):
