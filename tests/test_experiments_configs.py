@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments.data import Splits
-from experiments.experiment import Experiment, check_numbers
+from experiments.experiment import Experiment, check_numbers, identity
 from experiments.jobs import jobs
 from experiments.stop import Stop
 from experiments.train import run
