@@ -1,8 +1,9 @@
-"""Runs gathered into tables and one page: `python -m experiments.report FOLDERS [--json] [--markdown] [--html FILE]`.
+"""Runs gathered into tables and one page: `python -m experiments.report PATHS [--json] [--markdown] [--html FILE]`.
 
 | file | what it does |
 |---|---|
 | `runs.py` | finds results, statuses and curves, and groups runs by configuration |
+| `gathered.py` | reads tables that were written as JSON before |
 | `summary.py` | the figures of a group: means and deviations over its seeds, differences |
 | `costs.py` | evaluations and seconds, the best baseline, and what each row spends until it is as good |
 | `trials.py` | which trial each seed chose, and which one clean validation images alone would have chosen |

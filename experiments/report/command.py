@@ -1,4 +1,4 @@
-"""The command: `python -m experiments.report FOLDERS [--json FILE] [--markdown] [--html FILE]`."""
+"""The command: `python -m experiments.report PATHS [--json FILE] [--markdown] [--html FILE]`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.report import gathered
 from experiments.report.captions import distinguish
 from experiments.report.figures import text
 from experiments.report.runs import find, group, unfinished
@@ -35,21 +36,23 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(
         prog="python -m experiments.report", description="Gather runs of experiments.train into tables over seeds."
     )
-    options.add_argument("folders", nargs="+", type=Path, help="searched for metrics.json, with all below")
+    options.add_argument(
+        "paths", nargs="+", type=Path, help="folders, searched for metrics.json with all below, or files of --json"
+    )
     options.add_argument("--json", type=Path, help="write the tables' figures there")
     options.add_argument("--markdown", action="store_true", help="print Markdown")
     options.add_argument("--html", type=Path, help="write a page with tables, curves and pictures there")
     options.add_argument("--command", default="", help="noted in the JSON and the page: what made the runs")
     chosen = options.parse_args(arguments)
+    files = [path for path in chosen.paths if path.is_file()]
+    folders = [path for path in chosen.paths if path not in files]
     try:
-        without = unfinished(chosen.folders)
-        try:
-            groups = group(find(chosen.folders))
-        except FileNotFoundError:
-            if not without:
-                raise
-            groups = []
+        groups, without = _of_runs(folders) if folders else ([], [])
         summaries = [summarise(members) for members in groups]
+        for found, missing in map(gathered.read, files):
+            groups += [[] for _ in found]  # its runs are not at hand: no curves and no pictures
+            summaries += found
+            without += missing
         distinguish(summaries)
         if chosen.html:
             from experiments.report.page import page
@@ -59,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     console = Console()
     for summary in summaries:
+        if chosen.markdown and len(summaries) > 1:
+            print(f"## {summary['data']}, {summary['task']}\n")
         _print(summary, console, as_markdown=chosen.markdown)
     if without:
         console.print(f"{len(without)} run{'s' * (len(without) > 1)} without results:", style="bold")
@@ -74,7 +79,20 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(f"wrote {chosen.html}")
 
 
+def _of_runs(folders: list[Path]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Runs by configuration, and those without results."""
+    without = unfinished(folders)
+    try:
+        return group(find(folders)), without
+    except FileNotFoundError:
+        if not without:
+            raise
+        return [], without
+
+
 def _print(summary: dict[str, Any], console: Console, *, as_markdown: bool) -> None:
+    if as_markdown and summary.get("command"):
+        print(f"`{summary['command']}`\n")
     for one in tables(summary):
         if as_markdown:
             print(f"{one.markdown()}\n")

@@ -28,7 +28,7 @@ def page(
     """The whole page.
 
     Args:
-        groups: runs by configuration, as `runs.group` gives them.
+        groups: runs by configuration, as `runs.group` gives them; none where only the summary is at hand.
         summaries: of each, with what distinguishes it.
         unfinished: runs without results.
         command: that made the runs.
@@ -56,8 +56,9 @@ def _group(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, 
         "title": summary["data"],
         "caption": caption({**summary, "differs": {}}),
         "differs": summary.get("differs", {}),
+        "command": summary.get("command", ""),
         "tables": [dataclasses.replace(first, title=""), *others],
-        **panels(members, summary),
+        **(panels(members, summary) if members else {"legend": [], "open": [], "folded": []}),
         "galleries": [
             {"seed": run["seed"], "shown": index == SHOWN, "pictures": [_picture(path) for path in found]}
             for index, run in enumerate(members)

@@ -1,0 +1,71 @@
+"""Tables that were written as JSON are shown again without their runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import report
+from tests.report_runs import corrupted, results, write_run
+
+COMMAND = "python -m experiments.train sweep=seeds"
+
+
+@pytest.fixture
+def gathered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    """The file of two groups with two seeds each, and what was printed when it was written."""
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / f"toy{seed}", results(seed))
+        write_run(tmp_path / "runs" / f"corrupted{seed}", corrupted(seed))
+    report.main([str(tmp_path / "runs"), "--markdown", "--json", str(tmp_path / "all.json"), "--command", COMMAND])
+    return tmp_path / "all.json", capsys.readouterr().out
+
+
+def test_the_same_tables_come_from_the_file(
+    gathered: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, before = gathered
+    report.main(
+        [str(file), "--markdown", "--html", str(tmp_path / "page.html"), "--json", str(tmp_path / "again.json")]
+    )
+    after = capsys.readouterr().out
+
+    def rows(printed: str) -> list[str]:
+        return [line for line in printed.splitlines() if line.startswith("|")]
+
+    assert rows(after) == rows(before)
+    assert len(rows(after)) > 20
+    assert after.count(f"`{COMMAND}`") == 2
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(f"<code>{COMMAND}</code>") == 2
+    assert "<td>hard</td>" in page
+    assert "<img" not in page
+    assert "<svg" not in page
+    once, twice = (json.loads(path.read_text())["groups"] for path in (file, tmp_path / "again.json"))
+    assert [{**group, "command": COMMAND} for group in once] == twice
+
+
+def test_runs_and_files_stand_in_one_page(gathered: tuple[Path, str], tmp_path: Path) -> None:
+    file, _ = gathered
+    write_run(tmp_path / "longer", results(0, steps=200))
+    report.main([str(tmp_path / "longer"), str(file), "--html", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<section>") == 3
+    assert page.count("<img") == 3  # of the run
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "is not of python -m experiments.report --json"),
+        ('{"digits": {}}', "is not of python -m experiments.report --json"),
+        ("[]", "is not of python -m experiments.report --json"),
+        ('{"groups": [{"data": "mnist5k"}]}', "is of an older version, it has no accuracy, best_baseline, config"),
+    ],
+)
+def test_what_is_no_gathered_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "some.json").write_text(text)
+    with pytest.raises(SystemExit, match=f"some.json {complaint}"):
+        report.main([str(tmp_path / "some.json")])
