@@ -30,7 +30,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments import checkpoint
+from experiments import checkpoint, disk
 from experiments.data import Part, Splits
 from experiments.generative_report import report
 from experiments.memory import keep_freed_memory
@@ -160,7 +160,7 @@ def main(config: DictConfig) -> None:
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     splits = instantiate(config.data).to(choose_device(config.device))
-    with told(folder), graceful() as stop, progress_bar() as progress:
+    with told(folder), disk.explained(folder), graceful() as stop, progress_bar() as progress:
         trainer = Trainer(
             folder / "checkpoint.pt",
             identity(config),

@@ -17,7 +17,6 @@ shared by two shards, so processes that write different ones need no lock. Archi
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from experiments import disk
 from experiments import shard_files as files
 from experiments.shard_index import Index, summarize
 
@@ -245,7 +245,7 @@ class ShardWriter:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in disk.FULL:
                 raise
             finished = len(files.manifests_of(self.folder))
             raise OSError(

@@ -46,7 +46,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from experiments import checkpoint, teachers
+from experiments import checkpoint, disk, teachers
 from experiments.baselines_mixing import CutMixed
 from experiments.evaluation import accuracy, finite
 from experiments.groups import Grouped, GroupedSplits, group_accuracies
@@ -337,7 +337,7 @@ def main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     device = choose_device(config.device)
     splits = instantiate(config.data).to(device)
-    with told(folder), graceful() as stop, progress_bar() as progress:
+    with told(folder), disk.explained(folder), graceful() as stop, progress_bar() as progress:
         experiment = Experiment(config, splits, folder, progress, stop)
         metrics = experiment.run()
         write(metrics, config, device, folder)

@@ -21,12 +21,15 @@ class Stop:
 
 @contextmanager
 def told(folder: Path, *, kept: str = "all finished steps are kept") -> Iterator[None]:
-    """End the command with status 130 where a stop was asked for, and say what is kept."""
+    """End the command with status 130 where a stop was asked for, and say what is kept; SIGTERM is a Ctrl-C here."""
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         logger.warning("stopped; %s in %s, and the same command goes on from there", kept, folder)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager

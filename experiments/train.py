@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from experiments import processes
+from experiments import disk, processes
 from experiments.chosen import RESULTS
 from experiments.detection import detected
 from experiments.evaluation import headline
@@ -227,7 +227,7 @@ def main(config: DictConfig) -> float:
         logger.info("already done: %s", folder)
     else:
         alone = job.runtime.choices["hydra/launcher"] == "basic"  # the bars of several runs would overwrite each other
-        with told(folder), recorded(folder, overrides):
+        with told(folder), recorded(folder, overrides), disk.explained(folder):
             metrics = run(config, folder, quiet=not alone)
     show(metrics, folder)
     return returned(metrics, config)

@@ -1,0 +1,84 @@
+"""A full disk, which Linux has as a device, and a SIGTERM outside of training: what is said and kept."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import disk, train
+from experiments.status import read, recorded, write_json
+from experiments.stop import told
+from tests.test_experiments_configs import composed
+
+FULL = Path("/dev/full")
+full = pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+
+
+@full
+def test_a_full_disk_is_explained_and_noted(tmp_path: Path) -> None:
+    (tmp_path / "metrics.tmp").symlink_to(FULL)
+    with (
+        pytest.raises(OSError, match=r"the disk of .* is full\. Make room") as raised,
+        recorded(tmp_path, []),
+        disk.explained(tmp_path),
+    ):
+        write_json(tmp_path / "metrics.json", {"accuracy": 1.0})
+    assert raised.value.errno == errno.ENOSPC
+    assert not (tmp_path / "metrics.json").exists()
+    found = read(tmp_path)
+    assert found is not None
+    assert found["state"] == "failed"
+    assert "goes on from its last checkpoint" in found["error"]["message"]
+
+
+def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No such file"), disk.explained(tmp_path):
+        (tmp_path / "missing").read_text()
+
+
+@full
+@pytest.mark.slow
+def test_a_run_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    config = composed(
+        f"teacher_cache={tmp_path}/teachers",
+        "threads=1",
+        "teacher.steps=1",
+        "steps=2",
+        "batch_size=4",
+        "students=[kd]",
+        "logger=csv",
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.tmp").symlink_to(FULL)
+    with pytest.raises(OSError, match="is full"), disk.explained(folder):
+        train.run(config, folder, quiet=True, pictures=False)
+    (folder / "metrics.tmp").unlink()
+    before = (folder / "curves" / "kd.csv").read_text()
+    metrics = train.run(config, folder, quiet=True, pictures=False)
+    assert set(metrics["students"]) == {"kd"}
+    assert (folder / "curves" / "kd.csv").read_text() == before  # nothing was trained again
+
+
+def test_sigterm_stops_a_run_that_is_not_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    former = signal.getsignal(signal.SIGTERM)
+
+    def terminated() -> None:
+        with told(tmp_path), recorded(tmp_path, []):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)  # a signal is looked at between two instructions
+
+    with caplog.at_level(logging.WARNING), pytest.raises(SystemExit) as raised:
+        terminated()
+    assert raised.value.code == 130
+    assert "the same command goes on from there" in caplog.text
+    found = read(tmp_path)
+    assert found is not None
+    assert found["state"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is former
