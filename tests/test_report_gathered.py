@@ -10,6 +10,7 @@ import pytest
 from experiments import report
 from tests.report_runs import corrupted, results, write_run
 
+RESULTS = Path(report.__file__).parents[1] / "results"
 COMMAND = "python -m experiments.train sweep=seeds"
 
 
@@ -69,3 +70,13 @@ def test_what_is_no_gathered_file_is_named(tmp_path: Path, text: str, complaint:
     (tmp_path / "some.json").write_text(text)
     with pytest.raises(SystemExit, match=f"some.json {complaint}"):
         report.main([str(tmp_path / "some.json")])
+
+
+def test_the_page_of_the_measured_experiments_is_of_their_files(capsys: pytest.CaptureFixture[str]) -> None:
+    command = next(
+        line for line in (RESULTS.parent / "README.md").read_text().splitlines() if line.endswith("> report.md")
+    )
+    names = [word for word in command.split() if word.endswith(".json")]
+    report.main([*(str(RESULTS / name) for name in names), "--markdown"])
+    assert capsys.readouterr().out == (RESULTS / "report.md").read_text()
+    assert {"toy_shift.json", "toy_rotation.json", "fashion_robust.json", "convergence.json"} <= set(names)

@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         groups, without = _of_runs(folders) if folders else ([], [])
         summaries = [summarise(members) for members in groups]
+        distinguish(summaries)
         for found, missing in map(gathered.read, files):
             groups += [[] for _ in found]  # its runs are not at hand: no curves and no pictures
             summaries += found
             without += missing
-        distinguish(summaries)
         if chosen.html:
             from experiments.report.page import page
 
@@ -102,9 +102,15 @@ def _print(summary: dict[str, Any], console: Console, *, as_markdown: bool) -> N
                 table.add_row(*row)
             console.print(table)
     policy = summary.get("policy", {})
-    for name, values in policy.items() if len(policy) <= LISTED else ():
+    listed = policy if len(policy) <= LISTED else {}
+    mark = "-" if as_markdown else " "
+    if as_markdown and listed:
+        print("Spread of what HARD's policy draws, standard deviations:\n")
+    for name, values in listed.items():
         pixels = f" = {text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
-        print(f"  {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
+        print(f"{mark} {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
     if "policy_by_seed" in summary:
         for one in summary.get("chosen", {}).get("hard", []):
-            print(f"  hard, seed {one['seed']}: {written(one['settings'])}")
+            print(f"{mark} hard, seed {one['seed']}: {written(one['settings'])}")
+    if as_markdown:
+        print()

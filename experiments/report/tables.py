@@ -38,7 +38,8 @@ class Table:
         cells = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         if self.folded:
             return f"<details><summary>{self.title}</summary>\n\n{cells}\n\n</details>"
-        return f"{self.title}\n\n{cells}"
+        title = self.title.replace("\n", "\\\n")  # a backslash breaks the line
+        return f"{title}\n\n{cells}"
 
 
 def tables(summary: dict[str, Any]) -> list[Table]:
