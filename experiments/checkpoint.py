@@ -68,8 +68,8 @@ def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> No
         left = f"{path} is as it was" if path.is_file() else f"there is no {path} yet"
         room = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free)" if path.parent.is_dir() else ""
         raise OSError(
-            f"the checkpoint could not be written ({error}); {left}. Make room{room} and start the same command again: "
-            "it goes on from there"
+            f"the checkpoint could not be written ({error}); {left}. If its disk is full{room}, make room; the same "
+            "command goes on from there"
         ) from error
 
 

@@ -66,10 +66,12 @@ def check_numbers(config: DictConfig) -> None:
     Raises:
         ValueError: names the setting and what was wanted.
     """
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-        if config[name] < 1:
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads"):
+        if not _whole(config[name], 1):
             raise ValueError(f"{name}={config[name]}: wanted a whole number of at least 1")
-    if config.get("eval_every") is not None and config.eval_every < 1:
+    if not _whole(config.seed, 0):
+        raise ValueError(f"seed={config.seed}: wanted a whole number of at least 0")
+    if config.get("eval_every") is not None and not _whole(config.eval_every, 1):
         raise ValueError(f"eval_every={config.eval_every}: wanted a whole number of at least 1, or null for never")
     if config.get("choose_on", "main") not in CHOICES:
         raise ValueError(f"choose_on={config.choose_on}: wanted one of {', '.join(CHOICES)}")
@@ -81,6 +83,10 @@ def check_numbers(config: DictConfig) -> None:
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: wanted shares of the ranges in (0, 1]")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def identity(config: DictConfig) -> dict[str, Any]:
@@ -143,7 +149,7 @@ class Experiment:
         for job in self.jobs:  # what its settings break is to be known before the first hour
             if job.method == "mixed":
                 builders_mixed.check(self, job)
-            elif job.settings or counts_evaluations(config):
+            else:
                 self._steps(builders.build(self, job, self.student()))
 
     def _model(self, node: DictConfig, *, own_classes: bool = False) -> nn.Module:

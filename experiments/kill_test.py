@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -51,11 +52,15 @@ class Seen:
     """What happened.
 
     Attributes:
+        device, torch: where, and its version.
+        seconds_alone: that the run took that was left alone.
         kills: after how many seconds each, and how many files of results there were.
         runs: that were compared with the one left alone.
         differences: where they differ; none is what is wanted.
     """
 
+    device: str = field(default_factory=lambda: f"CPU {platform.machine()}, 1 threads")
+    torch: str = str(torch.__version__)
     seconds_alone: float = 0.0
     kills: list[dict[str, float]] = field(default_factory=list)
     runs: int = 0

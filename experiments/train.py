@@ -26,7 +26,7 @@ from experiments import disk, processes
 from experiments.chosen import RESULTS
 from experiments.detection import detected
 from experiments.evaluation import headline
-from experiments.experiment import HARD, Experiment, trainer_settings
+from experiments.experiment import HARD, Experiment, check_numbers, trainer_settings
 from experiments.jobs import settled
 from experiments.memory import keep_freed_memory
 from experiments.status import first_process, recorded, settle, write_json
@@ -45,11 +45,15 @@ PACKAGES = ("hard_aug", "torch", "torchvision", "kornia", "numpy", "hydra-core")
 
 def choose_device(name: str) -> torch.device:
     """`auto`, or any name that torch knows."""
+    name = str(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={name}: torch finds no CUDA device here; use device=cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name}: wanted auto, cpu, cuda, or one of several GPUs as in cuda:0") from error
 
 
 def device_name(device: torch.device) -> str:
@@ -67,6 +71,7 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         quiet: no progress bar.
         pictures: draw the hard student's pictures and diagnose it, which takes as long as some hundred steps.
     """
+    check_numbers(config)
     device = choose_device(config.device)
     with processes.together(trainer_settings(config), device) as accelerator:
         torch.set_num_threads(config.threads)
@@ -85,6 +90,8 @@ def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool,
         for job in experiment.jobs:
             experiment.train(job)
         detectors = detected(experiment)
+        if processes.agreed(stop.requested):  # since the last step
+            raise KeyboardInterrupt
     results = experiment.results()
     metrics: dict[str, Any] = {
         "teacher": experiment.teacher_metrics,

@@ -24,7 +24,7 @@ full = pytest.mark.skipif(not FULL.exists(), reason="no device that is always fu
 def test_a_full_disk_is_explained_and_noted(tmp_path: Path) -> None:
     (tmp_path / "metrics.tmp").symlink_to(FULL)
     with (
-        pytest.raises(OSError, match=r"the disk of .* is full\. Make room") as raised,
+        pytest.raises(OSError, match=r"a disk is full .* MiB left\).* Make room") as raised,
         recorded(tmp_path, []),
         disk.explained(tmp_path),
     ):
@@ -35,6 +35,18 @@ def test_a_full_disk_is_explained_and_noted(tmp_path: Path) -> None:
     assert found is not None
     assert found["state"] == "failed"
     assert "goes on from its last checkpoint" in found["error"]["message"]
+
+
+def test_a_full_disk_is_found_among_the_causes(tmp_path: Path) -> None:
+    def failed() -> None:
+        try:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        except OSError as error:
+            raise RuntimeError("Error in call to target") from error
+
+    with pytest.raises(OSError, match="a disk is full") as raised, disk.explained(tmp_path):
+        failed()
+    assert raised.value.errno == errno.EDQUOT
 
 
 def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
@@ -57,7 +69,7 @@ def test_a_run_goes_on_once_there_is_room(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "metrics.tmp").symlink_to(FULL)
-    with pytest.raises(OSError, match="is full"), disk.explained(folder):
+    with pytest.raises(OSError, match="a disk is full"), disk.explained(folder):
         train.run(config, folder, quiet=True, pictures=False)
     (folder / "metrics.tmp").unlink()
     before = (folder / "curves" / "kd.csv").read_text()

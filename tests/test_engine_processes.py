@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     former, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"could not be written .*checkpoint\.pt is as it was.* Make room"):
+        with pytest.raises(OSError, match=r"could not be written .*checkpoint\.pt is as it was.* make room"):
             checkpoint.save(path, {**state, "weights": torch.zeros(2**20)})
         with pytest.raises(OSError, match=r"there is no .*new\.pt yet"):
             checkpoint.save(tmp_path / "new.pt", {"weights": torch.zeros(2**20)})

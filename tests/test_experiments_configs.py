@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from experiments import train
 from experiments.data import Splits
 from experiments.experiment import Experiment, check_numbers, identity
 from experiments.jobs import jobs
@@ -86,9 +90,14 @@ def test_a_teacher_of_all_the_data_serves_students_of_any_share(tmp_path: Path) 
     [
         (["teacher.fraction=2"], r"teacher\.fraction=2: wanted a share of the training images in \(0, 1\]"),
         (["teacher.fraction=1.0", "~data.fraction"], r"teacher\.fraction=1\.0: these data have no data\.fraction"),
+        (["batch_size=abc"], "batch_size=abc: wanted a whole number of at least 1"),
+        (["steps=2.5"], r"steps=2\.5: wanted a whole number of at least 1"),
+        (["threads=0"], "threads=0: wanted a whole number of at least 1"),
+        (["seed=foo"], "seed=foo: wanted a whole number of at least 0"),
+        (["eval_every=often"], "eval_every=often: wanted a whole number of at least 1, or null for never"),
     ],
 )
-def test_a_share_that_can_not_be_is_refused(overrides: list[str], told: str) -> None:
+def test_a_number_that_can_not_be_is_refused(overrides: list[str], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         check_numbers(composed(*overrides))
 
@@ -126,3 +135,29 @@ def test_convergence_draws_curves(tmp_path: Path) -> None:
         assert [point["step"] for point in row["curve"]] == [1, 2]
         assert {"clean", "corrupted", "noise", "evaluations", "seconds"} <= set(row["curve"][0])
         assert row["curve"][-1]["corrupted"] == row["corrupted"]
+
+
+def test_a_device_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device=foo: wanted auto, cpu, cuda"):
+        run(composed("device=foo"), tmp_path / "run", quiet=True)
+
+
+def test_settings_of_any_student_are_tried_before_the_first_one_trains(tmp_path: Path) -> None:
+    config = composed("students=[kd,hard]", "augmenter.learning_rate=-1", f"teacher_cache={tmp_path}/teachers", *DIGITS)
+    with pytest.raises(ValueError, match="learning_rate=-1"):
+        run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "curves").exists()
+
+
+def test_a_stop_after_the_last_step_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(experiment: Experiment) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    monkeypatch.setattr(train, "detected", interrupted)
+    config = composed("students=[kd]", f"teacher_cache={tmp_path}/teachers", *DIGITS)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    monkeypatch.undo()
+    assert set(run(config, tmp_path / "run", quiet=True)["students"]) == {"kd"}

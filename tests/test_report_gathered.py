@@ -43,7 +43,7 @@ def test_the_same_tables_come_from_the_file(
     assert page.count(f"<code>{COMMAND}</code>") == 2
     assert "<td>hard</td>" in page
     assert "<img" not in page
-    assert "<svg" not in page
+    assert page.count('aria-label="corrupted, accuracy in %"') == 3  # against steps, evaluations and seconds
     once, twice = (json.loads(path.read_text())["groups"] for path in (file, tmp_path / "again.json"))
     assert [{**group, "command": COMMAND} for group in once] == twice
 
@@ -55,6 +55,7 @@ def test_runs_and_files_stand_in_one_page(gathered: tuple[Path, str], tmp_path: 
     page = (tmp_path / "page.html").read_text()
     assert page.count("<section>") == 3
     assert page.count("<img") == 3  # of the run
+    assert page.count('aria-label="loss"') == 2  # its row's, and those of its trials
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,20 @@ def rule(run: dict[str, Any]) -> str:
     return f"Trials are chosen on {held}, by the {known} (choose_on={on})."
 
 
+def _share(config: dict[str, Any]) -> str:
+    """How much of the training images students see, where it is not all."""
+    share = config["data"].get("fraction", 1.0)
+    return "" if share == 1.0 else f" ({100 * share:g} %)"
+
+
+def _student(config: dict[str, Any]) -> str:
+    """The student's network and its batches, with a comma after each that is known."""
+    student = config.get("student", {})
+    name = student.get("name") or str(student.get("_target_", "")).rpartition(".")[2]
+    batch = config.get("batch_size")
+    return (f"student {name}, " if name else "") + (f"batches of {batch}, " if batch else "")
+
+
 def _length(summary: dict[str, Any]) -> str:
     steps = f"{summary['steps']} steps"
     if summary["config"].get("budget") == "evaluations":
@@ -66,12 +80,18 @@ def _length(summary: dict[str, Any]) -> str:
     return steps
 
 
+def heading(summary: dict[str, Any]) -> str:
+    """A group in few words, to stand over it."""
+    config = summary["config"]
+    return f"{summary['data']}{_share(config)}, {summary['task']}, {_student(config)}{summary['steps']} steps"
+
+
 def caption(summary: dict[str, Any]) -> str:
     """What a group is, what its trials were chosen by, and what distinguishes it, a line each."""
     named = "" if summary["config"]["task"].get("name") or summary["task"] == "shift" else f"task {summary['task']}, "
     lines = [
-        f"{summary['data']}, {summary['size']} x {summary['size']}, {named}teacher {summary['teacher_knows']}, "
-        f"{_length(summary)}, "
+        f"{summary['data']}{_share(summary['config'])}, {summary['size']} x {summary['size']}, {named}teacher "
+        f"{summary['teacher_knows']}, {_student(summary['config'])}{_length(summary)}, "
         f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}"
     ]
     if "rule" in summary:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.report import gathered
-from experiments.report.captions import distinguish
+from experiments.report.captions import distinguish, heading
 from experiments.report.figures import text
 from experiments.report.runs import find, group, unfinished
 from experiments.report.summary import summarise
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console()
     for summary in summaries:
         if chosen.markdown and len(summaries) > 1:
-            print(f"## {summary['data']}, {summary['task']}\n")
+            print(f"## {heading(summary)}\n")
         _print(summary, console, as_markdown=chosen.markdown)
     if without:
         console.print(f"{len(without)} run{'s' * (len(without) > 1)} without results:", style="bold")

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.report import runs
-from experiments.report.captions import caption
+from experiments.report.captions import caption, heading
 from experiments.report.panels import panels
 from experiments.report.tables import tables, written
 
@@ -53,12 +53,12 @@ def page(
 def _group(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
     first, *others = tables(summary)
     return {
-        "title": summary["data"],
+        "title": heading(summary),
         "caption": caption({**summary, "differs": {}}),
         "differs": summary.get("differs", {}),
         "command": summary.get("command", ""),
         "tables": [dataclasses.replace(first, title=""), *others],
-        **(panels(members, summary) if members else {"legend": [], "open": [], "folded": []}),
+        **panels(members, summary),
         "galleries": [
             {"seed": run["seed"], "shown": index == SHOWN, "pictures": [_picture(path) for path in found]}
             for index, run in enumerate(members)

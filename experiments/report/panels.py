@@ -19,11 +19,15 @@ Scalars = dict[str, dict[str, list[curves.Points]]]
 def panels(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
     """What is drawn of a group.
 
+    Args:
+        members: its runs; none where only the summary is at hand, which has the accuracies over training.
+        summary: of the group.
+
     Returns:
         `legend` and `open`, the SVGs that are shown at once; `folded`, each with `title`, `legend` and `panels`.
     """
     own, others = _scalars(members)
-    accuracies = _accuracies(members)
+    accuracies = _accuracies(summary)
     names = [name for name in summary["accuracy"] if name != "teacher"]
     styles = curves.styles(names)
     drawn = {name for lines in (*own.values(), *accuracies.values()) for name in lines}
@@ -95,14 +99,12 @@ def _trials(row: str, scalars: Scalars, summary: dict[str, Any]) -> dict[str, An
     return _folded(f"Curves of all trials of {row}" if named else f"Curves of {row}", legend, drawn)
 
 
-def _accuracies(members: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[curves.Points]]]:
+def _accuracies(summary: dict[str, Any]) -> dict[tuple[str, str], dict[str, list[curves.Points]]]:
     """By test set and cost the curves of the rows that have accuracies over training in every seed; per cent."""
-    students = [name for name in members[0]["students"] if all(run["students"][name].get("curve") for run in members)]
     found: dict[tuple[str, str], dict[str, list[curves.Points]]] = {}
-    for key in members[0]["sets"]:
+    for key in summary["sets"]:
         for cost in COSTS:
-            for student in students:
-                by_seed = [run["students"][student]["curve"] for run in members]
+            for student, by_seed in summary.get("curves", {}).items():
                 if all(cost in point and key in point for curve in by_seed for point in curve):
                     points: list[curves.Points] = [
                         [(point["step"], point[cost], 100 * point[key]) for point in curve] for curve in by_seed

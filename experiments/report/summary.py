@@ -43,6 +43,9 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "reached": costs.reached(rows, best),
         "config": {key: value for key, value in first["config"].items() if key != "seed"},
     }
+    curves = {name: [r["curve"] for r in row] for name, row in rows.items() if all(r.get("curve") for r in row)}
+    if curves:  # over training, by seed
+        summary["curves"] = curves
     if NOVEL in sets:
         summary["novel_sets"] = first["novel_sets"]
     if any(r.get("trials", 1) > 1 for row in rows.values() for r in row):
