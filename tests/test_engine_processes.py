@@ -29,8 +29,13 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
 
 
-def launched() -> list[str]:
-    """`accelerate launch` of two processes. (With --cpu it would start a single one; device=cpu is what is wanted.)"""
+def launched(*, by: str = "accelerate") -> list[str]:
+    """`accelerate launch` of two processes, or `torchrun`.
+
+    (With --cpu the former would start a single one; device=cpu is what is wanted.)
+    """
+    if by == "torchrun":
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return [*command, "-m"]
@@ -94,11 +99,11 @@ def until(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's children in /proc")
-@pytest.mark.parametrize("during", ["teacher", "student"])
-def test_a_stop_of_the_second_process_stops_both_and_is_kept(tmp_path: Path, during: str) -> None:
+@pytest.mark.parametrize(("during", "by"), [("teacher", "torchrun"), ("student", "accelerate")])
+def test_a_stop_of_the_second_process_stops_both_and_is_kept(tmp_path: Path, during: str, by: str) -> None:
     long = ["steps=100000", "checkpoint_every=100000", "log_every=1", "students=[kd]"]
     long.append("teacher.steps=100000" if during == "teacher" else "teacher.steps=2")
-    command = [*launched(), *RUN, *long, f"hydra.run.dir={tmp_path}/run", f"teacher_cache={tmp_path}/teachers"]
+    command = [*launched(by=by), *RUN, *long, f"hydra.run.dir={tmp_path}/run", f"teacher_cache={tmp_path}/teachers"]
     process = subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -94,3 +96,39 @@ def test_wandb_that_is_not_installed_says_how_to_get_it(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not there
     with pytest.raises(Exception, match="pip install wandb"):
         Loggers(config_of("logger=[csv,wandb]").logger, tmp_path, "kd", 0)
+
+
+class FakeRun:
+    """What `wandb.init` returns, as far as a logger needs it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = False
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_wandb_is_given_the_same_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeRun] = []
+
+    def init(**settings: Any) -> FakeRun:
+        made.append(FakeRun(settings))
+        return made[-1]
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for name, step in (("kd", 0), ("kd", 10), ("hard", 0)):
+        loggers = Loggers(config_of("logger=[wandb]").logger, tmp_path, name, step)
+        loggers.scalars(step + 5, {"loss": 1.0})
+        loggers.close()
+    first, again, other = made
+    assert first.settings == again.settings
+    assert first.settings["resume"] == "allow"
+    assert first.settings["name"] == "kd"
+    assert first.settings["id"] != other.settings["id"]
+    assert again.logged == [(15, {"loss": 1.0})]
+    assert all(one.finished for one in made)
