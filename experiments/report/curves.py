@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 #: Of rows without a colour of their own, each in each dash; told apart by eyes of all kinds, on white and on black.
 COLOURS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#8d6cc9", "#b0892f", "#c25c9b", "#3fa7b8")
@@ -18,6 +19,8 @@ COLOURS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#8d6cc9", "#b0892f", "#c25c9b", "#3
 DASHES: Mapping[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (1, 1.2))}
 #: Of more curves than these only those that stand out have a band.
 BANDS = 4
+#: Written out, numbers from here on would run into each other below a panel.
+LARGE = 10_000
 #: A colour that stands for the page's own.
 INK = "#010203"
 STYLE: Any = {
@@ -123,6 +126,8 @@ def svg(lines: Sequence[tuple[Style, Sequence[Points]]], *, title: str, x_label:
                 axes.fill_between(x, low, high, color=style.colour, alpha=0.18, linewidth=0)
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel(x_label)
+        if axes.get_xlim()[1] >= LARGE:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k
         axes.grid(color=INK, alpha=0.12, linewidth=0.5)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
