@@ -25,9 +25,13 @@ class Curve:
         self.every, self.steps, self.batch_size, self.sets = every, steps, batch_size, sets
         self.points: list[dict[str, Any]] = []
 
+    def due(self, step: int) -> bool:
+        """Whether there is a point after `step` steps."""
+        return self.every is not None and (step % self.every == 0 or step >= self.steps)
+
     def see(self, step: int, seconds: float, method: Method, student: nn.Module) -> None:
         """Add a point, if one is due after `step` steps and so many seconds of training."""
-        if self.every is None or (step % self.every and step < self.steps):
+        if not self.due(step):
             return
         evaluations = round(method.evaluations(step * self.batch_size))
         point = {"step": step, "evaluations": evaluations, "seconds": round(seconds, 2)}

@@ -31,7 +31,7 @@ from experiments.methods import Hard, Method
 from experiments.models import multiply_adds
 from experiments.stop import Stop
 from experiments.tasks import Shift, Task
-from experiments.training import Settings, Training
+from experiments.training import Settings, Training, wait_for
 from hard_aug import HardAugmenter
 from hard_aug.viz import PolicyHistory
 from hard_aug.viz.policy import DRAWS
@@ -305,10 +305,13 @@ class Experiment:
         started = time.perf_counter()
         try:
             for loss in training.run(method.loss, method.after_step):
+                logs = training.step % self.config.log_every == 0 or training.step == training.steps
+                if logs or curve.due(training.step):
+                    wait_for(self.device)
                 seconds += time.perf_counter() - started  # what follows is not training
                 stop = processes.agreed(self.stop.requested)
                 curve.see(training.step, seconds, method, training.outcome)
-                if training.step % self.config.log_every == 0 or training.step == training.steps:
+                if logs:
                     scalars = processes.mean({"loss": float(loss), **method.scalars()})
                     if "teacher_keeps" in scalars:
                         kept.append(scalars["teacher_keeps"])

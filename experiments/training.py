@@ -68,6 +68,12 @@ def memory_explained(advice: str) -> Iterator[None]:
         raise
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given, so that a clock that is read then has seen it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def progress_bar(*, quiet: bool = False) -> Progress:
     """The bar that all long work shows (unless `quiet`)."""
     return Progress(
