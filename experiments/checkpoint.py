@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+
+from experiments import disk
 
 #: Settings that came later, with the value at which a run is what it was without them; then they are no part of it.
 NEUTRAL: dict[str, Any] = {
@@ -66,10 +67,9 @@ def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> No
     except (OSError, RuntimeError) as error:  # torch's writer turns the system's error into one of its own
         unfinished.unlink(missing_ok=True)
         left = f"{path} is as it was" if path.is_file() else f"there is no {path} yet"
-        room = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free)" if path.parent.is_dir() else ""
         raise OSError(
-            f"the checkpoint could not be written ({error}); {left}. If its disk is full{room}, make room; the same "
-            "command goes on from there"
+            f"the checkpoint could not be written ({error}); {left}. If its disk is full{disk.room(path.parent)}, "
+            "make room; the same command goes on from there"
         ) from error
 
 

@@ -71,7 +71,7 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False, pictures: bool
         quiet: no progress bar.
         pictures: draw the hard student's pictures and diagnose it, which takes as long as some hundred steps.
     """
-    check_numbers(config)
+    check_numbers(config)  # before threads are made of one
     device = choose_device(config.device)
     with processes.together(trainer_settings(config), device) as accelerator:
         torch.set_num_threads(config.threads)

@@ -71,10 +71,10 @@ def record_cuda_graph(function: Callable[[], Tensor], generator: torch.Generator
         ):
             try:
                 result = function()
-            except Exception as error:
+            except Exception as error:  # of any kind: what ends the capture then hides it
                 cause = error
                 raise
-    except Exception as error:
+    except Exception as error:  # of any kind: the generators have to be put back; it is raised on
         _end_capture_of(generator)
         _end_capture_of(torch.cuda.default_generators[device.index or 0])
         cause = cause or error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import disk, train
+from experiments import checkpoint, disk, train
 from experiments.status import read, recorded, write_json
 from experiments.stop import told
 from tests.test_experiments_configs import composed
@@ -47,6 +47,14 @@ def test_a_full_disk_is_found_among_the_causes(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="a disk is full") as raised, disk.explained(tmp_path):
         failed()
     assert raised.value.errno == errno.EDQUOT
+
+
+@full
+def test_a_checkpoint_has_said_it_already(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.tmp").symlink_to(FULL)
+    with pytest.raises(OSError, match=r"the checkpoint could not be written") as raised, disk.explained(tmp_path):
+        checkpoint.save(tmp_path / "checkpoint.pt", {"step": 1})
+    assert "there is no" in str(raised.value)
 
 
 def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
