@@ -2,15 +2,15 @@
 
 The rows, all with parameters per sample and the same ranges:
 
-- hard_aug: one gather and one matrix per pixel, the normalisation folded into it; gradient with respect to `u`,
-  decoding included.
+- hard_aug: one gather and one matrix per pixel, with the normalisation folded into the matrix; gradient with respect
+  to `u`, including the decoding.
 - kornia functionals: affine matrix, `warp_affine`, brightness, contrast, saturation, hue, `normalize`, on explicit
   leaf parameters; gradient with respect to these. Grey images: no saturation and hue.
-- the same two forward only, and kornia's `RandomAffine`, `ColorJiggle`, `Normalize` (p=1), which draw for themselves
-  and give no gradient to their parameters.
+- the same two forward only, and kornia's `RandomAffine`, `ColorJiggle`, `Normalize` (p=1), which draw their own
+  parameters and give them no gradient.
 
-kornia's hue is that of HSV and its contrast multiplies about 0; ours is a rotation about the grey axis and about 1/2.
-So the work is equal in kind, not in values.
+kornia's hue is that of HSV and its contrast multiplies about 0; here hue is a rotation about the grey axis and contrast
+multiplies about 1/2. So both do comparable work, but the outputs differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.timing import environment, interleaved, parser, progress, table, write
 from experiments.memory import keep_freed_memory
-from hard_aug.ops import fold_normalization, warp_color
+from hard_aug.ops import warp_color
 from hard_aug.transforms import Affine, Color, Compose
 
 SHAPES = [(256, 3, 32, 32), (256, 1, 28, 28)]
@@ -37,24 +37,25 @@ MEAN, STD = 0.5, 0.25
 
 
 def rows_for(shape: tuple[int, ...], device: torch.device) -> dict[str, Callable[[], object]]:
-    """The rows of one table, as closures over their tensors."""
+    """Return the rows of one table, as closures over their tensors."""
     batch, channels = shape[:2]
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(shape, generator=generator).to(device)
-    weight = torch.randn(shape, generator=generator).to(device)  # the gradient that comes back from a network
+    weight = torch.randn(shape, generator=generator).to(device)  # stands for the gradient from a network
     mean, std = torch.full((channels,), MEAN, device=device), torch.full((channels,), STD, device=device)
     transform = own_transform(channels)
     u = torch.randn(batch, transform.size, generator=generator).to(device).requires_grad_()
     leaves = kornia_parameters(batch, channels, shape[-1], generator, device)
     random_classes = kornia_modules(channels).to(device)
 
-    run = transform.runs[0]
+    stage = transform.fused_stages[0]
 
     def ours() -> Tensor:
-        inverse_map, color = run.matrices(u, *shape[2:], channels)
+        inverse_map, color = stage.matrices(u, *shape[2:], channels)
         if color is None:
-            raise RuntimeError("the benchmark's transform has colours")
-        color = fold_normalization(color, mean, std)
+            raise RuntimeError("expected a transform with colours")
+        # The normalisation, folded into the colour matrix: (M s + o - mean) / std.
+        color = torch.cat((color[:, :, :-1], color[:, :, -1:] - mean[:, None]), dim=2) / std[:, None]
         return warp_color(images, inverse_map=inverse_map, color_matrix=color)
 
     def theirs() -> Tensor:
@@ -64,8 +65,8 @@ def rows_for(shape: tuple[int, ...], device: torch.device) -> dict[str, Callable
         return lambda: torch.autograd.grad(forward(), parameters, weight)
 
     return {
-        "hard_aug, forward and backward": with_gradient(ours, [u]),
-        "kornia functionals, forward and backward": with_gradient(theirs, list(leaves.values())),
+        "hard_aug, forward + backward": with_gradient(ours, [u]),
+        "kornia functionals, forward + backward": with_gradient(theirs, list(leaves.values())),
         "hard_aug, forward": torch.no_grad()(ours),
         "kornia functionals, forward": torch.no_grad()(theirs),
         "kornia Random* modules, forward": torch.no_grad()(lambda: random_classes(images)),
@@ -73,7 +74,7 @@ def rows_for(shape: tuple[int, ...], device: torch.device) -> dict[str, Callable
 
 
 def own_transform(channels: int) -> Compose:
-    """The same ranges for both libraries."""
+    """Return the transform with the ranges that both libraries use."""
     chromatic = channels == 3
     return Compose(
         Affine(translation=TRANSLATION, rotation=ROTATION, scale=SCALE, shear=SHEAR),
@@ -89,7 +90,7 @@ def own_transform(channels: int) -> Compose:
 def kornia_parameters(
     batch: int, channels: int, width: int, generator: torch.Generator, device: torch.device
 ) -> dict[str, Tensor]:
-    """Leaves in kornia's units, drawn uniformly from the ranges."""
+    """Draw leaf parameters in kornia's units, uniformly from the ranges."""
 
     def draw(low: float, high: float, *columns: int) -> Tensor:
         values = torch.rand(batch, *columns, generator=generator) * (high - low) + low
@@ -110,7 +111,7 @@ def kornia_parameters(
 
 
 def kornia_functionals(images: Tensor, leaves: dict[str, Tensor], mean: Tensor, std: Tensor) -> Tensor:
-    """What RandomAffine, ColorJiggle and Normalize do with p=1, on explicit parameters."""
+    """Apply what RandomAffine, ColorJiggle and Normalize do with p=1, with explicit parameters."""
     batch, _, height, width = images.shape
     centre = images.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(batch, 2)
     matrix = get_affine_matrix2d(leaves["translation"], centre, leaves["scale"], leaves["angle"], sx=leaves["shear"])
@@ -122,7 +123,7 @@ def kornia_functionals(images: Tensor, leaves: dict[str, Tensor], mean: Tensor, 
 
 
 def kornia_modules(channels: int) -> torch.nn.Module:
-    """kornia's own pipeline, which draws its parameters at every call."""
+    """Return kornia's pipeline, which draws its parameters at every call."""
     chromatic = channels == 3
     return torch.nn.Sequential(
         kornia.augmentation.RandomAffine(
@@ -161,14 +162,14 @@ def main() -> None:
         progress(f"{label}: warming up")
         results[label] = interleaved(
             rows_for(shape, device),
-            baseline="hard_aug, forward and backward",
+            baseline="hard_aug, forward + backward",
             device=device,
             rounds=arguments.rounds,
             calls=arguments.calls,
             warmup=arguments.warmup,
             label=label,
         )
-        print(table(f"{label}, ratio to hard_aug's forward and backward", results[label]))
+        print(table(f"{label}, ratio to hard_aug's forward + backward", results[label]))
     write(arguments.json, {"environment": environment(device, arguments.threads), "tables": results})
 
 

@@ -1,23 +1,24 @@
-"""What generative augmenters cost: passes through the networks, seconds and peak memory of one image.
+"""Cost of generative methods: function evaluations (NFE), seconds and peak memory per image.
 
 | group (ratios are to its first row) | rows |
 |---|---|
-| controls | one sample; the best of 8; projected gradient ascent on the pixels of one, 10 steps |
-| guidance | MPGD; x0-classifier; both terms of TFG (mu and rho) with recurrence 2 |
-| noise-4, noise-10 | noise optimisation through 4 and 10 steps; with checkpointing; gradient of the last step alone |
-| vae-latent | a call of `HardAugmenter` with one ascent of a `Gaussian`; with checkpointing; in four parts too |
-| diffusion | a call with one ascent of `Search`, strength 0.5 of 10 steps; with checkpointing |
+| baselines | one sample; the best of 8; projected gradient ascent on the pixels of one, 10 steps |
+| guidance | MPGD; x0-classifier; TFG (mu and rho) with recurrence 2 |
+| noise-4, noise-10 | noise optimisation through 4 and 10 steps; with checkpointing; gradient of the last step only |
+| vae-latent | a call of `HardAugmenter` with one update of a `Gaussian`; with checkpointing; in four micro-batches |
+| diffusion | a call with one step of `Search`, strength 0.5 of 10 steps; with checkpointing |
 
-Where nothing else is said, a chain has 10 steps and starts from noise, without classifier-free guidance (which doubles
-the denoiser's passes). The score is the default one. Unguided scores, which only a report needs, are not measured.
+By default, sampling has 10 steps and starts from noise, without classifier-free guidance (which doubles the denoiser's
+evaluations). The score is the default one. Scores of unguided images, which only a report needs, are not measured.
 
-- Passes are counted by hooks on the networks, with what a call does for its report; in the total a backward is two.
-- Seconds are of a whole call, over its images; a group's rows are measured in turn in every round.
-- Memory is the peak of what is allocated beyond the start of a call, over its images: on CUDA what its allocator says,
-  on the CPU the sum of torch's allocations and frees in a trace of the profiler (not the workspaces of oneDNN).
+- Evaluations are counted by hooks on the networks, including those for a call's report; in the total a backward counts
+  twice.
+- Seconds are those of a whole call divided by its images; the rows of a group are measured in turn in every round.
+- Memory is the peak of the memory allocated since the start of a call, divided by its images: on CUDA according to its
+  allocator, on the CPU the sum of torch's allocations and frees in a profiler trace (without workspaces of oneDNN).
 
-Weights are random: costs do not depend on them. Rows are written as they are measured, beside those that are in the
-file from the same device and versions, so that much can be measured in parts with `--methods` and `--pixels`.
+Weights are random: costs do not depend on them. Each row is saved when it has been measured, together with existing
+rows of the same device and versions, so that the benchmark can be run in parts with `--methods` and `--pixels`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ PASSES = ("denoiser", "codec", "classifier")
 
 
 def peak_of(call: Call, device: torch.device) -> dict[str, Any]:
-    """MiB at the peak of a call, beyond its start; see the module's head."""
+    """Return the peak memory of a call in MiB, see the module's docstring."""
     if device.type == "cuda":
         reset_peak(device)
         before = torch.cuda.memory_allocated(device) / 2**20
@@ -65,7 +66,7 @@ def peak_of(call: Call, device: torch.device) -> dict[str, Any]:
 
 
 def measured_once(call: Call, parts: Parts) -> dict[str, Any]:
-    """Passes and memory of one image, after a call that warms up (an augmenter's first has a look at the student)."""
+    """Measure evaluations and memory per image, after a warm-up call (an augmenter's first inspects the student)."""
     call()
     batch = len(parts.images)
     with counted(parts) as passes:
@@ -77,7 +78,7 @@ def measured_once(call: Call, parts: Parts) -> dict[str, Any]:
 
 
 def timed(calls: Mapping[str, Call], parts: Parts, *, repeats: int, label: str) -> dict[str, dict[str, Any]]:
-    """Seconds of one image of each row, and ratios to the first."""
+    """Measure the seconds per image of each row, and ratios to the first."""
     first = next(iter(calls))
     times = interleaved(
         calls, baseline=first, device=parts.images.device, rounds=repeats, calls=1, warmup=0, label=label
@@ -95,26 +96,28 @@ def timed(calls: Mapping[str, Call], parts: Parts, *, repeats: int, label: str) 
 def measure(
     parts: Parts, methods: list[str], *, repeats: int, keep: Callable[[str, dict[str, Any]], None], label: str = ""
 ) -> None:
-    """Measure rows, group by group, and give each to `keep` when its passes and memory are known, and again when timed.
+    """Measure rows group by group; call `keep` with each after its evaluations and memory, and again after its times.
 
     Args:
-        methods: of `METHODS`.
+        parts: the networks and images.
+        methods: names of `METHODS`.
         repeats: rounds of timing, at least 2.
-        keep: takes a row's name and what is known of it.
+        keep: takes a row's name and its measurements.
+        label: of the table, for progress messages.
     """
     for group in dict.fromkeys(METHODS[name].group for name in methods):
         calls: dict[str, Call] = {}
         rows: dict[str, dict[str, Any]] = {}
         for name in (name for name in methods if METHODS[name].group == group):
-            progress(f"{label}: passes and memory of {name}")
+            progress(f"{label}: evaluations and memory of {name}")
             try:
                 call = METHODS[name].make(parts)
                 rows[name] = {"group": group, **measured_once(call, parts)}
                 calls[name] = call
             except TOO_LITTLE as error:
                 progress(f"{label}, {name}: {error}")
-                rows[name] = {"group": group, "left_out": "out of memory"}
-            _free(parts.images.device)  # not in the except: the error holds what the call held
+                rows[name] = {"group": group, "skipped": "out of memory"}
+            _free(parts.images.device)  # not in the except block: the error refers to the memory of the call
             keep(name, rows[name])
         times = timed(calls, parts, repeats=repeats, label=f"{label}, {group}") if calls else {}
         for name, time in times.items():
@@ -128,40 +131,41 @@ def _free(device: torch.device) -> None:
 
 
 def known(tables: Mapping[str, Any], label: str, about: dict[str, Any]) -> dict[str, Any]:
-    """The table of that label, with its rows if they were measured with the same versions, else without."""
+    """Return the table of a label, with its rows only if they were measured with the same versions."""
     before = tables.get(label, {"environment": about, "rows": {}})
     same = {**before["environment"], "date": about["date"]} == about
     if not same:
-        progress(f"{label}: starts anew, its rows were measured with other versions")
+        progress(f"{label}: existing rows are dropped, they were measured with other versions")
     return {"environment": about, "rows": before["rows"] if same else {}}
 
 
 def markdown(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of one image: passes, forward and backward, seconds and memory, both also over the group's first."""
+    """Format a table per image: forward and backward evaluations, seconds and memory, the latter two also as ratios."""
     head = ("", *(f"{kind} fwd / bwd" for kind in PASSES), "total", "s / image", "quartiles", "ratio", "MiB / image")
     lines = [f"### {title}", "", f"| {' | '.join((*head, 'ratio'))} |", "|---" * (len(head) + 1) + "|"]
     for name in (name for name in METHODS if name in rows):
         row = rows[name]
-        if "left_out" in row:
-            lines.append(f"| {name} | {row['left_out']} |" + " |" * (len(head) - 1))
+        if "skipped" in row:
+            lines.append(f"| {name} | {row['skipped']} |" + " |" * (len(head) - 1))
             continue
         passes = [f"{row['passes'][f'{kind}_forward']:g} / {row['passes'][f'{kind}_backward']:g}" for kind in PASSES]
         cells = [name, *passes, f"{row['passes']['total']:g}"]
-        first, share = rows, ""
+        ratio_of_memory = ""
         if "seconds" in row:
             seconds, ratio = row["seconds"], row["ratio"]
             cells += [f"{seconds['median']:.3g}", f"{seconds['q1']:.3g} to {seconds['q3']:.3g}"]
             cells += [f"{ratio['median']:.2f}"]
             first = rows[ratio["to"]]
-            share = f"{row['memory']['mib'] / first['memory']['mib']:.2f}" if "memory" in first else ""
+            if "memory" in first:
+                ratio_of_memory = f"{row['memory']['mib'] / first['memory']['mib']:.2f}"
         else:
             cells += ["", "", ""]
-        lines.append(f"| {' | '.join((*cells, format(row['memory']['mib'], '.3g'), share))} |")
+        lines.append(f"| {' | '.join((*cells, format(row['memory']['mib'], '.3g'), ratio_of_memory))} |")
     return "\n".join(lines) + "\n"
 
 
 def options() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """Return the parser of the command line."""
     headline, _, table = (__doc__ or "").partition("\n\n")
     found = argparse.ArgumentParser(
         description=headline, epilog=table, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -175,20 +179,25 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, help="rounds of timing, at least 2 (7; 3)")
     found.add_argument("--device", default=cuda, help=f"cpu or cuda ({cuda})")
     found.add_argument("--threads", type=int, default=1, help="CPU threads of torch (1)")
-    found.add_argument("--force", action="store_true", help="large networks without CUDA all the same")
-    found.add_argument("--output", type=Path, default=Path("benchmarks/results/generative.json"), help="JSON, added to")
+    found.add_argument("--force", action="store_true", help="large networks on a CPU")
+    found.add_argument(
+        "--output",
+        type=Path,
+        default=Path("benchmarks/results/generative.json"),
+        help="JSON file, to which rows are added",
+    )
     return found
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; `arguments` None: those of the process."""
+    """Run the benchmark; `arguments` None: those of the process."""
     parser = options()
     given = parser.parse_args(arguments)
     size, device = SIZES[given.size], torch.device(given.device)
     if given.size == "stable-diffusion" and device.type != "cuda" and not given.force:
         parser.error(
-            "--size stable-diffusion: wanted a CUDA device, as on a CPU a row of it takes from minutes to hours and "
-            "tens of gigabytes; take --size small, or --force"
+            "--size stable-diffusion: expected a CUDA device, as on a CPU a row takes minutes to hours and tens of "
+            "gigabytes; use --size small, or --force"
         )
     defaults = {"pixels": list(size.pixels), "batch_size": size.batch, "iterations": size.iterations}
     defaults |= {"repeats": size.repeats}
@@ -197,13 +206,13 @@ def main(arguments: list[str] | None = None) -> None:
             setattr(given, name, value)
     for name, least in (("repeats", 2), ("batch_size", 1), ("iterations", 1), ("threads", 1)):
         if getattr(given, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(given, name)}: wanted at least {least}")
+            parser.error(f"--{name.replace('_', '-')} {getattr(given, name)}: expected at least {least}")
     if any(pixels < size.multiple or pixels % size.multiple for pixels in given.pixels):
-        parser.error(f"--pixels {given.pixels}: wanted multiples of {size.multiple}, which the networks halve down to")
+        parser.error(f"--pixels {given.pixels}: expected multiples of {size.multiple}, as the networks downsample")
     try:
         tables: dict[str, Any] = json.loads(given.output.read_text()) if given.output.exists() else {}
     except ValueError as error:
-        parser.error(f"--output {given.output} holds no JSON ({error}); remove it, or name another")
+        parser.error(f"--output {given.output} is not a JSON file ({error}); remove it, or name another")
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     about = environment(device, given.threads) | {"diffusers": version("diffusers")}
@@ -215,8 +224,8 @@ def main(arguments: list[str] | None = None) -> None:
         table = tables[label] = known(tables, label, about)
 
         def keep(name: str, row: dict[str, Any], rows: dict[str, Any] = table["rows"]) -> None:
-            before = rows.get(name, {})  # its times stand until there are new ones
-            rows[name] = row if "left_out" in before | row else before | row
+            before = rows.get(name, {})  # old times are kept until there are new ones
+            rows[name] = row if "skipped" in before | row else before | row
             write(given.output, tables)
 
         measure(parts, given.methods, repeats=given.repeats, keep=keep, label=label)

@@ -1,4 +1,4 @@
-"""Networks with random weights for the cost of generative augmenters, and counters of what runs in them.
+"""Networks with random weights for the cost of generative methods, and counters of their evaluations.
 
 | size | denoiser | autoencoder | teacher, student | pixels |
 |---|---|---|---|---|
@@ -6,8 +6,8 @@
 | `stable-diffusion` | `UNet2DConditionModel`, 860 million weights | `AutoencoderKL`, 84 million | ResNet-50, 18 | any |
 
 The second has the configuration of Stable Diffusion 1.5 (Rombach et al., arXiv:2112.10752), with both of its parts in
-bfloat16; teacher and student are in float32. Weights are frozen: of those that are not, autograd would keep the inputs
-for a gradient that nobody asks for.
+bfloat16; teacher and student are in float32. Weights are frozen, as otherwise autograd would store the inputs of their
+layers.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from torch import Tensor, nn
 from benchmarks.models import timm_pair
 from experiments.generative import build_autoencoder, build_scheduler, build_unet
 from experiments.models import ConvTeacher, MLPStudent
-from hard_aug.solvers import ClassEmbeddings, Condition, Diffuser, Evaluations
+from hard_aug.generative import NFE, ClassEmbeddings, Conditioning, DiffusionModel
 
 CLASSES = 10
-#: Tokens of a prompt, and the width of each one's embedding, in Stable Diffusion 1.5.
+#: Number of tokens of a prompt and width of their embeddings in Stable Diffusion 1.5.
 TOKENS, EMBEDDING = 77, 768
 
 
 @dataclass
 class Parts:
-    """What a method is made from.
+    """Networks and images of a method.
 
     Attributes:
-        condition: None: what the denoiser's config says.
-        images, labels: `(B, C, H, W)` in [0, 1] and `(B,)`.
-        iterations: of noise optimisation.
+        condition: conditioning of the denoiser; None: that of its config.
+        images: `(B, C, H, W)` in [0, 1].
+        labels: `(B,)`.
+        iterations: iterations of noise optimisation.
     """
 
     denoiser: nn.Module
@@ -48,7 +49,7 @@ class Parts:
     teacher: nn.Module
     student: nn.Module
     images: Tensor
-    condition: Condition | None = None
+    condition: Conditioning | None = None
     iterations: int = 10
 
     def __post_init__(self) -> None:
@@ -56,14 +57,14 @@ class Parts:
         for network in (self.denoiser, self.autoencoder, self.teacher, self.student):
             network.to(self.images.device).eval().requires_grad_(False)
 
-    def diffuser(self, *, checkpointing: bool = False) -> Diffuser:
-        """A new one of the same networks."""
-        return Diffuser(
+    def diffusion_model(self, *, checkpointing: bool = False) -> DiffusionModel:
+        """Return a new diffusion model of the same networks."""
+        return DiffusionModel(
             self.denoiser, self.scheduler, self.autoencoder, condition=self.condition, checkpointing=checkpointing
         )
 
     def networks(self) -> dict[str, tuple[Any, ...]]:
-        """By the names of `Evaluations`."""
+        """Return the networks by the names of `NFE`'s fields."""
         codec: Any = self.autoencoder
         return {
             "denoiser": (self.denoiser,),
@@ -73,7 +74,7 @@ class Parts:
 
 
 def small(pixels: int, batch: int, iterations: int, device: torch.device) -> Parts:
-    """The models of `experiments.generative`, for grey images."""
+    """Build the models of `experiments.generative`, for grayscale images."""
     with initialize_config_module("experiments.conf", version_base="1.3"):
         config = compose("generative")
     autoencoder = build_autoencoder(config.autoencoder, 1)
@@ -90,7 +91,7 @@ def small(pixels: int, batch: int, iterations: int, device: torch.device) -> Par
 
 
 def stable_diffusion_networks(pixels: int) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """Denoiser and autoencoder in the configuration of Stable Diffusion 1.5, where diffusers' own differs from it."""
+    """Build denoiser and autoencoder of Stable Diffusion 1.5; arguments equal to diffusers' defaults are omitted."""
     denoiser = UNet2DConditionModel(sample_size=pixels // 8, cross_attention_dim=EMBEDDING)
     autoencoder = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -103,8 +104,8 @@ def stable_diffusion_networks(pixels: int) -> tuple[UNet2DConditionModel, Autoen
 
 
 def stable_diffusion(pixels: int, batch: int, iterations: int, device: torch.device) -> Parts:
-    """A denoiser that is told of a class by one prompt's embedding, without classifier-free guidance."""
-    with device:  # drawing a billion weights takes long elsewhere
+    """Build a denoiser conditioned on one prompt's embedding per class, without classifier-free guidance."""
+    with device:  # initialising a billion weights takes long on the CPU
         denoiser, autoencoder = (network.bfloat16() for network in stable_diffusion_networks(pixels))
         embeddings = torch.randn(CLASSES, TOKENS, EMBEDDING)
     scheduler = DDIMScheduler(
@@ -128,11 +129,11 @@ def stable_diffusion(pixels: int, batch: int, iterations: int, device: torch.dev
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured unless options say otherwise.
+    """Default settings of a size.
 
     Attributes:
-        build: from pixels, batch, iterations and device.
-        multiple: of what pixels have to be.
+        build: makes the parts from pixels, batch, iterations and device.
+        multiple: pixels must be a multiple of it.
     """
 
     build: Callable[[int, int, int, torch.device], Parts]
@@ -150,13 +151,13 @@ SIZES = {
 
 
 @contextmanager
-def counted(parts: Parts) -> Iterator[Evaluations]:
-    """Count what runs inside by hooks on the networks, whoever calls them: also what `Evaluations` know nothing of.
+def counted(parts: Parts) -> Iterator[NFE]:
+    """Count the evaluations inside the block by hooks on the networks, independently of the library's own counters.
 
-    A backward counts where a gradient arrives at a network's output, so that what checkpointing runs again is a
-    forward more and no backward more.
+    A backward counts when a gradient arrives at a network's output, so that recomputation by checkpointing counts as
+    one more forward and no more backward.
     """
-    found = Evaluations()
+    found = NFE()
 
     def add(name: str, rows: int) -> None:
         setattr(found, name, getattr(found, name) + rows)

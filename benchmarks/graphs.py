@@ -1,4 +1,4 @@
-"""CUDA graphs for benchmarks: many calls in one launch, so that what is timed is the device and not Python."""
+"""CUDA graphs for benchmarks: many calls in one launch, so that the device is timed and not Python."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is timed.
+    """A row of a table.
 
     Attributes:
-        make: makes the call; it may run out of memory.
-        repeats: how many calls that one is.
-        copy: the name of the row that is a copy of the same bytes.
+        make: returns the function that is timed; it may run out of memory.
+        repeats: number of calls that the function makes.
+        memcpy: the name of the row that copies the same number of bytes.
     """
 
     make: Callable[[], Call]
     repeats: int = 1
-    copy: str | None = None
+    memcpy: str | None = None
 
 
-def plain(call: Call) -> Row:
-    """A row that is one call."""
+def eager(call: Call) -> Row:
+    """Make a row of one eager call."""
     return Row(lambda: call)
 
 
-def in_a_graph(call: Call, repeats: int, *, copy: str | None = None) -> Row:
-    """A row that plays back so many calls."""
-    return Row(lambda: graphed(call, repeats=repeats), repeats, copy)
+def in_cuda_graph(call: Call, repeats: int, *, memcpy: str | None = None) -> Row:
+    """Make a row that replays a CUDA graph of `repeats` calls."""
+    return Row(lambda: graphed(call, repeats=repeats), repeats, memcpy)
 
 
-def copy_row(bytes_moved: int, device: torch.device, repeats: int) -> Row:
-    """A plain copy, in a graph where there are graphs."""
+def memcpy_row(bytes_moved: int, device: torch.device, repeats: int) -> Row:
+    """Make a row that copies memory, in a CUDA graph on CUDA."""
     if device.type == "cuda":
-        return Row(lambda: graphed(copying(bytes_moved, device), repeats=repeats), repeats)
-    return Row(lambda: copying(bytes_moved, device))
+        return Row(lambda: graphed(make_memcpy(bytes_moved, device), repeats=repeats), repeats)
+    return Row(lambda: make_memcpy(bytes_moved, device))
 
 
 def graphed(function: Call, *, repeats: int) -> Call:
-    """Plays back `repeats` calls of `function`, recorded after some of it on a side stream."""
+    """Capture `repeats` calls of `function`, after warm-up on a side stream; return the function that replays them."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -53,17 +53,17 @@ def graphed(function: Call, *, repeats: int) -> Call:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(repeats):
-            kept = function()
+            outputs = function()
 
     def replay() -> object:
         graph.replay()
-        return kept, function  # what is written, and through the function what is read, lives as long as this does
+        return outputs, function  # keeps the outputs and, through the function, the inputs alive
 
     return replay
 
 
-def copying(bytes_moved: int, device: torch.device) -> Call:
-    """A plain copy that reads and writes so many bytes in all: the ceiling for anything that has to move them."""
+def make_memcpy(bytes_moved: int, device: torch.device) -> Call:
+    """Return a copy that reads and writes `bytes_moved` bytes in total: the upper bound of memory-bound kernels."""
     source = torch.empty(bytes_moved // 8, dtype=torch.float32, device=device).normal_()
     target = torch.empty_like(source)
     return lambda: target.copy_(source)

@@ -1,4 +1,4 @@
-"""Pairs of teacher and student for the step's cost: small CIFAR-style ResNets, and the experiment's own networks."""
+"""Pairs of teacher and student for the cost of a step: small CIFAR-style ResNets, and the experiment's networks."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class ResNet(nn.Module):
 
 
 def resnets() -> tuple[nn.Module, nn.Module]:
-    """A teacher twice as wide as its student."""
+    """Build a teacher twice as wide as its student."""
     return ResNet(width=24), ResNet(width=12)
 
 
 def experiment_on(size: int) -> Build:
-    """The experiment's convolutional teacher and its student, for grey images of `size` pixels."""
+    """Return the builder of the experiment's convolutional teacher and student, for grey images of `size` pixels."""
 
     def build() -> tuple[nn.Module, nn.Module]:
         return ConvTeacher(), MLPStudent(size=size)
@@ -64,7 +64,7 @@ def experiment_on(size: int) -> Build:
 
 
 def timm_pair(classes: int) -> Build:
-    """A ResNet-50 that teaches a ResNet-18, both with random weights."""
+    """Return the builder of a ResNet-50 teacher and a ResNet-18 student, both with random weights."""
 
     def build() -> tuple[nn.Module, nn.Module]:
         import timm
@@ -75,9 +75,9 @@ def timm_pair(classes: int) -> Build:
     return build
 
 
-#: Those that a CPU is asked for, unless it is asked for others.
+#: The default pairs on a CPU.
 SMALL = ("experiment-28", "experiment-40", "resnet")
-#: Name: how it is built, and the shape of its batch.
+#: The builder and the batch shape of each pair.
 PAIRS: dict[str, tuple[Build, tuple[int, ...]]] = {
     "experiment-28": (experiment_on(28), (128, 1, 28, 28)),
     "experiment-40": (experiment_on(40), (128, 1, 40, 40)),

@@ -1,11 +1,11 @@
-"""The fused operations against kornia, PyTorch and a plain copy, and what they make of a whole training step.
+"""The fused operations against kornia, unfused PyTorch and memcpy, and the cost of a whole training step with them.
 
 Tables, all interleaved, medians and quartiles: `warp` (the augmentation with the gradient of its parameters), `kernels`
-(ours alone, as a share of the copy), `divergence`, and `step` (a training step under each schedule, in bfloat16). On a
-CUDA device everything is measured; on the CPU what runs there. Rows that run out of memory are left out and named.
+(the kernels alone, as a fraction of memcpy bandwidth), `divergence`, and `step` (a training step with each schedule, in
+bfloat16). On the CPU only what runs there is measured. Rows that run out of memory are skipped and reported.
 
-Results are written after each table, beside those that are in the file from the same environment: on a device with a
-limit of time, measure in parts with `--tables`, `--sizes` and `--types`.
+Results are written after each table, and added to those in the file if they are from the same environment. If device
+time is limited, measure in parts with `--tables`, `--sizes` and `--types`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ COMPILED_BATCH = 256
 CLASSES = (10, 100, 1000, 21841)
 STEP_PAIRS = ("resnet18-32", "resnet18-224")
 Make = Callable[[], tuple[str, dict[str, Row]]]
-TOO_LITTLE = (torch.OutOfMemoryError, torch.AcceleratorError)
+OUT_OF_MEMORY = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 
 def one_table(make: Make, *, label: str, device: torch.device, options: Any) -> dict[str, Any]:
-    """Milliseconds of one call of each row, ratios to the baseline, and shares of a copy of the same bytes.
+    """Measure milliseconds per call of each row, ratios to the baseline, and fractions of memcpy bandwidth.
 
-    A row that runs out of memory is left out, and says so.
+    A row that runs out of memory is skipped and reported.
     """
     calls: dict[str, Call] = {}
     found: dict[str, Any] = {}
     try:
         baseline, rows = make()
-    except TOO_LITTLE as error:
+    except OUT_OF_MEMORY as error:
         progress(f"{label}: {error}")
         return {"all": {"left_out": "out of memory"}}
     for name, row in rows.items():
         try:
             calls[name] = row.make()
             calls[name]()
-        except TOO_LITTLE as error:
+        except OUT_OF_MEMORY as error:
             progress(f"{label}, {name}: {error}")
             calls.pop(name, None)
             found[name] = {"left_out": "out of memory"}
@@ -65,15 +65,15 @@ def one_table(make: Make, *, label: str, device: torch.device, options: Any) -> 
             warmup=options.warmup,
             label=label,
         )
-        found |= {name: _of_one_call(time, rows[name], rows[baseline]) for name, time in times.items()}
+        found |= {name: _per_call(time, rows[name], rows[baseline]) for name, time in times.items()}
         for name, row in rows.items():
-            if row.copy in times and name in times:
-                found[name]["share_of_copy"] = found[row.copy]["median_ms"] / found[name]["median_ms"]
+            if row.memcpy in times and name in times:
+                found[name]["memcpy_fraction"] = found[row.memcpy]["median_ms"] / found[name]["median_ms"]
     print(table(f"{label}, ratio to {baseline}", {name: found[name] for name in rows if name in found}))
     return found
 
 
-def _of_one_call(time: dict[str, float], row: Row, baseline: Row) -> dict[str, float]:
+def _per_call(time: dict[str, float], row: Row, baseline: Row) -> dict[str, float]:
     time = dict(time)
     for key in ("median_ms", "q1_ms", "q3_ms"):
         time[key] /= row.repeats
@@ -89,7 +89,7 @@ def _free(device: torch.device) -> None:
 
 
 def warp_tables(kinds: tuple[str, ...], device: torch.device, options: Any) -> Iterator[tuple[str, Any]]:
-    """By size, batch, types and pass."""
+    """Measure the warp tables by size, batch, types and pass."""
     for size, batch, types, kind in itertools.product(options.sizes, options.batches, options.types, kinds):
         channels, pixels = SIZES[size]
         shape = (batch, channels, pixels, pixels)
@@ -106,7 +106,7 @@ def warp_tables(kinds: tuple[str, ...], device: torch.device, options: Any) -> I
 
 
 def divergence_tables(device: torch.device, options: Any) -> Iterator[tuple[str, Any]]:
-    """By classes, batch and type."""
+    """Measure the divergence tables by classes, batch and type."""
     for classes, batch, kind, dtype in itertools.product(
         options.classes, options.batches, KINDS, (torch.float32, torch.bfloat16)
     ):
@@ -127,7 +127,7 @@ def divergence_tables(device: torch.device, options: Any) -> Iterator[tuple[str,
 
 
 def step_tables(device: torch.device, options: Any) -> Iterator[tuple[str, Any]]:
-    """By pair of networks; see `benchmarks.step_cost`."""
+    """Measure a training step by pair of networks; see `benchmarks.step_cost`."""
     for pair in options.pairs:
         try:
             times = step_cost.measure(
@@ -138,7 +138,7 @@ def step_tables(device: torch.device, options: Any) -> Iterator[tuple[str, Any]]
                 warmup=options.warmup,
                 precision=torch.bfloat16,
             )
-        except TOO_LITTLE as error:
+        except OUT_OF_MEMORY as error:
             progress(f"{pair}: {error}")
             yield pair, {"all": {"left_out": "out of memory"}}
             continue
@@ -148,8 +148,8 @@ def step_tables(device: torch.device, options: Any) -> Iterator[tuple[str, Any]]
         yield pair, times
 
 
-def known(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
-    """What was measured before in the same environment, to be added to; else nothing."""
+def load_previous(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """Load the results measured before in the same environment, to add to them; otherwise start a new file."""
     if not path.exists():
         return {"environment": environment}
     before: dict[str, Any] = json.loads(path.read_text())
@@ -159,27 +159,27 @@ def known(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__, json_path="benchmarks/results/ops.json", rounds=9, calls=3)
-    options.add_argument("--tables", nargs="+", choices=["warp", "kernels", "divergence", "step"], help="which (all)")
+    options.add_argument("--tables", nargs="+", choices=["warp", "kernels", "divergence", "step"], help="default: all")
     options.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="channels x pixels")
-    options.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="images, and rows of logits")
-    options.add_argument("--types", nargs="+", choices=list(TYPES), default=list(TYPES), help="in, and out")
-    options.add_argument("--classes", nargs="+", type=int, default=list(CLASSES), help="of the logits")
+    options.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="batch sizes")
+    options.add_argument("--types", nargs="+", choices=list(TYPES), default=list(TYPES), help="input and output")
+    options.add_argument("--classes", nargs="+", type=int, default=list(CLASSES), help="numbers of classes")
     options.add_argument("--pairs", nargs="+", choices=list(step_cost.PAIRS), default=list(STEP_PAIRS), help="networks")
     options.add_argument("--repeats", type=int, default=20, help="calls in a CUDA graph")
     options.add_argument(
         "--compile",
         choices=["none", "some", "all"],
         default="some" if torch.cuda.is_available() else "none",
-        help=f"torch.compile's rows, up to a minute each; some: at batches of {COMPILED_BATCH}",
+        help=f"rows with torch.compile, up to a minute each; some: only batches of {COMPILED_BATCH}",
     )
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     tables = arguments.tables or ["warp", "kernels", "divergence", "step"]
     if device.type != "cuda" and "kernels" in tables:
-        progress("kernels are not measured: they want a CUDA device")
+        progress("skipping the table kernels, which requires a CUDA device")
         tables.remove("kernels")
-    results = known(arguments.json, environment(device, arguments.threads))
+    results = load_previous(arguments.json, environment(device, arguments.threads))
     makers = {
         "warp": lambda: warp_tables(PASSES[:2], device, arguments),
         "kernels": lambda: warp_tables(PASSES[2:], device, arguments),
@@ -189,7 +189,7 @@ def main() -> None:
     for name in tables:
         for label, times in makers[name]():
             results.setdefault(name, {})[label] = times
-            write(arguments.json, results)  # after each, so that running out of time loses one
+            write(arguments.json, results)  # after each table, so that an interruption loses at most one
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows for the divergence from raw logits, with the gradient of the student's or of both."""
+"""Rows of the divergence from raw logits, with the gradient of the student's or of both logits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.graphs import Call, Row, copy_row, in_a_graph, plain
+from benchmarks.graphs import Call, Row, eager, in_cuda_graph, memcpy_row
 from hard_aug.ops.divergence import kl_divergence, kl_divergence_with_gradients
 
 TEMPERATURE = 2.0
 KINDS = ("student's gradient", "both gradients")
-COPY = "copy of the same bytes"
+MEMCPY = "memcpy of the same bytes"
 
 
 def divergence_rows(
     batch: int, classes: int, dtype: torch.dtype, kind: str, device: torch.device, *, compiled: bool, repeats: int
 ) -> tuple[str, dict[str, Row]]:
-    """The baseline's name, and rows."""
+    """Return the name of the baseline, and the rows."""
     generator = torch.Generator().manual_seed(0)
     teacher, student = ((3 * torch.randn(batch, classes, generator=generator)).to(device, dtype) for _ in range(2))
     leaves = [student.requires_grad_()]
@@ -36,40 +36,40 @@ def divergence_rows(
             backend=backend,  # type: ignore[arg-type]  # one of them
         )
 
-    def finished(forward: Callable[[], Tensor]) -> Call:
+    def with_gradient(forward: Callable[[], Tensor]) -> Call:
         return lambda: torch.autograd.grad(forward(), leaves, upstream)
 
-    eager = finished(ours("torch"))
-    rows = {"eager": plain(eager)}
+    unfused = with_gradient(ours("torch"))
+    rows = {"unfused PyTorch": eager(unfused)}
     if compiled:
         torch.compiler.reset()
         whole = torch.compile(ours("torch"), dynamic=False, fullgraph=True)
-        rows["compiled"] = plain(finished(whole))
-    # In two launches both logits are read twice and the gradients written once; a single one finds a row in the cache.
+        rows["torch.compile"] = eager(with_gradient(whole))
+    # Two launches read both logits twice and write the gradients once; a single launch reads a row from the cache.
     size = batch * classes * student.element_size()
     if device.type == "cuda":
-        kernel = finished(ours("triton"))
-        rows["hard_aug"] = plain(kernel)
+        kernel = with_gradient(ours("triton"))
+        rows["hard_aug"] = eager(kernel)
         if find_spec("liger_kernel") is not None and kind != "both gradients":
-            rows["Liger-Kernel, with log_softmax"] = plain(_liger(teacher, student))
-        rows["eager, CUDA graph"] = in_a_graph(eager, repeats, copy=COPY)
-        rows["hard_aug, CUDA graph"] = in_a_graph(kernel, repeats, copy=COPY)
-        rows[COPY] = copy_row(size * (4 + len(leaves)), device, repeats)
+            rows["Liger-Kernel, with log_softmax"] = eager(_liger(teacher, student))
+        rows["unfused PyTorch, CUDA graph"] = in_cuda_graph(unfused, repeats, memcpy=MEMCPY)
+        rows["hard_aug, CUDA graph"] = in_cuda_graph(kernel, repeats, memcpy=MEMCPY)
+        rows[MEMCPY] = memcpy_row(size * (4 + len(leaves)), device, repeats)
         if kind == "both gradients":
 
-            def at_once() -> object:
+            def single_launch() -> object:
                 return kl_divergence_with_gradients(
                     teacher_logits=teacher, student_logits=student, temperature=TEMPERATURE, backend="triton"
                 )
 
-            least = "copy of two logits read and two gradients written"
-            rows["hard_aug, one launch, CUDA graph"] = in_a_graph(at_once, repeats, copy=least)
-            rows[least] = copy_row(size * 4, device, repeats)
-    return ("hard_aug, CUDA graph" if device.type == "cuda" else "eager"), rows
+            minimum = "memcpy of two logits read and two gradients written"
+            rows["hard_aug, one launch, CUDA graph"] = in_cuda_graph(single_launch, repeats, memcpy=minimum)
+            rows[minimum] = memcpy_row(size * 4, device, repeats)
+    return ("hard_aug, CUDA graph" if device.type == "cuda" else "unfused PyTorch"), rows
 
 
 def _liger(teacher: Tensor, student: Tensor) -> Call:
-    """Liger-Kernel's, which takes the logarithms of probabilities, and has a gradient for the student alone."""
+    """Return Liger-Kernel's divergence, which takes log-probabilities and has a gradient for the student only."""
     from liger_kernel.transformers import LigerKLDIVLoss
 
     loss = LigerKLDIVLoss(reduction="batchmean", log_target=True)

@@ -1,8 +1,8 @@
-"""What a whole training step costs under each schedule, relative to distillation with random augmentation.
+"""Cost of a whole training step under each schedule, relative to distillation with random augmentation.
 
 The baseline works on the same two views: the teacher on clean and augmented images without gradients, `u ~ N(0, 1)`
 through the same transform, one student forward on both views together, backward, one step of Adam. Each row has its
-own copy of the student and its own optimiser; all are measured in turn in every round. The ratio is therefore the price
+own copy of the student and its own optimizer; all are measured in turn in every round. The ratio is therefore the cost
 of the adversary alone.
 """
 
@@ -35,55 +35,57 @@ from benchmarks.timing import (
 )
 from experiments.memory import keep_freed_memory
 from hard_aug import HardAugmenter
-from hard_aug.captured import WARM_UP
-from hard_aug.distillation import distillation_loss
-from hard_aug.schedules import Alternating, Joint, Schedule, Threshold
+from hard_aug.augmenter import DEFAULT_SCHEDULE
+from hard_aug.inner_loop.cuda_graph import WARM_UP
+from hard_aug.losses import distillation_loss
+from hard_aug.schedules import Alternating, Schedule, Threshold
 from hard_aug.transforms import Affine
 
 BASELINE = "KD + random augmentation"
 TEMPERATURE = 2.0
-#: Ends the names of rows whose ascents are played back from a CUDA graph.
-CAPTURED = ", captured"
+#: The row of `HardAugmenter`'s default configuration.
+DEFAULT = "default"
+#: Suffix of the rows whose policy updates are replayed from a CUDA graph.
+GRAPHED = ", CUDA graph"
 
 
-def schedules() -> dict[str, Schedule]:
-    """Every schedule that is measured, by its row's name; the experiment's own is marked."""
+def schedules() -> dict[str, Schedule | None]:
+    """Return every schedule that is measured by the name of its row; None: the default.
+
+    The schedule of the experiments is marked, or added if it is not among them; it is often the default.
+    """
     rows: list[Schedule] = [
-        Joint(),
-        Joint(fraction=0.25),
-        Joint(fraction=0.25, every=6),
-        Joint(teacher_gradient=False),
         Alternating(),
         Alternating(fraction=0.25),
-        Alternating(fraction=0.25, every=6),
         Alternating(steps=3),
         Threshold(),
     ]
     own = experiment_schedule()
-    if own not in rows:
+    if own not in (*rows, DEFAULT_SCHEDULE):
         rows.append(own)
-    return {f"{schedule!r}{' (experiment)' if schedule == own else ''}": schedule for schedule in rows}
+    names = {f"{schedule!r}{' (experiment)' if schedule == own else ''}": schedule for schedule in rows}
+    return {DEFAULT: None, **names}
 
 
 def period() -> int:
-    """After how many calls every schedule is where it began."""
-    return math.lcm(*[schedule.every for schedule in schedules().values()])
+    """Return the number of calls after which every schedule is back at its first call."""
+    return math.lcm(*[(schedule or DEFAULT_SCHEDULE).every for schedule in schedules().values()])
 
 
 def experiment_schedule() -> Schedule:
-    """The schedule of the experiment's default configuration, whose accuracies the README shows."""
+    """Build the schedule of the experiments' default configuration."""
     with initialize_config_module("experiments.conf", version_base="1.3"):
         schedule: Schedule = instantiate(compose("train").augmenter.schedule)
     return schedule
 
 
 def autocast(images: Tensor, precision: torch.dtype) -> torch.autocast:
-    """Around the forwards of a step."""
+    """Return the autocast context for the forwards of a step."""
     return torch.autocast(images.device.type, dtype=precision, enabled=precision != torch.float32)
 
 
 def random_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision: torch.dtype) -> Callable[[], object]:
-    """The baseline's training step."""
+    """Build the baseline's training step."""
     transform = Affine()
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
@@ -107,7 +109,7 @@ def random_step(teacher: nn.Module, student: nn.Module, images: Tensor, precisio
 
 
 def plain_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision: torch.dtype) -> Callable[[], object]:
-    """Distillation on the clean view alone: half the student's work."""
+    """Build a step of distillation on the clean view alone: half the student's work."""
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
@@ -127,13 +129,15 @@ def hard_step(
     teacher: nn.Module,
     student: nn.Module,
     images: Tensor,
-    schedule: Schedule,
+    schedule: Schedule | None,
     precision: torch.dtype,
     *,
-    capture: bool = False,
+    cuda_graph: bool = False,
 ) -> Callable[[], object]:
-    """The training step with a HardAugmenter of the default policy."""
-    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=schedule, capture=capture)
+    """Build the training step with a HardAugmenter of the default policy."""
+    augmenter = HardAugmenter(
+        teacher=teacher, student=student, transform=Affine(), schedule=schedule, cuda_graph=cuda_graph
+    )
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
@@ -143,18 +147,17 @@ def hard_step(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        augmenter.step()
 
     return step
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """That in which a GPU's convolutions are fastest."""
+    """Return the memory format in which convolutions are fastest on a device."""
     return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 
 def steps(pair: str, device: torch.device, precision: torch.dtype = torch.float32) -> dict[str, Callable[[], object]]:
-    """The rows of one table."""
+    """Build the rows of one table."""
     build, shape = PAIRS[pair]
     torch.manual_seed(0)
     teacher, student = (network.to(memory_format=memory_format(device)) for network in build())
@@ -167,8 +170,8 @@ def steps(pair: str, device: torch.device, precision: torch.dtype = torch.float3
     rows = {BASELINE: random_step(teacher, own_student(), images, precision)}
     for name, schedule in schedules().items():
         rows[name] = hard_step(teacher, own_student(), images, schedule, precision)
-        if device.type == "cuda" and not isinstance(schedule, Joint):
-            rows[name + CAPTURED] = hard_step(teacher, own_student(), images, schedule, precision, capture=True)
+        if device.type == "cuda":
+            rows[name + GRAPHED] = hard_step(teacher, own_student(), images, schedule, precision, cuda_graph=True)
     rows["plain KD, clean view alone"] = plain_step(teacher, own_student(), images, precision)
     return rows
 
@@ -182,10 +185,10 @@ def measure(
     warmup: int,
     precision: torch.dtype = torch.float32,
 ) -> dict[str, dict[str, Any]]:
-    """Time and peak memory of every row of a pair. `calls` should be a multiple of `period()`."""
+    """Measure time and peak memory of every row of a pair. `calls` should be a multiple of `period()`."""
     rows = steps(pair, device, precision)
     progress(f"{pair}: warming up")
-    pools = {name: recording(row, device) for name, row in rows.items() if name.endswith(CAPTURED)}
+    pools = {name: capture(row, device) for name, row in rows.items() if name.endswith(GRAPHED)}
     times = interleaved(rows, baseline=BASELINE, device=device, rounds=rounds, calls=calls, warmup=warmup, label=pair)
     result: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
@@ -196,7 +199,7 @@ def measure(
                 row()
             memory = peak_memory(device)
             memory["mib"] += pools.get(name, 0.0) - before
-            memory["of"] = "allocated on the device beyond the start of a step, and the pool of a graph"
+            memory["of"] = "allocated on the device beyond the start of a step, and the memory pool of the graph"
         else:
             progress(f"{pair}: peak memory of {name}")
             memory = memory_of_a_process(pair, name)
@@ -204,8 +207,8 @@ def measure(
     return result
 
 
-def recording(row: Callable[[], object], device: torch.device) -> float:
-    """Call a row until its ascents have been recorded; MiB of the memory that this took for good."""
+def capture(row: Callable[[], object], device: torch.device) -> float:
+    """Call a row until its policy updates are captured; return the MiB that the graph's memory pool keeps."""
     for _ in range(WARM_UP * period()):
         row()
     torch.cuda.empty_cache()
@@ -217,7 +220,7 @@ def recording(row: Callable[[], object], device: torch.device) -> float:
 
 
 def memory_of_a_process(pair: str, name: str) -> dict[str, Any]:
-    """On the CPU only a process has a peak, so each row gets one of its own, which does eight steps of nothing else."""
+    """Measure a row's peak memory on the CPU, in a process of its own that runs eight steps of it."""
     command = [sys.executable, "-m", "benchmarks.step_cost", "--pairs", pair, "--only", name, "--device", "cpu"]
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
@@ -226,12 +229,10 @@ def memory_of_a_process(pair: str, name: str) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__, json_path="benchmarks/results/step_cost.json", rounds=15, calls=period())
     options.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(SMALL), help="teachers and students")
-    options.add_argument("--only", metavar="ROW", help="do eight steps of one row and print the process's peak memory")
+    options.add_argument("--only", metavar="ROW", help="run eight steps of one row and print the peak memory")
     arguments = options.parse_args()
     if arguments.calls % period():
-        options.error(
-            f"--calls {arguments.calls}: wanted a multiple of {period()}, so that each schedule ascends its due"
-        )
+        options.error(f"--calls {arguments.calls}: expected a multiple of {period()}, the period of the schedules")
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     if arguments.only:

@@ -1,4 +1,4 @@
-"""Interleaved timing: all rows of a table are measured in every round, so that a busy machine slows all of them."""
+"""Interleaved timing: every round measures all rows of a table, so that load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ PACKAGES = ("torch", "triton", "torchvision", "kornia", "timm", "liger-kernel", 
 
 
 def parser(description: str | None, *, json_path: str, rounds: int, calls: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Create a parser with the options that all benchmarks share."""
     headline = (description or "").split("\n", 1)[0]
     options = argparse.ArgumentParser(description=headline, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    options.add_argument("--json", type=Path, default=Path(json_path), help="where the results go")
+    options.add_argument("--json", type=Path, default=Path(json_path), help="output file")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     options.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
-    options.add_argument("--rounds", type=int, default=rounds, help="every row is measured once in each round")
-    options.add_argument("--calls", type=int, default=calls, help="calls per measurement, whose mean is one sample")
+    options.add_argument("--rounds", type=int, default=rounds, help="number of rounds; each measures every row once")
+    options.add_argument("--calls", type=int, default=calls, help="calls per measurement; their mean is one sample")
     options.add_argument("--warmup", type=int, default=3, help="calls of each row before the first round")
     return options
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device; the CPU has nothing to wait for."""
+    """Synchronise with a CUDA device; do nothing on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -48,15 +48,15 @@ def interleaved(
     warmup: int,
     label: str = "",
 ) -> dict[str, dict[str, float]]:
-    """Median and quartiles in milliseconds of each row, and its ratio to `baseline`.
+    """Measure the median and quartiles of each row in milliseconds, and its ratio to `baseline`.
 
-    Each round measures every row once, in a new order. The ratio is the median over rounds of the ratio *within* a
-    round, so that a slow minute of the machine cancels.
+    Each round measures every row once, in a new random order. The ratio is the median over rounds of the ratio *within*
+    a round, so that slow phases of the machine cancel.
     """
     if baseline not in rows:
-        raise ValueError(f"baseline={baseline!r} is no row; wanted one of {', '.join(rows)}")
+        raise ValueError(f"baseline={baseline!r}: expected one of the rows, {', '.join(rows)}")
     if rounds < 2 or calls < 1:
-        raise ValueError(f"rounds={rounds}, calls={calls}: quartiles want at least 2 rounds of at least 1 call")
+        raise ValueError(f"rounds={rounds}, calls={calls}: expected at least 2 rounds of at least 1 call")
     for row in rows.values():
         for _ in range(warmup):
             row()
@@ -92,22 +92,22 @@ def _summary(times: list[float], baseline: list[float]) -> dict[str, float]:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start a new peak of memory; without CUDA that wants Linux."""
+    """Reset the peak of memory; on the CPU this requires Linux."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): the peak becomes what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5): sets the peak to the current resident size
 
 
 def resident(key: str) -> float:
-    """MiB of the process: `VmRSS` is resident now, `VmHWM` was at the peak (Linux)."""
+    """Return MiB of the process on Linux: `VmRSS` is the resident size, `VmHWM` its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
 
 
 def peak_memory(device: torch.device, *, before: float = 0.0) -> dict[str, Any]:
-    """MiB at the peak since `reset_peak`: allocated on CUDA, or resident beyond `before` on Linux."""
+    """Return MiB at the peak since `reset_peak`: allocated on CUDA, or resident minus `before` on Linux."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return {"mib": torch.cuda.max_memory_allocated(device) / 2**20, "of": "allocated on the device"}
@@ -117,7 +117,7 @@ def peak_memory(device: torch.device, *, before: float = 0.0) -> dict[str, Any]:
 
 
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
-    """What the numbers depend on: versions, device, threads."""
+    """Describe what the results depend on: versions, device, threads."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -145,39 +145,39 @@ def _processor() -> str:
 
 
 def progress(message: str) -> None:
-    """To stderr, so that stdout holds the tables alone."""
+    """Print to stderr, so that stdout has the tables only."""
     print(message, file=sys.stderr, flush=True)
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table: median, quartiles, ratio, and memory and shares of a copy where they were measured."""
+    """Format a Markdown table: median, quartiles, ratio; memory and the fraction of memcpy bandwidth if measured."""
     memory = any("peak_memory" in row for row in rows.values())
-    shares = any("share_of_copy" in row for row in rows.values())
-    more = " peak MiB |" * memory + " of the copy |" * shares
+    bandwidth = any("memcpy_fraction" in row for row in rows.values())
+    more = " peak MiB |" * memory + " of memcpy bandwidth |" * bandwidth
     lines = [f"### {title}", "", f"| | median ms | quartiles | ratio | quartiles |{more}"]
-    lines.append("|---|---|---|---|---|" + "---|" * (memory + shares))
+    lines.append("|---|---|---|---|---|" + "---|" * (memory + bandwidth))
     for name, row in rows.items():
         if "left_out" in row:
-            lines.append(f"| {name} | {row['left_out']} | | | |" + " |" * (memory + shares))
+            lines.append(f"| {name} | {row['left_out']} | | | |" + " |" * (memory + bandwidth))
             continue
         line = f"| {name} | {_number(row['median_ms'])} | {_number(row['q1_ms'])} to {_number(row['q3_ms'])} "
         line += f"| {row['ratio']:.2f} | {row['ratio_q1']:.2f} to {row['ratio_q3']:.2f} |"
         if memory:
             line += f" {row['peak_memory']['mib']:.0f} |"
-        if shares:
-            line += f" {row['share_of_copy']:.0%} |" if "share_of_copy" in row else " |"
+        if bandwidth:
+            line += f" {row['memcpy_fraction']:.0%} |" if "memcpy_fraction" in row else " |"
         lines.append(line)
     return "\n".join(lines) + "\n"
 
 
 def _number(milliseconds: float) -> str:
-    """With three figures, down to tens of nanoseconds."""
+    """Format with three digits, down to tens of nanoseconds."""
     decimals = 2 if milliseconds >= 1 else 3 if milliseconds >= 0.1 else 5
     return f"{milliseconds:.{decimals}f}"
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, making the folder."""
+    """Write JSON; create the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
     progress(f"wrote {path}")

@@ -1,8 +1,8 @@
-"""Grey items on coloured or striped backgrounds: a covariate shift whose spurious feature is known.
+"""Grey items on coloured or striped backgrounds: a covariate shift with a known spurious feature.
 
 Backgrounds come in `families`, and each class has a home family. A training set with `rare=0` holds the home groups
-alone: all other groups of class and background are absent, and with a family for each class the background tells the
-whole answer. The items are real (Fashion-MNIST by default); the painting is ours, in the manner of coloured MNIST.
+only: all other groups of class and background are absent, and with one family per class the background determines the
+class. The items are real (Fashion-MNIST by default); the backgrounds are ours, similar to coloured MNIST.
 
 | kind | family f of F |
 |---|---|
@@ -22,36 +22,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.data import Part, Splits
 from experiments.data import load as load_items
-from experiments.groups import Grouped, GroupedSplits
+from hard_aug.data import Grouped, GroupedSplits, ImageSet, Splits
 
 Kind = Literal["colour", "stripes"]
-#: How far a family reaches, as a share of the way to the next one.
+#: Half-width of a family, as a fraction of the distance to the next one.
 REACH = 0.4
-#: How quickly an item covers its background: full where its grey value is above a quarter.
+#: Opacity per grey value of an item: opaque where its grey value is above a quarter.
 COVER = 4.0
 
 
 def paint(
     items: Tensor, backgrounds: Tensor, generator: torch.Generator, *, families: int = 10, kind: Kind = "colour"
 ) -> Tensor:
-    """Put grey items `(N, 1, H, W)` in [0, 1] on backgrounds; `(N, 3, H, W)` in [0, 1].
+    """Put grey items on backgrounds.
 
     Args:
-        backgrounds: `(N,)` integers, the family behind each item.
-        generator: on the CPU; all draws come from it.
+        items: `(N, 1, H, W)` in [0, 1].
+        backgrounds: `(N,)` integers, the family of the background of each item.
+        generator: on the CPU, source of all random numbers.
         families: F.
+        kind: of the backgrounds, see the table above.
+
+    Returns:
+        `(N, 3, H, W)` in [0, 1].
 
     Raises:
         ValueError: an unknown kind, items that are not grey, or backgrounds outside [0, families).
     """
     if kind not in ("colour", "stripes"):
-        raise ValueError(f"kind={kind!r}: wanted colour or stripes")
+        raise ValueError(f"kind={kind!r}: expected colour or stripes")
     if items.ndim != 4 or items.shape[1] != 1:
-        raise ValueError(f"items of shape {tuple(items.shape)}: wanted grey ones, (N, 1, H, W)")
+        raise ValueError(f"items of shape {tuple(items.shape)}: expected grey ones, (N, 1, H, W)")
     if not bool(((backgrounds >= 0) & (backgrounds < families)).all()):
-        raise ValueError(f"backgrounds: wanted 0 to {families - 1}")
+        raise ValueError(f"backgrounds: expected 0 to {families - 1}")
     off = REACH * (2 * torch.rand(len(items), generator=generator) - 1)
     turn = (backgrounds + off) / families
     draw = _colours if kind == "colour" else _stripes
@@ -60,7 +64,7 @@ def paint(
 
 
 def _colours(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Of hues `turn`, `(N,)`, where 1 is the whole circle."""
+    """Draw coloured backgrounds of hues `turn`, `(N,)`, where 1 is the whole circle."""
     from kornia.color import hsv_to_rgb
 
     saturation, value = (0.5 + 0.4 * torch.rand(len(turn), generator=generator) for _ in range(2))
@@ -71,7 +75,7 @@ def _colours(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) ->
 
 
 def _stripes(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """At angles `turn`, `(N,)`, where 1 is half the circle."""
+    """Draw striped backgrounds at angles `turn`, `(N,)`, where 1 is half the circle."""
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
     angle = math.pi * turn[:, None, None]
     period, phase, dark = torch.rand(3, len(turn), 1, 1, generator=generator)
@@ -83,7 +87,7 @@ def _stripes(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) ->
 def backgrounds_of(
     labels: Tensor, homes: Sequence[int], families: int, rare: float, generator: torch.Generator
 ) -> Tensor:
-    """The family behind each image: its class's home, or with probability `rare` any of the others."""
+    """Draw the family of each background: the home of its class, or with probability `rare` any of the others."""
     strays = torch.rand(len(labels), generator=generator) < rare
     others = torch.randint(1, families, (len(labels),), generator=generator)
     return (torch.tensor(list(homes))[labels] + strays * others) % families
@@ -103,38 +107,41 @@ def load(
     seed: int = 0,
     download: bool = True,
 ) -> GroupedSplits:
-    """A grey data set on backgrounds; each test item is there once on each family.
+    """Load a grey data set and put it on backgrounds; each test item appears once on each family.
 
     Args:
-        name, root, canvas, download: of the items, see `experiments.data.load`.
+        name: of the items, see `experiments.data.load`.
+        root: of the items.
+        canvas: of the items.
         kind: of the backgrounds.
         families: F, at least 2.
-        rare: the share of training and validation images that are not on their class's home family; 0: those groups are
-            absent; `1 - 1 / F`: the background says nothing.
-        classes: which of the items' classes are used, in their new order; None: all.
+        rare: fraction of training and validation images that are not on the home family of their class; 0: those groups
+            are absent; `1 - 1 / F`: the background is independent of the class.
+        classes: which classes of the items are used, in their new order; None: all.
         homes: a family for each class; None: class c has family `c mod F`.
         test_images: how many of the test items are used.
         seed: of the backgrounds.
+        download: of the items.
 
     Raises:
-        ValueError: names the setting.
+        ValueError: an invalid setting, which it names.
     """
     if not 0 <= rare <= 1:
-        raise ValueError(f"data.rare={rare}: wanted a share in [0, 1]")
+        raise ValueError(f"data.rare={rare}: expected a fraction in [0, 1]")
     if families < 2:
-        raise ValueError(f"data.families={families}: wanted at least 2")
+        raise ValueError(f"data.families={families}: expected an integer >= 2")
     items = load_items(name, root=root, canvas=canvas, download=download)
     if classes is not None:
         items = _chosen(items, list(classes))
     homes = [label % families for label in range(len(items.classes))] if homes is None else list(homes)
     if len(homes) != len(items.classes) or not set(homes) <= set(range(families)):
-        raise ValueError(f"data.homes={homes}: wanted 0 to {families - 1} for each of {len(items.classes)} classes")
+        raise ValueError(f"data.homes={homes}: expected 0 to {families - 1} for each of {len(items.classes)} classes")
     if not 1 <= test_images <= len(items.test):
-        raise ValueError(f"data.test_images={test_images}: wanted 1 to {len(items.test)}")
+        raise ValueError(f"data.test_images={test_images}: expected 1 to {len(items.test)}")
     generator = torch.Generator().manual_seed(seed)
     names = tuple(f"{kind} {family}" for family in range(families))
 
-    def painted(part: Part, backgrounds: Tensor) -> Grouped:
+    def painted(part: ImageSet, backgrounds: Tensor) -> Grouped:
         images = paint(part.images, backgrounds, generator, families=families, kind=kind)
         return Grouped(images, part.labels, backgrounds, items.classes, names)
 
@@ -143,20 +150,20 @@ def load(
         for part in (items.train, items.validation)
     )
     shown = items.test[slice(0, test_images)]
-    copies = Part(shown.images.repeat(families, 1, 1, 1), shown.labels.repeat(families))
+    copies = ImageSet(shown.images.repeat(families, 1, 1, 1), shown.labels.repeat(families))
     test = painted(copies, torch.arange(families).repeat_interleave(test_images))
     return GroupedSplits(train, validation, test, items.classes, names)
 
 
 def _chosen(items: Splits, classes: list[int]) -> Splits:
     if len(set(classes)) < max(2, len(classes)) or not set(classes) <= set(range(len(items.classes))):
-        raise ValueError(f"data.classes={classes}: wanted two or more of 0 to {len(items.classes) - 1}, each once")
+        raise ValueError(f"data.classes={classes}: expected two or more of 0 to {len(items.classes) - 1}, each once")
     numbers = torch.full((len(items.classes),), -1)
     numbers[classes] = torch.arange(len(classes))
 
-    def part(whole: Part) -> Part:
+    def part(whole: ImageSet) -> ImageSet:
         labels = numbers[whole.labels]
-        return Part(whole.images[labels >= 0], labels[labels >= 0])
+        return ImageSet(whole.images[labels >= 0], labels[labels >= 0])
 
     return Splits(
         part(items.train), part(items.validation), part(items.test), tuple(items.classes[label] for label in classes)

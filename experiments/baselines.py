@@ -1,4 +1,4 @@
-"""Published augmentations for distillation, each a way of teaching: what HARD is compared with.
+"""Baselines: published augmentations for distillation that HARD is compared with.
 
 | config | class | source |
 |---|---|---|
@@ -8,13 +8,14 @@
 | `randaugment` | `baselines_torchvision.RandAugmented` | Cubuk et al., arXiv:1909.13719 |
 | `trivialaugment` | `baselines_torchvision.TrivialAugmented` | Müller and Hutter, arXiv:2103.10158 |
 | `augmix` | `baselines_torchvision.AugMixed` | Hendrycks et al., arXiv:1912.02781 |
-| `beyer` | `baselines_consistent.ConsistentMixup` | Beyer et al., arXiv:2106.05237 |
+| `consistent_mixup` | `baselines_consistent.ConsistentMixup` | Beyer et al., arXiv:2106.05237 |
 | `label_adversary` | `baselines_adversary.LabelAdversary` | after Suzuki, arXiv:2203.00282 |
 
-All do the work of `experiments.methods.SecondView` (the teacher on two views, one student forward on both together,
-half of the loss each) and are shown the same batches; what differs is said at the class. The teacher answers the images
-that the student sees, so no mixed labels are needed. A new one is a subclass of `Method` and a file in `conf/baseline`;
-its constructor is given `teacher`, `student`, `temperature`, `seed` and `classes`, those of them that it names.
+All do the work of `experiments.methods.TwoViewMethod` (the teacher on two views, one forward pass of the student on
+both together, half of the loss each) on the same batches; each class documents its differences. The teacher predicts on
+the images that the student sees, so no mixed labels are needed. To add a baseline, subclass `Method` and add a file to
+`conf/baseline`; its constructor is passed those of `teacher`, `student`, `temperature`, `seed` and `classes` that its
+signature names.
 """
 
 from __future__ import annotations
@@ -27,54 +28,63 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.methods import SecondView
+from experiments.methods import TwoViewMethod
 
 
 @contextmanager
 def seeded_from(generator: torch.Generator) -> Iterator[None]:
-    """Within, torch's global generator of the CPU draws what `generator` says; afterwards it is as it was before.
+    """Seed torch's global CPU generator from `generator` within the block and restore its state afterwards.
 
-    For transforms that know no other one.
+    For transforms that accept no generator.
+
+    Args:
+        generator: on the CPU; one number is drawn from it.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the generators of GPUs as well
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the GPUs' generators
         yield
 
 
-class DrawnViews(SecondView):
-    """A second view by an augmentation whose every draw comes from the method's own generator, on the CPU.
+class DrawnViews(TwoViewMethod):
+    """The second view is made by a random augmentation that draws from the method's own CPU generator.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
         seed: of the generator.
     """
 
-    #: Whether a view is of several images, so that whether the teacher keeps its class is no question.
+    #: Whether a view combines several images, so that the teacher's consistency is undefined.
     mixes = False
 
     def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int = 0) -> None:
         super().__init__(teacher, student, temperature=temperature)
         self._generator = torch.Generator().manual_seed(seed)
-        self._kept: Tensor | None = None
+        self._consistent: Tensor | None = None
 
     @abstractmethod
     def draw(self, images: Tensor) -> Tensor:
-        """Views `(B, C, H, W)` in [0, 1] of `images`; may draw from the global generator, see `seeded_from`."""
+        """Return views `(B, C, H, W)` in [0, 1] of `images`; may use the global generator, see `seeded_from`."""
 
-    def views(self, images: Tensor, labels: Tensor) -> Tensor:
+    def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
+        """See `TwoViewMethod.second_view`."""
         with seeded_from(self._generator):
             return self.draw(images)
 
-    def see(self, clean: Tensor, view: Tensor) -> None:
-        self._kept = None if self.mixes else (clean.argmax(1) == view.argmax(1)).float().mean()
+    def observe(self, first: Tensor, second: Tensor) -> None:
+        """See `TwoViewMethod.observe`."""
+        self._consistent = None if self.mixes else (first.argmax(1) == second.argmax(1)).float().mean()
 
     def scalars(self) -> dict[str, float]:
-        return {} if self._kept is None else {"teacher_keeps": float(self._kept)}
+        """See `Method.scalars`."""
+        return {} if self._consistent is None else {"teacher_consistency": float(self._consistent)}
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
         self._generator.set_state(state["generator"])

@@ -1,13 +1,13 @@
-"""An adversary that looks at labels: what adversarial augmentation was before teacher and student were set apart.
+"""A label-based adversary, as in adversarial augmentation that does not compare a teacher with a student.
 
-In TeachAugment (Suzuki, arXiv:2203.00282) the augmenter maximises the loss of the student with the label while a
-teacher, there a moving mean of the student, still recognises it; TST (IJCAI 2023) has such an opponent for
-distillation. Everything else (transforms, policies, their spread, schedules, the student's loss) is HARD's and can be
-set as HARD's is; where both are, what is compared is the objective and what is kept.
+In TeachAugment (Suzuki, arXiv:2203.00282) the augmenter maximises the student's cross-entropy with the label while a
+teacher, there a moving average of the student, still recognises the label; TST (IJCAI 2023) uses such an adversary for
+distillation. Transforms, policies, exploration, schedules and the student's loss are HARD's and have the same settings,
+so that a comparison is one of the objective and of the invariance term.
 
-| | maximised | kept |
+| | maximised | preserved |
 |---|---|---|
-| HARD | `KL(teacher, student)` | the teacher's answer |
+| HARD | `KL(teacher, student)` | the teacher's prediction |
 | here | `-log s` or `log(1 - s)`, `s` the student's probability of the label | `-log t`, `t` the teacher's |
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.methods import Hard
-from hard_aug import HardAugmenter
+from hard_aug import Exploration, HardAugmenter
 from hard_aug.objectives import Disagreement, Penalty, Reference
 from hard_aug.policies import Generator, Policy
 from hard_aug.schedules import Alternating
@@ -28,25 +28,26 @@ from hard_aug.transforms import Transform
 
 
 class LabelConflict(Disagreement):
-    """The student's loss with the label less `weight` times the teacher's, per sample `(B,)`, in nats.
+    """The student's loss with the label minus `weight` times the teacher's, per sample `(B,)`, in nats.
 
     Args:
-        weight: of the teacher's cross-entropy, at least 0.
-        non_saturating: `log(1 - s)` for the student's part, whose gradient is large while the student is sure, as
-            TeachAugment has it; else its cross-entropy, `-log s`, which grows without bound once it is lost.
+        weight: of the teacher's cross-entropy, >= 0.
+        non_saturating: use `log(1 - s)` for the student, as TeachAugment does, whose gradient is large while the
+            student is confident; False: its cross-entropy, `-log s`, which is unbounded once the student is wrong.
     """
 
-    wants_labels = True
-    wants_one_class = True
+    requires_labels = True
+    requires_one_class = True
 
     def __init__(self, *, weight: float = 1.0, non_saturating: bool = True) -> None:
         if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"weight={weight}: wanted a number of at least 0")
+            raise ValueError(f"weight={weight}: expected a number >= 0")
         self.weight, self.non_saturating = float(weight), non_saturating
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         if reference is None or reference.labels is None:
-            raise ValueError("LabelConflict wants labels: call augmenter(images, labels)")
+            raise ValueError("LabelConflict requires labels: call augmenter(images, labels)")
         label = reference.labels.long()[:, None]
         teacher, student = teacher_logits.float().log_softmax(1), student_logits.float().log_softmax(1)
         if self.non_saturating:
@@ -58,16 +59,23 @@ class LabelConflict(Disagreement):
 
 
 class LabelAdversary(Hard):
-    """HARD's machinery under a label-based objective.
+    """`HardAugmenter` with a label-based objective.
 
     Args:
-        teacher, student: the networks.
-        transform: what may be done to an image; none that mixes two, which have no one label.
+        teacher: the frozen network.
+        student: the network to be trained.
+        transform: any that does not mix images, since a mix has no single label.
         policy: makes a policy for the transform's spec; None: `Generator`.
         temperature: of the distillation.
-        weight, non_saturating: of the objective, see `LabelConflict`.
-        every, fraction, steps: of the ascents, see `Alternating`.
-        spread_weight, spread_floor, uniform_floor, learning_rate: see `HardAugmenter`.
+        weight: see `LabelConflict`.
+        non_saturating: see `LabelConflict`.
+        every: calls from one policy update to the next, see `Alternating`.
+        fraction: of the batch that the policy is updated on.
+        steps: gradient ascent steps of each update.
+        entropy_weight: see `Exploration`.
+        min_variance: see `Exploration`.
+        min_uniform_fraction: see `Exploration`.
+        learning_rate: of the policy; None: the policy's own.
         seed: of the augmenter's draws.
     """
 
@@ -84,9 +92,9 @@ class LabelAdversary(Hard):
         every: int = 6,
         fraction: float = 0.25,
         steps: int = 1,
-        spread_weight: float = 0.08,
-        spread_floor: float | None = 0.15,
-        uniform_floor: float = 0.0,
+        entropy_weight: float = 0.08,
+        min_variance: float | None = 0.15,
+        min_uniform_fraction: float = 0.0,
         learning_rate: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -96,11 +104,11 @@ class LabelAdversary(Hard):
             transform=transform,
             policy=(Generator if policy is None else policy)(transform.spec),
             objective=LabelConflict(weight=weight, non_saturating=non_saturating),
-            invariance=Penalty(0.0),  # the label is what the teacher is to keep
+            invariance=Penalty(0.0),  # the label is preserved instead, by the objective
             schedule=Alternating(every=every, fraction=fraction, steps=steps),
-            spread_weight=spread_weight,
-            spread_floor=spread_floor,
-            uniform_floor=uniform_floor,
+            exploration=Exploration(
+                entropy_weight=entropy_weight, min_variance=min_variance, min_uniform_fraction=min_uniform_fraction
+            ),
             learning_rate=learning_rate,
             seed=seed,
         )

@@ -1,7 +1,7 @@
 """Consistent views and aggressive mixup (Beyer et al., "A good teacher is patient and consistent", arXiv:2106.05237).
 
-Teacher and student see the very same mixed view, and nothing but such views. Their third ingredient, patience, is the
-number of steps.
+Teacher and student see exactly the same mixed views, and no clean images. The paper's third ingredient, patience, is
+the number of steps.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from experiments.baselines import DrawnViews
 
 
 class ConsistentMixup(DrawnViews):
-    """`lambda x + (1 - lambda) x'`, `lambda ~ U[0, 1]` for each image by itself; both views are of this kind.
+    """Mixup `lambda x + (1 - lambda) x'` for both views, with `lambda ~ U[0, 1]` drawn for each image.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
-        crop: the least share of the image's area that a random crop, resized to the image's size, keeps, in (0, 1]; as
-            in Inception the share is uniform and the ratio of the sides is 3/4 to 4/3. None: no crops.
+        crop: smallest fraction of the image's area that a random crop, resized to the image's size, keeps, in (0, 1];
+            as in Inception the fraction is uniform and the aspect ratio is 3/4 to 4/3. None: no crops.
         seed: of the draws.
     """
 
@@ -36,14 +37,16 @@ class ConsistentMixup(DrawnViews):
         seed: int = 0,
     ) -> None:
         if crop is not None and not 0 < crop <= 1:
-            raise ValueError(f"crop={crop}: wanted a share of the area in (0, 1], or null for no crops")
+            raise ValueError(f"crop={crop}: expected a fraction of the area in (0, 1], or null for no crops")
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self.crop = crop
 
-    def first(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.views(images, labels)
+    def first_view(self, images: Tensor, labels: Tensor) -> Tensor:
+        """See `TwoViewMethod.first_view`; a mixed view here too."""
+        return self.second_view(images, labels)
 
     def draw(self, images: Tensor) -> Tensor:
+        """See `DrawnViews.draw`."""
         if self.crop is not None:
             crop = v2.RandomResizedCrop(tuple(images.shape[-2:]), scale=(self.crop, 1.0))
             images = torch.stack([crop(image) for image in images])

@@ -1,4 +1,4 @@
-"""Mixup and CutMix by torchvision (one coefficient or box a batch), and CutMixPick: what the teacher doubts is kept."""
+"""Mixup and CutMix by torchvision (one coefficient or box a batch), and CutMixPick, which keeps uncertain views."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from experiments.baselines import DrawnViews
-from experiments.evaluations import FORWARD, TWO_VIEWS
+from hard_aug.evaluation.network_evaluations import FORWARD, TWO_VIEWS
 
 
 class _Mixed(DrawnViews):
-    """Each image with its neighbour in the batch, which is shuffled."""
+    """Mix each image with its neighbour in the shuffled batch."""
 
     mixes = True
     kind: type[v2.MixUp | v2.CutMix]
@@ -22,12 +22,13 @@ class _Mixed(DrawnViews):
         self, teacher: nn.Module, student: nn.Module, *, temperature: float, alpha: float = 1.0, seed: int = 0
     ) -> None:
         if not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"alpha={alpha}: wanted a positive number, the parameter of the Beta distribution")
+            raise ValueError(f"alpha={alpha}: expected a positive number, the parameter of the Beta distribution")
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self._mix = self.kind(alpha=alpha)
 
     def draw(self, images: Tensor) -> Tensor:
-        # torchvision wants labels to mix as well; here the teacher answers the mixed image itself.
+        """See `DrawnViews.draw`."""
+        # torchvision also requires labels to mix; here the teacher predicts on the mixed image itself.
         mixed: Tensor = self._mix(images, images.new_zeros(len(images), 1))[0]
         return mixed
 
@@ -36,9 +37,10 @@ class Mixup(_Mixed):
     """Mixup (arXiv:1710.09412): `lambda x + (1 - lambda) x'`, `lambda ~ Beta(alpha, alpha)`, one for a batch.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
-        alpha: above 0; 1: lambda is uniform.
+        alpha: > 0; 1: lambda is uniform.
         seed: of the draws.
     """
 
@@ -46,12 +48,13 @@ class Mixup(_Mixed):
 
 
 class CutMixed(_Mixed):
-    """CutMix (arXiv:1905.04899): a box of another image, of the share `1 - lambda`, the same box in all of a batch.
+    """CutMix (arXiv:1905.04899): paste a box of another image with area `1 - lambda`, the same box for a whole batch.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
-        alpha: of lambda's Beta distribution, above 0.
+        alpha: of lambda's Beta distribution, > 0.
         seed: of the draws.
     """
 
@@ -59,16 +62,17 @@ class CutMixed(_Mixed):
 
 
 class CutMixPick(CutMixed):
-    """CutMix, of whose views those with the highest entropy of the teacher's answer are kept (arXiv:2012.02909).
+    """CutMix that keeps the views with the highest entropy of the teacher's prediction (arXiv:2012.02909).
 
-    Of `candidates` CutMix batches the B images on which the teacher is least sure make the second view. The teacher
-    looks at all candidates, which is counted.
+    The B images with the highest entropy out of `candidates` CutMix batches form the second view. The teacher's forward
+    passes on all candidates are included in the network evaluations.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
-        candidates: batches to choose from, at least 2.
-        alpha: of lambda's Beta distribution, above 0.
+        candidates: number of batches to choose from, >= 2.
+        alpha: of lambda's Beta distribution, > 0.
         seed: of the draws.
     """
 
@@ -83,17 +87,18 @@ class CutMixPick(CutMixed):
         seed: int = 0,
     ) -> None:
         if not (isinstance(candidates, int) and candidates >= 2):
-            raise ValueError(f"candidates={candidates}: wanted a whole number of at least 2; for one use CutMixed")
+            raise ValueError(f"candidates={candidates}: expected an integer >= 2; for one use CutMixed")
         super().__init__(teacher, student, temperature=temperature, alpha=alpha, seed=seed)
         self.candidates = candidates
         self.network_evaluations = TWO_VIEWS + candidates * FORWARD
 
     def draw(self, images: Tensor) -> Tensor:
+        """See `DrawnViews.draw`."""
         batches = [super(CutMixPick, self).draw(images) for _ in range(self.candidates)]
         entropy = torch.cat([_entropy(self.teacher(batch)) for batch in batches])
         return torch.cat(batches)[entropy.topk(len(images)).indices]
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    """`(B,)` in nats."""
+    """Return the entropy of the prediction, `(B,)`, in nats."""
     return torch.special.entr(logits.softmax(1)).sum(1)

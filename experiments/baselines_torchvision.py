@@ -1,4 +1,4 @@
-"""RandAugment, TrivialAugment and AugMix as torchvision has them: on bytes, with draws of their own for each image."""
+"""RandAugment, TrivialAugment and AugMix by torchvision: on uint8 images, with separate draws for each image."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from experiments.baselines import DrawnViews
 
 
 class _EachImage(DrawnViews):
-    """Views by a transform of torchvision that changes one image of bytes; it always runs on the CPU."""
+    """Views by a torchvision transform of a single uint8 image; always runs on the CPU."""
 
     transform: v2.Transform
 
     def draw(self, images: Tensor) -> Tensor:
+        """See `DrawnViews.draw`."""
         as_bytes = (255 * images.cpu()).round().to(torch.uint8)
         views = torch.stack([self.transform(image) for image in as_bytes])
-        return views.to(images) / 255  # what was bytes once comes back as it was
+        return views.to(images) / 255  # an 8-bit image that no operation changes is reproduced exactly
 
 
 class RandAugmented(_EachImage):
-    """RandAugment (arXiv:1909.13719): `operations` of torchvision's list in turn, all of one magnitude.
+    """RandAugment (arXiv:1909.13719): several of torchvision's operations in sequence, all with one magnitude.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
-        operations: at least 1.
+        operations: number of operations, >= 1.
         magnitude: 0 to 30.
         seed: of the draws.
     """
@@ -42,20 +44,21 @@ class RandAugmented(_EachImage):
         seed: int = 0,
     ) -> None:
         if not (isinstance(operations, int) and operations >= 1):
-            raise ValueError(f"operations={operations}: wanted a whole number of at least 1")
+            raise ValueError(f"operations={operations}: expected an integer >= 1")
         if not (isinstance(magnitude, int) and 0 <= magnitude <= 30):
-            raise ValueError(f"magnitude={magnitude}: wanted a whole number from 0 to 30")
+            raise ValueError(f"magnitude={magnitude}: expected an integer from 0 to 30")
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self.transform = v2.RandAugment(num_ops=operations, magnitude=magnitude)
 
 
 class TrivialAugmented(_EachImage):
-    """TrivialAugmentWide (arXiv:2103.10158): one operation of a uniform magnitude; it has nothing to tune.
+    """TrivialAugmentWide (arXiv:2103.10158): one operation with uniform magnitude; it has no settings to tune.
 
-    Its shifts are of up to 32 pixels whatever the size of the images.
+    Its translations are of up to 32 pixels whatever the size of the images.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
         seed: of the draws.
     """
@@ -66,17 +69,18 @@ class TrivialAugmented(_EachImage):
 
 
 class AugMixed(_EachImage):
-    """AugMix (arXiv:1912.02781): the image mixed with chains of operations; one view, without the consistency loss.
+    """AugMix (arXiv:1912.02781): mix the image with chains of operations; one view, without the consistency loss.
 
-    Distillation on the clean and the mixed image asks for consistency already. By default the operations are the
-    paper's, without brightness, contrast, colour and sharpness, which its corrupted test sets have too.
+    Distillation on the clean and the mixed image already enforces consistency. By default the operations are the
+    paper's, without brightness, contrast, colour and sharpness, which also occur in its corrupted test sets.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
         severity: 1 to 10.
-        chains: at least 1.
-        all_ops: those four operations as well, torchvision's default.
+        chains: number of chains, >= 1.
+        all_ops: include these four operations, torchvision's default.
         seed: of the draws.
     """
 
@@ -92,8 +96,8 @@ class AugMixed(_EachImage):
         seed: int = 0,
     ) -> None:
         if not (isinstance(severity, int) and 1 <= severity <= 10):
-            raise ValueError(f"severity={severity}: wanted a whole number from 1 to 10")
+            raise ValueError(f"severity={severity}: expected an integer from 1 to 10")
         if not (isinstance(chains, int) and chains >= 1):
-            raise ValueError(f"chains={chains}: wanted a whole number of at least 1")
+            raise ValueError(f"chains={chains}: expected an integer >= 1")
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self.transform = v2.AugMix(severity=severity, mixture_width=chains, all_ops=all_ops)

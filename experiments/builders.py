@@ -1,4 +1,4 @@
-"""How each way of teaching is made, by its name; all others are baselines, made by the `_target_` of their config."""
+"""Build the training method of a student by its name; baselines are built by the `_target_` of their config."""
 
 from __future__ import annotations
 
@@ -11,87 +11,123 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from experiments.builders_mixed import mixed
-from experiments.jobs import Job, settled
-from experiments.methods import Distillation, Hard, Labels, Method, RandomViews
+from experiments.builders_mixed import build_generated
+from experiments.jobs import StudentSpec, resolve_config
+from experiments.methods import Distillation, Hard, Method, RandomViews, Supervised
+from hard_aug import Exploration
 
 if TYPE_CHECKING:
     from experiments.experiment import Experiment
 
 
-def augmenter_parts(parts: DictConfig, channels: int) -> dict[str, Any]:
-    """The five kinds of parts of the augmenter's configuration, by name, for images of so many channels."""
-    transform, policy = instantiate(parts.transform), instantiate(parts.policy)
+def augmenter_parts(config: DictConfig, channels: int) -> dict[str, Any]:
+    """Instantiate the transform, policy, objective, invariance term and schedule of an augmenter's configuration.
+
+    Args:
+        config: the node `augmenter`.
+        channels: of the images.
+
+    Returns:
+        The components by the name of `HardAugmenter`'s argument.
+    """
+    transform, policy = instantiate(config.transform), instantiate(config.policy)
     if "channels" in inspect.signature(policy).parameters:
         policy = partial(policy, channels=channels)
-    rest = {name: instantiate(parts[name]) for name in ("objective", "invariance", "schedule")}
+    rest = {name: instantiate(config[name]) for name in ("objective", "invariance", "schedule")}
     return {"transform": transform, "policy": policy(transform.spec), **rest}
 
 
-def build(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    """The way of teaching of a job, around `student`."""
-    return BUILDERS.get(job.method, _baseline)(experiment, job, student)
+def augmenter_arguments(config: DictConfig, channels: int) -> dict[str, Any]:
+    """Return the arguments of `HardAugmenter` for an augmenter's configuration, except networks and seed.
+
+    Args:
+        config: the node `augmenter`.
+        channels: of the images.
+    """
+    return {
+        **augmenter_parts(config, channels),
+        "exploration": Exploration(
+            entropy_weight=config.entropy_weight,
+            min_variance=config.min_variance,
+            min_uniform_fraction=config.min_uniform_fraction,
+        ),
+        "batch_norm": config.batch_norm,
+        "learning_rate": config.learning_rate,
+    }
 
 
-def _temperature(experiment: Experiment, job: Job) -> float:
-    return job.value("temperature", experiment.config.temperature)
+def build(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    """Build the training method of a student.
+
+    Args:
+        experiment: provides teacher, data and configuration.
+        spec: the student's name and settings.
+        student: its network.
+    """
+    return BUILDERS.get(spec.method, _baseline)(experiment, spec, student)
 
 
-def _labels(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    return Labels(student)
+def _temperature(experiment: Experiment, spec: StudentSpec) -> float:
+    return spec.setting("temperature", experiment.config.temperature)
 
 
-def _kd(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    return Distillation(experiment.teacher, student, temperature=_temperature(experiment, job))
+def _supervised(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    return Supervised(student)
 
 
-def _random(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    transform, scale = instantiate(settled(experiment.config, job).transform), job.scale
-    return _views(experiment, job, student, transform, scale)
+def _kd(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    return Distillation(experiment.teacher, student, temperature=_temperature(experiment, spec))
 
 
-def _oracle(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    return _views(experiment, job, student, *experiment.task.oracle(experiment.size))
+def _random(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    transform, scale = instantiate(resolve_config(experiment.config, spec).transform), spec.scale
+    return _random_views(experiment, spec, student, transform, scale)
 
 
-def _views(experiment: Experiment, job: Job, student: nn.Module, transform: Any, scale: float) -> Method:
-    temperature, seed = _temperature(experiment, job), experiment.config.seed
+def _oracle(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    return _random_views(experiment, spec, student, *experiment.task.oracle(experiment.size))
+
+
+def _random_views(
+    experiment: Experiment, spec: StudentSpec, student: nn.Module, transform: Any, scale: float
+) -> Method:
+    temperature, seed = _temperature(experiment, spec), experiment.config.seed
     return RandomViews(experiment.teacher, student, transform, temperature=temperature, scale=scale, seed=seed)
 
 
-def _hard(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    return Hard(experiment.augmenter(student, job), temperature=_temperature(experiment, job))
+def _hard(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    return Hard(experiment.augmenter(student, spec), temperature=_temperature(experiment, spec))
 
 
-def _baseline(experiment: Experiment, job: Job, student: nn.Module) -> Method:
-    """By its `_target_`, given those of the five values here that its constructor names.
+def _baseline(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> Method:
+    """Instantiate the `_target_`, passing those of the five values below that its constructor names.
 
     Raises:
-        TypeError: what is made is no `Method`.
+        TypeError: the result is not a `Method`.
     """
-    node = settled(experiment.config, job)
-    given: dict[str, Any] = {
+    node = resolve_config(experiment.config, spec)
+    provided: dict[str, Any] = {
         "teacher": experiment.teacher,
         "student": student,
-        "temperature": _temperature(experiment, job),
+        "temperature": _temperature(experiment, spec),
         "seed": experiment.config.seed,
         "classes": len(experiment.splits.classes),
     }
-    wanted = inspect.signature(get_object(node._target_)).parameters
-    make = instantiate(node, _partial_=True)  # networks given to `instantiate` would be copied
-    passed = [key for key in given if key in wanted and (key not in node or key in job.settings)]
-    method = make(**{key: given[key] for key in passed})
+    accepted = inspect.signature(get_object(node._target_)).parameters
+    make = instantiate(node, _partial_=True)  # networks passed to `instantiate` would be copied
+    passed = [key for key in provided if key in accepted and (key not in node or key in spec.settings)]
+    method = make(**{key: provided[key] for key in passed})
     if not isinstance(method, Method):
-        raise TypeError(f"baselines.{job.method}: {node._target_} is no experiments.methods.Method")
+        raise TypeError(f"baselines.{spec.method}: {node._target_} is not a subclass of experiments.methods.Method")
     return method
 
 
-#: How the built-in ones are made.
-BUILDERS: dict[str, Callable[[Experiment, Job, nn.Module], Method]] = {
-    "labels": _labels,
+#: The builders of the built-in methods.
+BUILDERS: dict[str, Callable[[Experiment, StudentSpec, nn.Module], Method]] = {
+    "supervised": _supervised,
     "kd": _kd,
     "random": _random,
     "oracle": _oracle,
     "hard": _hard,
-    "mixed": mixed,
+    "generated": build_generated,
 }

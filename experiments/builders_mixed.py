@@ -1,8 +1,7 @@
-"""How the student `mixed` is made: from a folder of generated images, or with a generator of them."""
+"""Build the training method `generated`: from a folder of generated images, or with an image generator."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,32 +9,36 @@ from omegaconf import DictConfig
 from torch import nn
 
 from experiments import processes
-from experiments.hard_images import Mixed, Refresh, Replay
-from experiments.jobs import Job, settled
-from experiments.mixing import Generate, Mixing
-from experiments.shards import HardImages, read
+from experiments.jobs import StudentSpec, resolve_config
+from experiments.mixed_batches import MixedBatches
+from experiments.mixing import Generate, GeneratedImages
+from hard_aug.data import HardImages, Refresh, Replay, read_shards
 
 if TYPE_CHECKING:
     from experiments.experiment import Experiment
 
-#: Images of a generation that the detectors look at.
-DETECTED = 100
+#: Number of images of a generation whose failure metrics are computed.
+MEASURED = 100
 
 
-def check(experiment: Experiment, job: Job) -> None:
-    """Refuse, before hours of training, images and models that do not fit the data.
+def check_generated(experiment: Experiment, spec: StudentSpec) -> None:
+    """Raise before any training if generated images or generative models do not match the data.
+
+    Args:
+        experiment: provides data and configuration.
+        spec: the student's name and settings.
 
     Raises:
-        ValueError: names what does not fit.
+        ValueError: the error names what does not match.
     """
-    settings = settled(experiment.config, job)
+    settings = resolve_config(experiment.config, spec)
     if settings.folder is not None:
         _store(experiment, settings.folder)
     if _generates(settings):
         _check_configured(experiment)
-        from experiments.generator import diffuser_for  # wants diffusers
+        from experiments.generator import load_diffusion_model  # requires diffusers
 
-        diffuser_for(experiment.config, experiment.splits)
+        load_diffusion_model(experiment.config, experiment.splits)
 
 
 def _generates(settings: DictConfig) -> bool:
@@ -44,33 +47,42 @@ def _generates(settings: DictConfig) -> bool:
 
 
 def _store(experiment: Experiment, folder: str) -> HardImages:
-    store = read(Path(folder))
+    store = read_shards(folder)
     if store.classes != tuple(experiment.splits.classes):
-        raise ValueError(f"{folder} is of the classes {store.classes}, the data {experiment.splits.classes}")
+        raise ValueError(
+            f"{folder} has the classes {store.classes}, the data {experiment.splits.classes}: expected the same"
+        )
     return store.images
 
 
-def mixed(experiment: Experiment, job: Job, student: nn.Module) -> Mixing:
-    """Distillation with generated images among the real ones.
+def build_generated(experiment: Experiment, spec: StudentSpec, student: nn.Module) -> GeneratedImages:
+    """Build distillation with generated images among the real ones.
+
+    Args:
+        experiment: provides teacher, data and configuration.
+        spec: the student's name and settings.
+        student: its network.
 
     Raises:
-        ValueError: no images, and nothing to make them with.
+        ValueError: no images are given and none can be generated.
     """
-    settings, train = settled(experiment.config, job), experiment.splits.train
+    settings, train = resolve_config(experiment.config, spec), experiment.splits.train
     refresh = Refresh(**settings.refresh)
-    pool = Replay(capacity=settings.capacity, replay=settings.replay, seed=experiment.config.seed)
+    pool = Replay(capacity=settings.capacity, old_fraction=settings.replay, seed=experiment.config.seed)
     if settings.folder is not None:
         pool.add(_store(experiment, settings.folder))
     generate = _generator(experiment) if _generates(settings) else None
-    current, detected = experiment.state["current"], {}
-    if settings.folder is None and generate is not None and (current is None or current["name"] != job.name):
-        if experiment.chosen("kd") is None:
-            raise ValueError("hard_images.folder=null: the first images are made against kd; students=[kd,mixed]")
+    current, metrics = experiment.state["current"], {}
+    if settings.folder is None and generate is not None and (current is None or current["name"] != spec.name):
+        if experiment.best_spec("kd") is None:
+            raise ValueError(
+                "hard_images.folder=null: the first images are generated against kd; expected students=[kd,generated]"
+            )
         biased = experiment.student()
-        biased.load_state_dict(experiment.finished("kd")["model"])
-        images, detected = generate(biased.eval(), 0)
+        biased.load_state_dict(experiment.best_result("kd")["model"])
+        images, metrics = generate(biased.eval(), 0)
         pool.add(images)
-    batches = Mixed(
+    batches = MixedBatches(
         train,
         pool,
         ratio=settings.ratio,
@@ -78,36 +90,36 @@ def mixed(experiment: Experiment, job: Job, student: nn.Module) -> Mixing:
         classes=experiment.splits.classes,
         seed=experiment.config.seed,
     )
-    method = Mixing(
+    method = GeneratedImages(
         experiment.teacher,
         student,
         batches,
         refresh=refresh,
         generate=generate,
-        validation=experiment.splits.validation,  # in distribution: nothing is chosen by the test's shift
-        temperature=job.value("temperature", experiment.config.temperature),
+        validation=experiment.splits.validation,  # in distribution: nothing is selected on the shifted test set
+        temperature=spec.setting("temperature", experiment.config.temperature),
     )
-    method.detected = detected
+    method.failure_metrics = metrics
     return method
 
 
 def _check_configured(experiment: Experiment) -> None:
     if "generation" not in experiment.config:
         raise ValueError(
-            "hard images are made with the settings of the configuration `generate`: use --config-name generate, "
-            "or give hard_images.folder=<folder>/images and no refresh"
+            "hard images are generated with the settings of the configuration `generate`: use --config-name generate, "
+            "or set hard_images.folder=<folder>/images and no refresh"
         )
 
 
 def _generator(experiment: Experiment) -> Generate:
-    """Makes a generation, each of several processes a share of it, so that all have the same images."""
+    """Return a function that generates images with the work split over processes; all processes get the same images."""
     _check_configured(experiment)
-    from experiments.generator import Generator, diffuser_for  # wants diffusers
+    from experiments.generator import HardImageGenerator, load_diffusion_model  # requires diffusers
 
     judge = experiment.other_teacher() if experiment.config.generation.judge else None
-    generator = Generator(
+    generator = HardImageGenerator(
         experiment.config,
-        diffuser_for(experiment.config, experiment.splits),
+        load_diffusion_model(experiment.config, experiment.splits),
         teacher=experiment.teacher,
         judge=judge,
         train=experiment.splits.train,
@@ -117,16 +129,16 @@ def _generator(experiment: Experiment) -> Generate:
 
     def generate(student: nn.Module, generation: int) -> tuple[HardImages, dict[str, float]]:
         everything = generation * count + torch.arange(count)
-        mine = everything[processes.rank() :: processes.count()]
+        mine = everything[processes.rank() :: processes.world_size()]
         bar = experiment.progress.add_task(f"hard images {generation}", total=len(mine), note="")
         parts = []
         for numbers in mine.split(size):
             parts.append(generator(student, numbers)[0])
             experiment.progress.update(bar, advance=len(numbers))
-        images = HardImages.cat([part for theirs in processes.gathered(parts) for part in theirs])
-        images = images[images.seeds.argsort()]  # which is the order of their numbers
-        first = slice(0, DETECTED)
-        found = generator.detectors(student, everything[first], guided=images[first])
-        return images, processes.mean(found)
+        images = HardImages.cat([part for theirs in processes.all_gather(parts) for part in theirs])
+        images = images[images.seeds.argsort()]  # the order of their indices
+        first = slice(0, MEASURED)
+        found = generator.failure_metrics(student, everything[first], hard=images[first])
+        return images, processes.all_reduce_mean(found)
 
     return generate

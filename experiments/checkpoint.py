@@ -1,4 +1,4 @@
-"""The checkpoint of a run: finished students whole, and the one that was being trained up to its last saved step."""
+"""Checkpoint of a run: the finished students, and the last saved step of the one that was being trained."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from experiments import disk
+from hard_aug.utils import disk
+from hard_aug.utils.hashing import flatten
 
-#: Settings that came later, with the value at which a run is what it was without them; then they are no part of it.
+#: Settings added later, with the value that changes nothing; at that value they are not part of a run's identity.
 NEUTRAL: dict[str, Any] = {
     "data.fraction": 1.0,
     "data.crop_padding": 0,
     "data.flip": False,
     "teacher.fraction": None,
     "budget": "steps",
-    "choose_on": "main",
+    "select_on": "main",
     "eval_every": None,
     "trials_from": None,
-    "detectors": {"judge": False, "other_student": False},
+    "failure_metrics": {"judge": False, "other_student": False},
 }
 
 
-def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
-    """All settings that the outcome of a run depends on, resolved: those that are not `free` and not `NEUTRAL`.
+def config_identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
+    """Return all settings that the outcome of a run depends on, with interpolations resolved.
 
     Args:
-        free: keys, `outer` or `outer.inner`.
+        config: of the run.
+        free: keys, `outer` or `outer.inner`, of settings that do not change the outcome. Those in `NEUTRAL` are left
+            out too, at the value given there.
     """
     found = resolved(config)
     for path in (*free, *NEUTRAL):
@@ -45,36 +48,38 @@ def identity(config: DictConfig, free: Collection[str]) -> dict[str, Any]:
 
 
 def resolved(node: DictConfig) -> dict[str, Any]:
-    """A node of a configuration as plain dictionaries and lists, its references resolved."""
+    """Return a node of a configuration as plain dictionaries and lists, with interpolations resolved."""
     found: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
     return found
 
 
 def save(path: Path, state: dict[str, Any], *, beside: Path | None = None) -> None:
-    """Write beside and move over, so that a kill at any moment leaves the old file or the new one.
+    """Write a checkpoint atomically: a kill at any moment leaves the old file or the new one.
 
     Args:
-        beside: the file that is moved; None: named after `path`.
+        path: of the checkpoint.
+        state: what `torch.save` takes.
+        beside: temporary file that is moved to `path`; None: named after `path`.
 
     Raises:
-        OSError: it could not be written, the disk being full, say; the old file is as it was.
+        OSError: it could not be written, for example because the disk is full; the old file is unchanged.
     """
     unfinished = path.with_suffix(".tmp") if beside is None else beside
     try:
         with unfinished.open("wb") as file:
             torch.save(state, file)
         unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns the system's error into one of its own
+    except (OSError, RuntimeError) as error:  # torch's writer replaces the system's error with its own
         unfinished.unlink(missing_ok=True)
-        left = f"{path} is as it was" if path.is_file() else f"there is no {path} yet"
+        left = f"{path} is unchanged" if path.is_file() else f"there is no {path} yet"
         raise OSError(
-            f"the checkpoint could not be written ({error}); {left}. If its disk is full{disk.room(path.parent)}, "
-            "make room; the same command goes on from there"
+            f"the checkpoint could not be written ({error}); {left}. If its disk is "
+            f"full{disk.free_space(path.parent)}, free some space; the same command resumes from there"
         ) from error
 
 
 def digest(*models: nn.Module) -> str:
-    """Hexadecimal digest of all weights and buffers."""
+    """Return a hexadecimal digest of all weights and buffers of some models."""
     found = hashlib.sha256()
     for model in models:
         for name, value in model.state_dict().items():
@@ -84,7 +89,11 @@ def digest(*models: nn.Module) -> str:
 
 
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The state in `path`, or an empty one.
+    """Load the state in `path`, or an empty one if there is no such file.
+
+    Args:
+        path: of the checkpoint.
+        config: the run's identity.
 
     Raises:
         ValueError: the checkpoint belongs to another configuration; names what differs.
@@ -97,10 +106,15 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Refuse what an earlier run left in `path`, if it was of another configuration.
+    """Check that what an earlier run left in `path` has the same configuration.
+
+    Args:
+        path: for the error message.
+        theirs: configuration found there.
+        ours: configuration of this run.
 
     Raises:
-        ValueError: names what differs, and what to do.
+        ValueError: they differ; names what differs and what to do.
     """
     if theirs == ours:
         return
@@ -109,15 +123,5 @@ def check_same(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None
     listed = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in differing)
     raise ValueError(
         f"{path} is of a run with another configuration ({listed}). Choose another folder with hydra.run.dir=... (in a "
-        "multirun hydra.sweep.dir=...), or start this one anew with resume=false"
+        "multirun hydra.sweep.dir=...), or start this one again with resume=false"
     )
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as one dictionary with dotted keys."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

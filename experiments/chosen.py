@@ -1,7 +1,7 @@
-"""Settings that finished runs have chosen: `trials_from=<run>` or `trials_from=[<run>,<run>]`.
+"""Reuse the settings selected by finished runs: `trials_from=<run>` or `trials_from=[<run>,<run>]`.
 
-Choosing takes as many trainings as there are trials. Where further seeds, or a longer run, go on with what one run has
-found best on its validation data, they take one each.
+Selection trains one student for each trial. Further seeds, or longer runs, that reuse the settings selected on the
+validation data of an earlier run train one student each.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 RESULTS = "metrics.json"
 
 
-def chosen(
-    runs: Sequence[str], students: Sequence[str], key: str, *, choose_on: str
+def best_trials(
+    runs: Sequence[str], students: Sequence[str], key: str, *, select_on: str
 ) -> dict[str, tuple[dict[str, Any], int]]:
-    """By student the settings that are best by the mean over the runs, and from how many they were chosen.
+    """Return by student the settings with the highest mean accuracy over the runs, and the number of trials.
 
     Args:
-        runs: their folders, finished, each with the same trials.
-        students: those that are wanted; one of which the runs had no trials is left out.
-        key: of the accuracy on validation data.
-        choose_on: which validation images that has to be of.
+        runs: folders of finished runs, each with the same trials.
+        students: names of the requested students; those without trials in the runs are omitted.
+        key: of the validation accuracy.
+        select_on: the validation images that the runs must have used.
 
     Raises:
-        FileNotFoundError: a run that is not there or not finished.
-        ValueError: runs with other trials, that lack a student altogether, or chose on other images.
+        FileNotFoundError: a run does not exist or is not finished.
+        ValueError: the runs have different trials, lack a student, or selected on other images.
     """
     found = [_read(Path(run)) for run in runs]
     for run, metrics in zip(runs, found, strict=True):
-        theirs = metrics["config"].get("choose_on", "main")
-        if theirs != choose_on:
-            raise ValueError(f"trials_from: {run} has chosen on {theirs}, and choose_on={choose_on}; wanted the same")
+        theirs = metrics["config"].get("select_on", "main")
+        if theirs != select_on:
+            raise ValueError(f"trials_from: {run} has select_on={theirs}, here it is {select_on}; expected the same")
     best: dict[str, tuple[dict[str, Any], int]] = {}
     for student in students:
         lacking = [run for run, metrics in zip(runs, found, strict=True) if student not in metrics["students"]]
@@ -43,7 +43,7 @@ def chosen(
         trials = [metrics.get("trials", {}).get(student, []) for metrics in found]
         settings = [[one["settings"] for one in those] for those in trials]
         if any(those != settings[0] for those in settings):
-            raise ValueError(f"trials_from: the runs {', '.join(runs)} have tried other settings for {student}")
+            raise ValueError(f"trials_from: the runs {', '.join(runs)} have different trials for {student}")
         if settings[0]:
             means = [fmean(those[number][key] for those in trials) for number in range(len(settings[0]))]
             best[student] = settings[0][means.index(max(means))], len(means)
@@ -53,6 +53,6 @@ def chosen(
 def _read(run: Path) -> Mapping[str, Any]:
     path = run / RESULTS
     if not path.is_file():
-        raise FileNotFoundError(f"trials_from: no {path}; wanted the folder of a finished run of experiments.train")
+        raise FileNotFoundError(f"trials_from: no {path}; expected the folder of a finished run of experiments.train")
     metrics: Mapping[str, Any] = json.loads(path.read_text())
     return metrics

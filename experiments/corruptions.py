@@ -1,16 +1,16 @@
-"""Seven simple corruptions at one strength each, of images in [0, 1]: what a student meets outside its training images.
+"""Seven simple corruptions of images in [0, 1], at one strength each, for test sets outside the training distribution.
 
-| corruption | what it does |
+| corruption | definition |
 |---|---|
-| `noise` | normal noise of standard deviation 0.2 |
-| `blur` | Gaussian, standard deviation 1.5 pixels |
-| `contrast` | 0.3 of the distance to the image's mean |
+| `noise` | Gaussian noise, standard deviation 0.2 |
+| `blur` | Gaussian blur, standard deviation 1.5 pixels |
+| `contrast` | distance to the mean of the image, times 0.3 |
 | `brightness` | 0.3 added |
-| `rotation` | 25 degrees to either side |
-| `shear` | 20 degrees to either side |
+| `rotation` | 25 degrees in either direction |
+| `shear` | 20 degrees in either direction |
 | `pixelate` | shrunk to a third and enlarged |
 
-These are ours, not the published sets of corruptions.
+These are ours, not a published set of corruptions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kornia.filters import gaussian_blur2d
 from kornia.geometry.transform import rotate, shear
 from torch import Tensor
 
-from experiments.data import Part
+from hard_aug.data import ImageSet
 
 
 def _signs(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -72,7 +72,12 @@ CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 
 
-def corrupted(part: Part, *, seed: int = 0) -> dict[str, Part]:
-    """Each corruption of all images, by name; the same at each call."""
+def corrupted(part: ImageSet, *, seed: int = 0) -> dict[str, ImageSet]:
+    """Return all images under each corruption, by name; the same at each call.
+
+    Args:
+        part: images and labels.
+        seed: of the random numbers.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return {name: Part(make(part.images, generator).clamp(0, 1), part.labels) for name, make in CORRUPTIONS.items()}
+    return {name: ImageSet(make(part.images, generator).clamp(0, 1), part.labels) for name, make in CORRUPTIONS.items()}

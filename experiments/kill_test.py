@@ -1,12 +1,12 @@
-"""Kill a run again and again, go on with the same command, and compare with a run that was left alone.
+"""Kill a run at random times, resume it with the same command, and compare it with an uninterrupted run.
 
 `python -m experiments.kill_test --kills 20 --seed 0 [--sweep] [overrides of experiments.train]`
 
-A process is sent SIGKILL after a random time, uniform from its start to the length of the run that was left alone.
-After four kills it is left to end, and a new run is begun in another folder, until there were so many kills. Each time
-everything has to be equal: weights, policies and histories in the checkpoint, `metrics.json` apart from seconds (and
-from where the teacher came from), and the curves of both loggers. On a CPU; a GPU's sums may differ from one run to the
-next.
+A process is sent SIGKILL after a random time, uniform from its start to the duration of the uninterrupted run. After
+four kills it is left to finish, and a new run is started in another folder, until the requested number of kills is
+reached. Each time everything must be equal: weights, policies and histories in the checkpoint, `metrics.json` except
+for seconds (and whether the teacher came from the cache), and the curves of both loggers. On a CPU only, since sums on
+a GPU may differ between runs.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-#: A run of seconds: a teacher, then students with a generator, an optimiser and a policy of their own to be kept.
-SMALL = (
+#: A run of a few seconds: a teacher, then students whose generator, optimiser and policy must be restored.
+RUN_OVERRIDES = (
     "steps=60",
     "batch_size=32",
     "teacher.steps=60",
@@ -40,45 +40,56 @@ SMALL = (
     "students=[random,hard]",
     "logger=[tensorboard,csv]",
 )
-SWEPT = ("steps=20", "seed=0,1,2")
-#: Kills of one run: a run that is nearly done has little but its start-up left to be killed in.
-EACH = 4
-#: What may differ: how long it took, and whether a former attempt had trained the teacher.
-APART = ("seconds", "cached")
+SWEEP_OVERRIDES = ("steps=20", "seed=0,1,2")
+#: Kills of each run: a run that is nearly finished can only be killed while it starts up.
+KILLS_PER_RUN = 4
+#: Keys that may differ: the duration, and whether an earlier attempt had trained the teacher.
+IGNORED_KEYS = ("seconds", "cached")
 
 
 @dataclass
-class Seen:
-    """What happened.
+class KillTestResult:
+    """The outcome of a kill test.
 
     Attributes:
-        device, torch: where, and its version.
-        seconds_alone: that the run took that was left alone.
-        kills: after how many seconds each, and how many files of results there were.
-        runs: that were compared with the one left alone.
-        differences: where they differ; none is what is wanted.
+        device: name of the CPU.
+        torch: version of torch.
+        reference_seconds: duration of the uninterrupted run.
+        kills: the time of each kill in seconds, and the number of result files at that time.
+        runs: number of runs that were compared with the uninterrupted one.
+        differences: between them; empty if the test passed.
     """
 
-    device: str = field(default_factory=lambda: f"CPU {platform.machine()}, 1 threads")
+    device: str = field(default_factory=lambda: f"CPU {platform.machine()}, 1 thread")
     torch: str = str(torch.__version__)
-    seconds_alone: float = 0.0
+    reference_seconds: float = 0.0
     kills: list[dict[str, float]] = field(default_factory=list)
     runs: int = 0
     differences: list[str] = field(default_factory=list)
 
 
 def command(folder: Path, overrides: list[str], *, sweep: bool) -> list[str]:
-    """The command of one run, or of a sweep, with its results and its teacher's cache in `folder`."""
+    """Return the command of one run, or of a sweep.
+
+    Args:
+        folder: for its results and its teacher cache.
+        overrides: of experiments.train.
+        sweep: a sweep of three runs.
+    """
     place = [f"hydra.sweep.dir={folder}/runs"] if sweep else [f"hydra.run.dir={folder}/runs/run"]
     found = [sys.executable, "-m", "experiments.train", *(["-m"] if sweep else []), *place]
-    return [*found, f"teacher_cache={folder}/teachers", *SMALL, *(SWEPT if sweep else ()), *overrides]
+    return [*found, f"teacher_cache={folder}/teachers", *RUN_OVERRIDES, *(SWEEP_OVERRIDES if sweep else ()), *overrides]
 
 
-def attempt(line: list[str], kill_after: float | None) -> bool:
-    """Start it, kill it and its children after so many seconds if it has not ended; whether it has ended by itself.
+def run_until(line: list[str], kill_after: float | None) -> bool:
+    """Run a command, kill it and its children after some time, and return whether it finished by itself.
+
+    Args:
+        line: the command.
+        kill_after: seconds; None: never.
 
     Raises:
-        RuntimeError: it failed by itself.
+        RuntimeError: the command failed without being killed.
     """
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     process = subprocess.Popen(
@@ -99,12 +110,12 @@ def attempt(line: list[str], kill_after: float | None) -> bool:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(line)} failed by itself:\n{errors[-3000:]}")
+        raise RuntimeError(f"{' '.join(line)} failed without being killed:\n{errors[-3000:]}")
     return True
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """All that has to be equal, by file."""
+    """Return everything that must be equal, by file."""
     found: dict[str, Any] = {}
     for path in sorted((folder / "runs").rglob("*")):
         name = str(path.relative_to(folder / "runs"))
@@ -116,14 +127,14 @@ def results(folder: Path) -> dict[str, Any]:
             found[name] = path.read_text()
         elif path.suffix in (".tmp", ".partial"):
             found[name] = "left over"
-    for folder_of_events in sorted((folder / "runs").rglob("tensorboard/**/")):
-        if any(folder_of_events.glob("events.*")):
-            found[str(folder_of_events.relative_to(folder / "runs"))] = _curves(folder_of_events)
+    for event_folder in sorted((folder / "runs").rglob("tensorboard/**/")):
+        if any(event_folder.glob("events.*")):
+            found[str(event_folder.relative_to(folder / "runs"))] = _curves(event_folder)
     return found
 
 
 def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows."""
+    """Return the scalars that TensorBoard shows."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -132,9 +143,15 @@ def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """Where two nested results differ, apart from `APART`."""
+    """Return the differences between two nested results, except for `IGNORED_KEYS`.
+
+    Args:
+        ours: one result.
+        theirs: the other one.
+        where: path of the compared value.
+    """
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [key for key in {**ours, **theirs} if key not in APART]
+        keys = [key for key in {**ours, **theirs} if key not in IGNORED_KEYS]
         missing = [f"{where}/{key}: in one only" for key in keys if (key in ours) != (key in theirs)]
         both = [key for key in keys if key in ours and key in theirs]
         return missing + [found for key in both for found in differences(ours[key], theirs[key], f"{where}/{key}")]
@@ -143,60 +160,72 @@ def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
         return [found for index, (a, b) in pairs for found in differences(a, b, f"{where}/{index}")]
     if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
         return [] if torch.equal(ours, theirs) else [f"{where}: tensors differ"]
-    same = ours == theirs or (ours != ours and theirs != theirs)  # NaN is equal to NaN here
+    same = ours == theirs or (ours != ours and theirs != theirs)  # NaN equals NaN here
     return [] if same else [f"{where}: {str(ours)[:60]} and {str(theirs)[:60]}"]
 
 
-def kill_test(folder: Path, *, kills: int, seed: int, sweep: bool, overrides: list[str], console: Console) -> Seen:
-    """Do it all in `folder`, which has to be new.
+def kill_test(
+    folder: Path, *, kills: int, seed: int, sweep: bool, overrides: list[str], console: Console
+) -> KillTestResult:
+    """Run the test.
+
+    Args:
+        folder: for all runs; must not exist.
+        kills: number of kills, at least 1.
+        seed: of the random kill times.
+        sweep: kill a sweep of three runs as a whole.
+        overrides: of experiments.train.
+        console: for progress messages.
 
     Raises:
         ValueError: fewer than one kill.
-        FileExistsError: a folder that is there.
-        RuntimeError: a run that fails by itself.
+        FileExistsError: the folder exists.
+        RuntimeError: a run failed without being killed.
     """
     if kills < 1:
-        raise ValueError(f"--kills {kills}: wanted at least 1")
+        raise ValueError(f"--kills {kills}: expected an integer >= 1")
     folder.mkdir(parents=True)
-    moments, seen = random.Random(seed), Seen()
+    times, result = random.Random(seed), KillTestResult()
     started = time.perf_counter()
-    attempt(command(folder / "alone", overrides, sweep=sweep), None)
-    seen.seconds_alone = round(time.perf_counter() - started, 2)
-    alone = results(folder / "alone")
-    console.print(f"left alone: {seen.seconds_alone} s, {len(alone)} files to compare")
-    while len(seen.kills) < kills:
-        killed = folder / f"killed_{seen.runs}"
+    run_until(command(folder / "reference", overrides, sweep=sweep), None)
+    result.reference_seconds = round(time.perf_counter() - started, 2)
+    reference = results(folder / "reference")
+    console.print(f"uninterrupted run: {result.reference_seconds} s, {len(reference)} files to compare")
+    while len(result.kills) < kills:
+        killed = folder / f"killed_{result.runs}"
         line = command(killed, overrides, sweep=sweep)
-        ended, enough = False, min(kills, len(seen.kills) + EACH)
-        while not ended and len(seen.kills) < enough:
-            moment = moments.uniform(0, seen.seconds_alone)
-            ended = attempt(line, moment)
-            if not ended:
-                kept = sum(1 for path in killed.rglob("*") if path.is_file())
-                seen.kills.append({"after_seconds": round(moment, 3), "files": kept})
-                console.print(f"run {seen.runs}: kill {len(seen.kills)} after {moment:.2f} s, {kept} files there")
-        if not ended:
-            attempt(line, None)
-        found = differences(alone, results(killed))
-        seen.runs += 1
-        seen.differences += [f"run {seen.runs - 1}: {difference}" for difference in found]
-        console.print(f"run {seen.runs - 1}: {'equal' if not found else f'{len(found)} differences'}")
-    return seen
+        finished, enough = False, min(kills, len(result.kills) + KILLS_PER_RUN)
+        while not finished and len(result.kills) < enough:
+            kill_after = times.uniform(0, result.reference_seconds)
+            finished = run_until(line, kill_after)
+            if not finished:
+                files = sum(1 for path in killed.rglob("*") if path.is_file())
+                result.kills.append({"after_seconds": round(kill_after, 3), "files": files})
+                console.print(
+                    f"run {result.runs}: kill {len(result.kills)} after {kill_after:.2f} s, {files} files written"
+                )
+        if not finished:
+            run_until(line, None)
+        found = differences(reference, results(killed))
+        result.runs += 1
+        result.differences += [f"run {result.runs - 1}: {difference}" for difference in found]
+        console.print(f"run {result.runs - 1}: {'equal' if not found else f'{len(found)} differences'}")
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 1 where something differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--sweep", action="store_true", help="kill a multirun of three runs as a whole")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/kill_test"), help="of the runs; has to be new")
-    parser.add_argument("--json", type=Path, help="where to write what was seen; default: in the folder")
-    parser.add_argument("overrides", nargs="*", help="of experiments.train")
+    """Run the command; return 1 if there are differences."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.kill_test", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times (default: 0)")
+    parser.add_argument("--sweep", action="store_true", help="kill a sweep of three runs as a whole")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/kill_test"), help="output folder, must not exist")
+    parser.add_argument("--json", type=Path, help="result file (default: kill_test.json in the output folder)")
+    parser.add_argument("overrides", nargs="*", help="overrides of experiments.train, such as steps=100")
     given = parser.parse_args(arguments)
     console = Console(highlight=False)
     try:
-        seen = kill_test(
+        result = kill_test(
             given.folder,
             kills=given.kills,
             seed=given.seed,
@@ -205,16 +234,16 @@ def main(arguments: list[str] | None = None) -> int:
             console=console,
         )
     except FileExistsError:
-        parser.error(f"{given.folder} is there already: give --folder=<a new one>, or remove it")
+        parser.error(f"{given.folder} exists: use --folder=<a new one>, or remove it")
     except ValueError as error:
         parser.error(str(error))
     path = given.json or given.folder / "kill_test.json"
-    what = {"seed": given.seed, "sweep": given.sweep, "overrides": given.overrides, **asdict(seen)}
-    path.write_text(json.dumps(what, indent=1) + "\n")
-    for difference in seen.differences[:20]:
+    settings = {"seed": given.seed, "sweep": given.sweep, "overrides": given.overrides}
+    path.write_text(json.dumps({**settings, **asdict(result)}, indent=1) + "\n")
+    for difference in result.differences[:20]:
         console.print(difference, markup=False)
-    console.print(f"{len(seen.kills)} kills in {seen.runs} runs, {len(seen.differences)} differences: {path}")
-    return 1 if seen.differences else 0
+    console.print(f"{len(result.kills)} kills in {result.runs} runs, {len(result.differences)} differences: {path}")
+    return 1 if result.differences else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Where a student's curves go: `logger=[tensorboard,csv]`, or any of these, several at once.
+"""Loggers of a student's training curves, in any combination: `logger=[tensorboard,csv]`.
 
-| name | where | a resumed run |
+| name | output | on resume |
 |---|---|---|
-| `TensorBoard` | `tensorboard/<student>/` | hides what was written after its checkpoint |
-| `CSV` | `curves/<student>.csv`, rows `step,name,value` | drops the rows after its checkpoint |
-| `WandB` | wandb.ai, a run for each student | goes on with the same run |
+| `TensorBoard` | `tensorboard/<student>/` | hides entries written after the checkpoint |
+| `CSV` | `curves/<student>.csv`, rows `step,name,value` | drops the rows after the checkpoint |
+| `WandB` | wandb.ai, one run a student | continues the same run |
 
-All write at once what they are given, so that what a checkpoint knows of is there after a kill.
+All flush immediately, so that everything before a checkpoint survives a kill.
 """
 
 from __future__ import annotations
@@ -25,43 +25,45 @@ HEADER = ("step", "name", "value")
 
 
 class Logger(Protocol):
-    """Takes numbers by name."""
+    """Writes scalars by name."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write what was seen after `step` steps."""
+        """Write the values observed after `step` steps."""
 
     def close(self) -> None:
-        """Called at the end, also of a run that is stopped."""
+        """Close the logger; also called when a run is stopped."""
 
 
 class TensorBoard:
-    """Curves for TensorBoard.
+    """Scalars for TensorBoard.
 
     Args:
         folder: of the run.
         name: of the student.
-        step: that the training goes on from; what was written after it counts no more.
+        step: that the training resumes from; entries written after it are hidden.
     """
 
     def __init__(self, folder: Path, name: str, step: int) -> None:
         self._writer = SummaryWriter(str(folder / "tensorboard" / name), purge_step=step + 1 if step else 0)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger.scalars`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
+        """See `Logger.close`."""
         self._writer.close()
 
 
 class CSV:
-    """One table for each student, a row for each number; `repr` of a float, so that nothing is lost.
+    """One CSV file for each student with a row for each number, written as the float's `repr`, which is exact.
 
     Args:
         folder: of the run.
         name: of the student.
-        step: that the training goes on from; rows after it are dropped, and one that a kill has cut.
+        step: that the training resumes from; later rows are dropped, and so is a row that was cut off by a kill.
     """
 
     def __init__(self, folder: Path, name: str, step: int) -> None:
@@ -77,10 +79,12 @@ class CSV:
         self._table = csv.writer(self._file, lineterminator="\n")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger.scalars`."""
         self._table.writerows((step, name, float(value)) for name, value in values.items())
         self._file.flush()
 
     def close(self) -> None:
+        """See `Logger.close`."""
         self._file.close()
 
 
@@ -93,15 +97,17 @@ def _rows(path: Path, step: int) -> list[list[str]]:
 
 
 class WandB:
-    """Curves at wandb.ai, or in the run's folder with `mode=offline`.
+    """Scalars at wandb.ai, or in the run's folder with `mode=offline`.
 
     A resumed run logs the steps after its checkpoint again, with the same values; wandb keeps the first ones.
 
     Args:
-        folder: of the run; with the student's name it also names the run there, so that a resumed one finds it.
+        folder: of the run; with the student's name it determines the id of the wandb run, so that a resumed run
+            continues it.
         name: of the student.
-        step: that the training goes on from.
-        project, mode: as of `wandb.init`.
+        step: that the training resumes from.
+        project: see `wandb.init`.
+        mode: see `wandb.init`.
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
@@ -111,27 +117,29 @@ class WandB:
         try:
             import wandb
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("logger=wandb wants the package wandb: pip install wandb") from error
+            raise ModuleNotFoundError("logger=wandb requires the package wandb: pip install wandb") from error
         identifier = hashlib.sha256(f"{folder.resolve()}:{name}".encode()).hexdigest()[:16]
         self._run = wandb.init(
             project=project, name=name, group=folder.name, id=identifier, resume="allow", dir=str(folder), mode=mode
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger.scalars`."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
+        """See `Logger.close`."""
         self._run.finish()
 
 
 class Loggers:
-    """All of them as one.
+    """The loggers of the configuration, as one.
 
     Args:
-        settings: the group `logger`, by name; None or empty: no curves are written.
+        settings: the config group `logger`, by name; None or empty: nothing is logged.
         folder: of the run.
         name: of the student.
-        step: that the training goes on from.
+        step: that the training resumes from.
     """
 
     def __init__(self, settings: DictConfig | None, folder: Path, name: str, step: int) -> None:
@@ -140,11 +148,16 @@ class Loggers:
             self._loggers.append(instantiate(node, folder=folder, name=name, step=step))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand them to all."""
+        """Write the values to every logger.
+
+        Args:
+            step: number of steps so far.
+            values: scalars by name.
+        """
         for logger in self._loggers:
             logger.scalars(step, values)
 
     def close(self) -> None:
-        """Close all."""
+        """Close every logger."""
         for logger in self._loggers:
             logger.close()

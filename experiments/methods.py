@@ -1,19 +1,19 @@
-"""How a student is taught: on labels, by a teacher on clean images, or by it on a clean and an augmented view.
+"""Training methods of the student: on labels, by distillation on clean images, or on a clean and an augmented view.
 
 | name | augmented view |
 |---|---|
-| `labels` | none; cross-entropy with the labels |
+| `supervised` | none; cross-entropy with the labels |
 | `kd` | none |
-| `random` | uniform in (a share of) the ranges of the augmenter's transform |
-| `oracle` | uniform in the task's own transform: it is told what is to be transferred |
+| `random` | uniform in the ranges, or in a fraction of the ranges, of the augmenter's transform |
+| `oracle` | uniform in the task's own transform: an upper bound that uses the true invariance |
 | `hard` | `HardAugmenter` |
-| `mixed` | none; generated hard images stand in some slots of the batch, see `experiments.mixing` |
+| `generated` | none; generated hard images fill some slots of the batch, see `experiments.mixing` |
 
-`random`, `oracle` and `hard` do the same work: the teacher on both views, one student forward on both together, and
-the loss is the mean of the two distillation losses. So do the published augmentations of `experiments.baselines`.
+`random`, `oracle` and `hard` do the same work: the teacher on both views, one forward pass of the student on both
+together, and the mean of the two distillation losses. So do the published augmentations of `experiments.baselines`.
 
-Of several processes each is given the same global batch. A method draws its views of all of it, and takes its own rows
-by `experiments.processes.local`.
+In a multi-process run each process gets the same global batch. A method draws its views of the whole batch and selects
+its own rows with `experiments.processes.local_rows`.
 """
 
 from __future__ import annotations
@@ -25,62 +25,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.evaluations import FORWARD, TRAINED, TWO_VIEWS, of_augmenter, planned_of_augmenter
-from experiments.processes import local
-from experiments.training import Source
+from experiments.processes import local_rows
+from experiments.training import BatchSource
 from experiments.views import random_views
 from hard_aug import HardAugmenter, HardBatch
-from hard_aug.distillation import distillation_loss
+from hard_aug.evaluation.network_evaluations import (
+    FORWARD,
+    TRAINED,
+    TWO_VIEWS,
+    augmenter_evaluations,
+    planned_augmenter_evaluations,
+)
+from hard_aug.losses import distillation_loss
 from hard_aug.transforms import Transform
 
-NAMES = ("labels", "kd", "random", "oracle", "hard", "mixed")
+NAMES = ("supervised", "kd", "random", "oracle", "hard", "generated")
 
 
 class Method(ABC):
-    """What the training loop needs of a way of teaching."""
+    """The interface between a training method and the training loop."""
 
-    #: What the student is trained on in place of shuffled batches.
-    batches: Source | None = None
-    #: What a step costs for each image of the batch, in the units of `experiments.evaluations`.
+    #: Replaces shuffled batches of the training images.
+    batches: BatchSource | None = None
+    #: Cost of a step for each image of the batch, in the units of `hard_aug.evaluation.network_evaluations`.
     network_evaluations: float
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """A scalar to descend, for images `(B, C, H, W)` and labels `(B,)` of the global batch.
+        """Return the scalar loss of the global batch.
 
-        Of several processes: on this one's rows, so that the mean over them is what one process would descend.
+        In a multi-process run it is the loss of this process's rows, so that the mean over the processes is the loss of
+        a single process.
+
+        Args:
+            images: `(B, C, H, W)`.
+            labels: `(B,)`.
         """
 
-    def after_step(self) -> None:  # noqa: B027 - most have nothing to do
-        """Called after each step of the student's optimiser."""
+    def after_step(self) -> None:  # noqa: B027 - most methods need no hook
+        """Run after each step of the student's optimiser."""
 
     @property
-    def planned(self) -> float:
-        """What a step will cost for each image, all counted.
+    def planned_evaluations(self) -> float:
+        """Expected network evaluations of a step for each image of the batch.
 
         Raises:
-            ValueError: that is not known before.
+            ValueError: the cost is not known in advance.
         """
         return self.network_evaluations
 
     def evaluations(self, images: int) -> float:
-        """What training on so many images, each batch's counted anew, has cost."""
+        """Return the network evaluations of the training so far.
+
+        Args:
+            images: number of images trained on, each batch counted anew.
+        """
         return images * self.network_evaluations
 
     def scalars(self) -> dict[str, float]:
-        """What is worth a curve, of the last batch."""
+        """Return the values to be logged, of the last batch."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next loss depends on beside the student."""
+        """Return the state that the next loss depends on besides the student."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
-        """Take up `state_dict()`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most methods have no state
+        """Load a state returned by `state_dict()`."""
 
 
-class Labels(Method):
-    """Cross-entropy with the labels on clean images."""
+class Supervised(Method):
+    """Cross-entropy with the labels on clean images.
+
+    Args:
+        student: the network.
+    """
 
     network_evaluations = TRAINED
 
@@ -88,11 +107,18 @@ class Labels(Method):
         self.student = student
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.student(local(images)), local(labels))
+        """See `Method.loss`."""
+        return F.cross_entropy(self.student(local_rows(images)), local_rows(labels))
 
 
 class Distillation(Method):
-    """Distillation on clean images (Hinton et al., arXiv:1503.02531)."""
+    """Distillation on clean images (Hinton et al., arXiv:1503.02531).
+
+    Args:
+        teacher: the frozen network.
+        student: the network to be trained.
+        temperature: of the distillation.
+    """
 
     network_evaluations = FORWARD + TRAINED
 
@@ -100,7 +126,8 @@ class Distillation(Method):
         self.teacher, self.student, self.temperature = teacher, student, temperature
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        images = local(images)
+        """See `Method.loss`."""
+        images = local_rows(images)
         with torch.no_grad():
             teacher_logits = self.teacher(images)
         return distillation_loss(
@@ -108,11 +135,12 @@ class Distillation(Method):
         )
 
 
-class SecondView(Method):
-    """Distillation on the clean images and on others that `views` makes, half of the loss each.
+class TwoViewMethod(Method):
+    """Distillation on a first view (the clean images) and a second view, with half of the loss each.
 
     Args:
-        teacher, student: the networks.
+        teacher: the frozen network.
+        student: the network to be trained.
         temperature: of the distillation.
     """
 
@@ -121,30 +149,57 @@ class SecondView(Method):
     def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
         self.teacher, self.student, self.temperature = teacher, student, temperature
 
-    def first(self, images: Tensor, labels: Tensor) -> Tensor:
-        """What stands for the clean images, `(B, C, H, W)`: they themselves. Called before `views`."""
+    def first_view(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the first view, `(B, C, H, W)`: the clean images. Called before `second_view`.
+
+        Args:
+            images: `(B, C, H, W)`.
+            labels: `(B,)`.
+        """
         return images
 
     @abstractmethod
-    def views(self, images: Tensor, labels: Tensor) -> Tensor:
-        """`(M, C, H, W)` of the global batch."""
+    def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the second view, `(M, C, H, W)`, of the global batch.
 
-    def see(self, clean: Tensor, view: Tensor) -> None:
-        """The teacher's logits `(B, K)` and `(M, K)` on both."""
+        Args:
+            images: `(B, C, H, W)`.
+            labels: `(B,)`.
+        """
+
+    def observe(self, first: Tensor, second: Tensor) -> None:
+        """Receive the teacher's logits, for logging.
+
+        Args:
+            first: `(B, K)`, on the first view.
+            second: `(M, K)`, on the second view.
+        """
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """See `Method.loss`."""
         with torch.no_grad():
-            images, views = local(self.first(images, labels)), local(self.views(images, labels))
-            clean_teacher, view_teacher = self.teacher(images), self.teacher(views)
-        self.see(clean_teacher, view_teacher)
-        clean, view = self.student(torch.cat((images, views))).split((len(images), len(views)))
+            first, second = local_rows(self.first_view(images, labels)), local_rows(self.second_view(images, labels))
+            first_teacher, second_teacher = self.teacher(first), self.teacher(second)
+        self.observe(first_teacher, second_teacher)
+        first_student, second_student = self.student(torch.cat((first, second))).split((len(first), len(second)))
         return 0.5 * distillation_loss(
-            student_logits=clean, teacher_logits=clean_teacher, temperature=self.temperature
-        ) + 0.5 * distillation_loss(student_logits=view, teacher_logits=view_teacher, temperature=self.temperature)
+            student_logits=first_student, teacher_logits=first_teacher, temperature=self.temperature
+        ) + 0.5 * distillation_loss(
+            student_logits=second_student, teacher_logits=second_teacher, temperature=self.temperature
+        )
 
 
-class RandomViews(SecondView):
-    """The view is drawn uniformly from `scale` times the transform's ranges."""
+class RandomViews(TwoViewMethod):
+    """The second view is drawn uniformly from a fraction of the transform's ranges.
+
+    Args:
+        teacher: the frozen network.
+        student: the network to be trained.
+        transform: draws from its ranges.
+        temperature: of the distillation.
+        scale: fraction of each range, its centre, in (0, 1].
+        seed: of the draws.
+    """
 
     def __init__(
         self,
@@ -159,28 +214,37 @@ class RandomViews(SecondView):
         super().__init__(teacher, student, temperature=temperature)
         self.transform, self.scale = transform, scale
         self._generator = torch.Generator().manual_seed(seed)
-        self._kept = torch.zeros(())
+        self._consistent = torch.zeros(())
 
-    def views(self, images: Tensor, labels: Tensor) -> Tensor:
+    def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
+        """See `TwoViewMethod.second_view`."""
         return random_views(self.transform, images, self._generator, scale=self.scale, labels=labels)
 
-    def see(self, clean: Tensor, view: Tensor) -> None:
-        self._kept = (clean.argmax(1) == view.argmax(1)).float().mean()
+    def observe(self, first: Tensor, second: Tensor) -> None:
+        """See `TwoViewMethod.observe`."""
+        self._consistent = (first.argmax(1) == second.argmax(1)).float().mean()
 
     def scalars(self) -> dict[str, float]:
-        return {"teacher_keeps": float(self._kept)}
+        """See `Method.scalars`."""
+        return {"teacher_consistency": float(self._consistent)}
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
         self._generator.set_state(state["generator"])
 
 
 class Hard(Method):
-    """Distillation on clean and hard images: the library as a user's loop has it.
+    """Distillation on clean and hard images, with the library used as in a user's own training loop.
 
-    `evaluations` adds what the ascents cost.
+    `evaluations` includes the policy updates.
+
+    Args:
+        augmenter: makes the hard images.
+        temperature: of the distillation; None: that of the augmenter's objective.
     """
 
     network_evaluations = TWO_VIEWS
@@ -190,32 +254,35 @@ class Hard(Method):
         self._last: HardBatch | None = None
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        self._last = self.augmenter(local(images), local(labels))
+        """See `Method.loss`."""
+        self._last = self.augmenter(local_rows(images), local_rows(labels))
         return self._last.loss(temperature=self.temperature)
 
     @property
-    def planned(self) -> float:
-        return self.network_evaluations + planned_of_augmenter(self.augmenter)
+    def planned_evaluations(self) -> float:
+        """See `Method.planned_evaluations`."""
+        return self.network_evaluations + planned_augmenter_evaluations(self.augmenter)
 
     def evaluations(self, images: int) -> float:
-        return images * self.network_evaluations + of_augmenter(self.augmenter, images)
-
-    def after_step(self) -> None:
-        self.augmenter.step()
+        """See `Method.evaluations`."""
+        return images * self.network_evaluations + augmenter_evaluations(self.augmenter, images)
 
     def scalars(self) -> dict[str, float]:
+        """See `Method.scalars`."""
         if self._last is None:
             return {}
         return {
-            "teacher_keeps": float(self._last.unchanged.float().mean()),
+            "teacher_consistency": float(self._last.teacher_consistent.float().mean()),
             "disagreement": float(self._last.disagreement.mean()),
             "multiplier": float(self.augmenter.invariance.multiplier),
-            "uniform_share": self.augmenter.uniform_share,
+            "uniform_fraction": self.augmenter.uniform_fraction,
             "dropped_steps": float(self.augmenter.dropped_steps),
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
         return self.augmenter.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
         self.augmenter.load_state_dict(state)

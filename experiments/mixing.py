@@ -1,4 +1,4 @@
-"""The student `mixed`: distillation on real images with generated hard ones among them, made anew when that is due."""
+"""Training method `generated`: distillation on real images with generated hard images among them, renewed when due."""
 
 from __future__ import annotations
 
@@ -8,68 +8,75 @@ from typing import Any
 from torch import nn
 
 from experiments import processes
-from experiments.data import Part
 from experiments.evaluation import accuracy
-from experiments.hard_images import Mixed, Refresh
 from experiments.methods import Distillation
-from experiments.shards import HardImages
-from hard_aug.models.guard import unwrapped
+from experiments.mixed_batches import MixedBatches
+from hard_aug.data import HardImages, ImageSet, Refresh
+from hard_aug.models.eval_mode import unwrap_model
 
+#: `(student, generation) -> (images, failure metrics)`.
 Generate = Callable[[nn.Module, int], tuple[HardImages, dict[str, float]]]
 
 
-class Mixing(Distillation):
-    """Distillation on the batches of a `Mixed`. What making the images costs is not in its network evaluations.
+class GeneratedImages(Distillation):
+    """Distillation on the batches of a `MixedBatches`. The network evaluations exclude the cost of image generation.
 
     Args:
-        teacher, student: the networks.
-        batches: what the student is trained on.
-        refresh: when the pool gets a new generation.
-        generate: a student and the number of the generation to its images, and to numbers that say how they fail, if
-            they do; None where none is ever due.
-        validation: what `refresh` watches.
+        teacher: the frozen network.
+        student: the network to be trained.
+        batches: batches of real and hard images.
+        refresh: when the pool gets a new generation of images.
+        generate: generates the images of a generation, and their failure metrics; None if none is ever due.
+        validation: images on which `refresh` monitors the accuracy.
         temperature: of the distillation.
+
+    Attributes:
+        failure_metrics: of the newest generation.
     """
 
     def __init__(
         self,
         teacher: nn.Module,
         student: nn.Module,
-        batches: Mixed,
+        batches: MixedBatches,
         *,
         refresh: Refresh,
         generate: Generate | None,
-        validation: Part,
+        validation: ImageSet,
         temperature: float,
     ) -> None:
         super().__init__(teacher, student, temperature=temperature)
         self.batches, self.refresh, self.generate, self.validation = batches, refresh, generate, validation
         self._step = 0
-        self.detected: dict[str, float] = {}  # of the newest generation
+        self.failure_metrics: dict[str, float] = {}
         real = batches.batches
         self._epoch = max(1, len(real.part) // real.batch_size)
 
     def after_step(self) -> None:
+        """See `Method.after_step`."""
         self._step += 1
         if self._step % self._epoch or self.generate is None:
             return
-        student = unwrapped(self.student)
-        processes.share_buffers(student)  # so that all processes see one student
+        student = unwrap_model(self.student)
+        processes.broadcast_buffers(student)  # so that all processes use the same student
         value = None
         if self.refresh.patience is not None:
-            value = processes.mean({"value": accuracy(student, self.validation)})["value"]
-        if self.refresh.due(self._step // self._epoch, value):
-            images, self.detected = self.generate(student, self.batches.pool.generations)
+            value = processes.all_reduce_mean({"value": accuracy(student, self.validation)})["value"]
+        if self.refresh.is_due(self._step // self._epoch, value):
+            images, self.failure_metrics = self.generate(student, self.batches.pool.generations)
             self.batches.pool.add(images)
 
     def scalars(self) -> dict[str, float]:
+        """See `Method.scalars`."""
         pool = self.batches.pool
-        detected = {f"detectors/{name}": value for name, value in self.detected.items()}
-        return {"hard_images": float(len(pool)), "generations": float(pool.generations), **detected}
+        metrics = {f"failure_metrics/{name}": value for name, value in self.failure_metrics.items()}
+        return {"hard_images": float(len(pool)), "generations": float(pool.generations), **metrics}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step, "refresh": self.refresh.state_dict(), "detected": self.detected}
+        """See `Method.state_dict`."""
+        return {"step": self._step, "refresh": self.refresh.state_dict(), "failure_metrics": self.failure_metrics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._step, self.detected = state["step"], state["detected"]
+        """See `Method.load_state_dict`."""
+        self._step, self.failure_metrics = state["step"], state["failure_metrics"]
         self.refresh.load_state_dict(state["refresh"])

@@ -1,14 +1,14 @@
-"""The networks of the experiments. All take images in [0, 1]; none has a normalisation of its own but timm's.
+"""The networks of the experiments. All take images in [0, 1]; only timm's normalise their input.
 
-| network | what it is | multiply-adds at 28 x 28 |
+| network | description | multiply-adds at 28 x 28 |
 |---|---|---|
-| `ConvTeacher` | four 3x3 convolutions with BatchNorm, averaged over positions | 1.7 million (3.4 at 40 x 40) |
-| `OrbitTeacher` | the teacher of the predecessor's recipes (three unpadded convolutions, dropout) | 46.9 million |
-| `MLPStudent` | the predecessor's student, `H W`-512-128-32-K | 0.5 million |
-| `small_vit` | timm's vision transformer, patches of 7 pixels, 4 blocks of 64 features | 2.3 million |
-| `timm_network` | any of timm's, by name | |
+| `ConvTeacher` | four 3x3 convolutions with BatchNorm, global average pooling | 1.7 million (3.4 at 40 x 40) |
+| `OrbitTeacher` | the teacher of Orbit's recipes (three unpadded convolutions, dropout) | 46.9 million |
+| `MLPStudent` | Orbit's student, `H W`-512-128-32-K | 0.5 million |
+| `small_vit` | timm's vision transformer, patch size 7, depth 4, width 64 | 2.3 million |
+| `timm_network` | any timm model, by name | |
 
-The predecessor is Orbit (Nix et al., PMLR 151, 2022); its recipes are public in `sinzlab/orbit_transfer_recipes`.
+Orbit: Nix et al., PMLR 151, 2022; its recipes are public in `sinzlab/orbit_transfer_recipes`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from hard_aug.models import timm_model
 
 
 class ConvTeacher(nn.Module):
-    """A small CNN; what it sees of a position is lost in the average (or, with `pooling=False`, kept in a flat head).
+    """A small CNN with global average pooling, which discards positions, or with a head on flattened features.
 
     Args:
-        channels, classes: of images and answer.
-        width: of the first convolution; the others have 1.5, 3 and 4 times as many channels.
-        pooling: average over positions before the head. False: flatten, which wants `size`.
-        size: height and width of the images.
+        channels: of the images.
+        classes: number of classes.
+        width: channels of the first convolution; the others have 1.5, 3 and 4 times as many.
+        pooling: average over positions before the head. False: flatten, which requires `size`.
+        size: height and width of the images, pixels.
     """
 
     def __init__(
@@ -52,12 +53,17 @@ class ConvTeacher(nn.Module):
         self.head = nn.Linear(4 * width if pooling else 4 * width * side**2, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, K)`."""
+        """Return logits `(B, K)` of images `(B, C, H, W)`."""
         return self.head(self.pool(self.features(images)))
 
 
 class OrbitTeacher(nn.Module):
-    """conv 128 - pool 1 - conv 64 - pool 2 - conv 64 - pool 3, dropout 0.1 after each, averaged, linear."""
+    """The CNN conv 128 - pool 1 - conv 64 - pool 2 - conv 64 - pool 3 with dropout 0.1, average pooling, linear head.
+
+    Args:
+        channels: of the images.
+        classes: number of classes.
+    """
 
     def __init__(self, *, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
@@ -68,12 +74,18 @@ class OrbitTeacher(nn.Module):
         self.head = nn.Linear(64, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, K)`."""
+        """Return logits `(B, K)` of images `(B, C, H, W)`."""
         return self.head(self.features(images))
 
 
 class MLPStudent(nn.Module):
-    """`C H W`-512-128-32-K with ReLU, dropout 0.1, no BatchNorm, no bias in the last layer."""
+    """The MLP `C H W`-512-128-32-K with ReLU, dropout 0.1, no BatchNorm, no bias in the last layer.
+
+    Args:
+        size: height and width of the images, pixels.
+        channels: of the images.
+        classes: number of classes.
+    """
 
     def __init__(self, *, size: int = 28, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
@@ -85,7 +97,7 @@ class MLPStudent(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(inputs, classes, bias=False))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, K)`."""
+        """Return logits `(B, K)` of images `(B, C, H, W)`."""
         return self.layers(images)
 
 
@@ -99,20 +111,23 @@ def small_vit(
     depth: int = 4,
     heads: int = 4,
 ) -> nn.Module:
-    """A vision transformer (arXiv:2010.11929) for small images, by timm.
+    """Return a vision transformer (arXiv:2010.11929) for small images, by timm.
 
     Args:
-        size: height and width of the images, a multiple of `patch`.
-        channels, classes: of images and answer.
-        patch: side of a patch, pixels.
-        width, depth, heads: features of a token, a multiple of `heads`; blocks; heads of the attention.
+        size: height and width of the images, pixels, a multiple of `patch`.
+        channels: of the images.
+        classes: number of classes.
+        patch: patch size, pixels.
+        width: embedding dimension, a multiple of `heads`.
+        depth: number of blocks.
+        heads: number of attention heads.
 
     Raises:
-        ValueError: a size or width that is no such multiple.
+        ValueError: the size or the width is not such a multiple.
     """
     if size % patch or width % heads:
         raise ValueError(
-            f"patch={patch}, width={width}, heads={heads}: wanted a patch that divides the images' size, {size}, and "
+            f"patch={patch}, width={width}, heads={heads}: expected a patch that divides the image size, {size}, and "
             "heads that divide the width; for 32 pixels use student.patch=8 or 4"
         )
     from timm.models.vision_transformer import VisionTransformer
@@ -133,31 +148,36 @@ def small_vit(
 def timm_network(
     name: str | None, *, pretrained: bool = False, classes: int | None = None, channels: int = 3
 ) -> nn.Module:
-    """One of timm's networks for images in [0, 1], which it is shown at their own size unless it takes but one.
+    """Return a timm model for images in [0, 1], which are resized only for models with a fixed input size.
 
     Args:
-        name: as `timm.list_models()` has it.
-        pretrained: with timm's weights, downloaded where they are not in its cache.
-        classes: of the head; None: the network's own.
+        name: one of `timm.list_models()`.
+        pretrained: load timm's weights, downloaded if they are not in its cache.
+        classes: number of classes; None: the model's own head.
         channels: of the images.
 
     Raises:
         ValueError: no name, or one that timm does not know.
-        FileNotFoundError: weights that can't be had.
+        FileNotFoundError: the weights are not available.
     """
     if name is None:
-        raise ValueError("a timm network wants a name: student.name=resnet18, or teacher.name=resnet50")
+        raise ValueError("a timm model requires a name: student.name=resnet18, or teacher.name=resnet50")
     try:
         return timm_model(name, pretrained=pretrained, classes=classes, channels=channels)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"timm's weights of {name} can't be had: {error}\nLet this machine reach the hub once, put them into its "
-            "cache, or train without them: pretrained=false (teacher.pretrained=false teacher.steps=2000)"
+            f"timm's weights of {name} are not available: {error}\nConnect this machine to the hub once, put them into "
+            "its cache, or train without them: pretrained=false (teacher.pretrained=false teacher.steps=2000)"
         ) from error
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of one forward on an image `(C, H, W)`."""
+    """Return the multiply-adds of one forward pass.
+
+    Args:
+        model: the network.
+        shape: `(C, H, W)` of the image.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)

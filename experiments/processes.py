@@ -1,22 +1,22 @@
-"""Processes: what several of them do together in one training; a thin layer over accelerate.
+"""Multi-process training: a thin layer over accelerate.
 
 Started by `accelerate launch` or `torchrun`, all processes run the same program. Each draws the same global batch and
-makes the random views of the whole of it; `local` then gives it the rows that it trains on. So what is learned does not
-depend on how many processes there are. (BatchNorm is the exception: on CPUs each process normalises by its own rows,
-and the first one's running statistics are kept; on several GPUs it becomes SyncBatchNorm. Dropout draws the same masks
-in every process.)
+makes the random views of the whole of it; `local_rows` then selects the rows that this process trains on. The result
+therefore does not depend on the number of processes. (Exceptions: on CPUs BatchNorm normalises each process's own rows
+and the running statistics of rank 0 are kept; on several GPUs it becomes SyncBatchNorm. Dropout draws the same masks in
+every process.)
 
-| function | alone | of several |
+| function | one process | several processes |
 |---|---|---|
-| `local(rows)` | all rows | this process's |
-| `agreed(flag)` | the flag | whether any process raises it |
-| `mean(values)` | the values | their means |
-| `gathered(value)` | a list of it | a list of theirs |
-| `wait()` | nothing | until all are here |
-| `rank()`, `count()` | 0, 1 | |
+| `local_rows(rows)` | all rows | the rows of this process |
+| `any_process(flag)` | the flag | whether the flag is set in any process |
+| `all_reduce_mean(values)` | the values | mean over the processes |
+| `all_gather(value)` | a list of one value | the values of all processes |
+| `barrier()` | no-op | blocks until all processes arrive |
+| `rank()`, `world_size()` | 0, 1 | rank and number of processes |
 
-They count one process outside `together`, also where torch.distributed runs: a program may let one of its processes
-train by itself.
+Outside `distributed_training` they behave as in one process, even if torch.distributed is initialised: a program may
+let a single process train by itself.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from experiments.training import Settings
+from experiments.training import TrainerSettings
 
-#: How long a process waits for another, which may be evaluating or reading data.
-PATIENCE = timedelta(days=1)
-_WORKS, _DONE, _STOPS = 0, 1, 2
+#: Timeout of collectives: another process may be evaluating or reading data.
+TIMEOUT = timedelta(days=1)
+_WORKING, _DONE, _STOPPED = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class _Team:
+class _Group:
     accelerator: Accelerator
     rank: int
-    count: int
-    #: For flags and numbers on the host; None: the default group. One of its own where that is the GPUs': asking it
-    #: does not wait for their work.
+    world_size: int
+    #: Process group for flags and numbers on the host; None: the default group. A separate gloo group where the default
+    #: one is NCCL, so that a reduction does not synchronise with the GPU.
     host: dist.ProcessGroup | None
 
 
-_team: _Team | None = None
+_group: _Group | None = None
 _host: dist.ProcessGroup | None = None
 
 
 @contextmanager
-def together(settings: Settings, device: torch.device) -> Iterator[Accelerator]:
-    """Within it, the processes that this program was started in train as one.
+def distributed_training(settings: TrainerSettings, device: torch.device) -> Iterator[Accelerator]:
+    """Train one model jointly with all processes of this program; yields the accelerator.
 
     Args:
-        settings: precision and micro-batches.
-        device: the kind that is trained on; of several processes each gets a GPU of its own, `accelerator.device`.
+        settings: precision and number of micro-batches.
+        device: device type to train on; with several processes each gets its own GPU, `accelerator.device`.
 
     Raises:
         ValueError: float16 on a CPU.
     """
-    global _team
+    global _group
     if settings.precision == "fp16" and device.type == "cpu":
-        raise ValueError("trainer.precision=fp16 on a CPU: wanted bf16 or no there; fp16 is for device=cuda")
-    # accelerate's state is the process's; that of a former run may have another precision.
+        raise ValueError("trainer.precision=fp16 on a CPU: expected bf16 or no; fp16 requires device=cuda")
+    # accelerate's state is global to the process; that of an earlier run may have another precision.
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     GradientState._reset_state()
     accelerator = Accelerator(
@@ -78,157 +78,161 @@ def together(settings: Settings, device: torch.device) -> Iterator[Accelerator]:
         gradient_accumulation_steps=settings.accumulate,
         cpu=device.type == "cpu",
         device_placement=False,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
-    _team = _Team(accelerator, accelerator.process_index, accelerator.num_processes, _host_group())
+    _group = _Group(accelerator, accelerator.process_index, accelerator.num_processes, _host_group())
     try:
         yield accelerator
-        wait()  # what the first one has written is there for all
+        barrier()  # files written by rank 0 are visible to all
     finally:
-        _team = None
+        _group = None
 
 
 def _host_group() -> dist.ProcessGroup | None:
     global _host
     if dist.is_initialized() and dist.get_backend() != "gloo" and _host is None:
-        _host = dist.new_group(backend="gloo", timeout=PATIENCE)
+        _host = dist.new_group(backend="gloo", timeout=TIMEOUT)
     if dist.is_initialized():
-        atexit.unregister(_leave)
-        atexit.register(_leave)
+        atexit.unregister(_destroy)
+        atexit.register(_destroy)
     return _host
 
 
-def _leave() -> None:
+def _destroy() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def accelerator() -> Accelerator | None:
-    """That of `together`; None outside it."""
-    return None if _team is None else _team.accelerator
+    """Return the accelerator of `distributed_training`, or None outside it."""
+    return None if _group is None else _group.accelerator
 
 
 def rank() -> int:
-    """Of this process, from 0. The first one writes the files."""
-    return 0 if _team is None else _team.rank
+    """Return the rank of this process, from 0. Rank 0 writes the files."""
+    return 0 if _group is None else _group.rank
 
 
-def count() -> int:
-    """How many processes train together."""
-    return 1 if _team is None else _team.count
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return 1 if _group is None else _group.world_size
 
 
-def check_batch(batch_size: int, settings: Settings) -> None:
-    """Refuse a global batch that can't be shared equally.
+def check_batch_size(batch_size: int, settings: TrainerSettings) -> None:
+    """Raise if the global batch can't be split equally over processes and micro-batches.
+
+    Args:
+        batch_size: number of images of the global batch.
+        settings: number of micro-batches.
 
     Raises:
-        ValueError: names what would fit.
+        ValueError: the error names a batch size that fits.
     """
-    share = count() * settings.accumulate
-    if batch_size % share:
+    divisor = world_size() * settings.accumulate
+    if batch_size % divisor:
         raise ValueError(
-            f"batch_size={batch_size} for {count()} processes with trainer.accumulate={settings.accumulate}: wanted a "
-            f"multiple of {share}, such as batch_size={max(1, round(batch_size / share)) * share}"
+            f"batch_size={batch_size} for {world_size()} processes with trainer.accumulate={settings.accumulate}: "
+            f"expected a multiple of {divisor}, such as batch_size={max(1, round(batch_size / divisor)) * divisor}"
         )
 
 
-def local(rows: Tensor) -> Tensor:
-    """This process's rows of what was made for the global batch, `(N, ...)`: a contiguous share, by rank.
+def local_rows(rows: Tensor) -> Tensor:
+    """Return this process's contiguous slice of `rows`, `(N, ...)`, made for the global batch.
 
     Raises:
         ValueError: N is not divisible by the number of processes.
     """
-    if count() == 1:
+    if world_size() == 1:
         return rows
-    if len(rows) % count():
-        raise ValueError(f"{len(rows)} rows for {count()} processes: wanted a multiple, so that all have equal shares")
-    share = len(rows) // count()
-    return rows[rank() * share : (rank() + 1) * share]
+    if len(rows) % world_size():
+        raise ValueError(f"{len(rows)} rows for {world_size()} processes: expected a multiple of {world_size()} rows")
+    count = len(rows) // world_size()
+    return rows[rank() * count : (rank() + 1) * count]
 
 
-def mean(values: Mapping[str, float]) -> dict[str, float]:
-    """The means over the processes, each having the same names. Every process has to call it."""
-    if count() == 1 or _team is None:
+def all_reduce_mean(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of each value over the processes, which must have the same keys. Collective."""
+    if world_size() == 1 or _group is None:
         return dict(values)
     packed = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(packed, group=_team.host)
-    return dict(zip(values, (packed / count()).tolist(), strict=True))
+    dist.all_reduce(packed, group=_group.host)
+    return dict(zip(values, (packed / world_size()).tolist(), strict=True))
 
 
-def gathered(value: Any) -> list[Any]:
-    """What every process gives, by rank; anything that can be pickled, tensors on the CPU. Every one has to call it."""
-    if count() == 1 or _team is None:
+def all_gather(value: Any) -> list[Any]:
+    """Return the values of all processes by rank; any picklable object, tensors on the CPU. Collective."""
+    if world_size() == 1 or _group is None:
         return [value]
-    found: list[Any] = [None] * count()
-    dist.all_gather_object(found, value, group=_team.host)
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value, group=_group.host)
     return found
 
 
-def agreed(flag: bool) -> bool:
-    """Whether any process raises the flag, such as that of a stop. Every process has to call it."""
-    return _exchanged(_STOPS if flag else _WORKS) == _STOPS
+def any_process(flag: bool) -> bool:
+    """Return whether the flag (such as a requested stop) is set in any process. Collective."""
+    return _all_reduce_max(_STOPPED if flag else _WORKING) == _STOPPED
 
 
-def wait() -> None:
-    """Until all processes are here."""
-    _exchanged(_WORKS)
+def barrier() -> None:
+    """Block until all processes have reached this call."""
+    _all_reduce_max(_WORKING)
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
-    """The first process goes through the block before the others do, so that they find what it has made."""
+def main_process_first() -> Iterator[None]:
+    """Let rank 0 execute the block before the other processes do, so that they find the files it has made."""
     if rank() != 0:
-        wait()
+        barrier()
     yield
     if rank() == 0:
-        wait()
+        barrier()
 
 
-def done() -> None:
-    """Let the others go on that are in `until_done`."""
-    if _exchanged(_DONE) == _STOPS:
+def signal_done() -> None:
+    """Release the processes that are in `wait_until_done`."""
+    if _all_reduce_max(_DONE) == _STOPPED:
         raise KeyboardInterrupt
 
 
-def until_done(stops: Callable[[], bool]) -> None:
-    """Wait while the first process works by itself, which calls `agreed` in each step and `done` at the end.
+def wait_until_done(stop_requested: Callable[[], bool]) -> None:
+    """Block while rank 0 works alone; it calls `any_process` in each step and `signal_done` at the end.
 
     Args:
-        stops: whether a stop was asked of this process; the first one hears of it.
+        stop_requested: whether a stop was requested of this process; passed on to rank 0.
 
     Raises:
-        KeyboardInterrupt: a stop was asked of any process.
+        KeyboardInterrupt: a stop was requested of any process.
     """
     while True:
-        found = _exchanged(_STOPS if stops() else _WORKS)
-        if found == _STOPS:
+        found = _all_reduce_max(_STOPPED if stop_requested() else _WORKING)
+        if found == _STOPPED:
             raise KeyboardInterrupt
         if found == _DONE:
             return
 
 
-def _exchanged(value: int) -> int:
-    if count() == 1 or _team is None:
+def _all_reduce_max(value: int) -> int:
+    if world_size() == 1 or _group is None:
         return value
     packed = torch.tensor([value])
-    dist.all_reduce(packed, dist.ReduceOp.MAX, group=_team.host)
+    dist.all_reduce(packed, dist.ReduceOp.MAX, group=_group.host)
     return int(packed)
 
 
-def prepared(student: nn.Module) -> nn.Module:
-    """`student`, ready for a training of all processes: DistributedDataParallel around it if there are several."""
-    if _team is None:
+def prepare_model(student: nn.Module) -> nn.Module:
+    """Return `student` prepared for joint training, in DistributedDataParallel if there are several processes."""
+    if _group is None:
         return student
-    if _team.count > 1 and _team.accelerator.device.type == "cuda":
+    if _group.world_size > 1 and _group.accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
-    network: nn.Module = _team.accelerator.prepare_model(student)
-    # accelerate makes the forward itself one of lower precision; the training is, and evaluations are not to be.
-    _team.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    network: nn.Module = _group.accelerator.prepare_model(student)
+    # accelerate patches the model's own forward for mixed precision; only training uses autocast, evaluation does not.
+    _group.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     return network
 
 
-def share_buffers(student: nn.Module) -> None:
-    """Give all processes the first one's buffers, BatchNorm's statistics, so that all evaluate the same network."""
-    if count() > 1:
+def broadcast_buffers(student: nn.Module) -> None:
+    """Copy the buffers of rank 0 (BatchNorm statistics) to all processes, so that all evaluate the same network."""
+    if world_size() > 1:
         for buffer in student.buffers():
             dist.broadcast(buffer, 0)

@@ -1,7 +1,7 @@
-"""Shifted images with zero fill: the test sets of the shift experiment, and what a teacher trains on.
+"""Images shifted by whole pixels with zero fill: test sets of the shift task, and training views of its teacher.
 
-The rule is that of MNIST-C's `translate` (Mu and Gilmer, arXiv:1906.02337): a shift of exactly `distance` pixels on
-both axes, the signs free. Here every image is shown in all four corners instead of one drawn at random.
+The rule is that of MNIST-C's `translate` (Mu and Gilmer, arXiv:1906.02337): a shift of exactly `distance` pixels along
+both axes with random signs. Here every image appears with all four sign combinations instead of a random one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.data import Part
+from hard_aug.data import ImageSet
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
         offsets: `(B, 2)` integers, pixels to the right and down.
 
     Returns:
-        `(B, C, H, W)`, zeros where nothing came in.
+        `(B, C, H, W)`, zero where no image content was moved to.
     """
     height, width = images.shape[-2:]
     margin = int(offsets.abs().max()) if len(images) else 0
@@ -33,18 +33,30 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def random_shift(images: Tensor, distance: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by its own whole offset, uniform in `[-distance, distance]` on each axis."""
+    """Shift each image by its own integer offset, uniform in `[-distance, distance]` along each axis.
+
+    Args:
+        images: `(B, C, H, W)`.
+        distance: the largest offset, pixels.
+        generator: on the CPU.
+    """
     offsets = torch.randint(-distance, distance + 1, (len(images), 2), generator=generator)
     return shift(images, offsets.to(images.device))
 
 
-def sets_of(test: Part, distance: int, *, seed: int = 0) -> dict[str, Part]:
-    """`centred`: as it is. `shifted`: all four corners at `distance` pixels. `uniform`: one random shift each."""
+def shifted_test_sets(test: ImageSet, distance: int, *, seed: int = 0) -> dict[str, ImageSet]:
+    """Return the test sets `clean`, `shifted` (all four diagonal shifts) and `uniform` (one random shift an image).
+
+    Args:
+        test: the clean images.
+        distance: of the shifts along both axes, pixels; the largest one of `uniform`.
+        seed: of `uniform`.
+    """
     signs = torch.tensor([(-1, -1), (-1, 1), (1, -1), (1, 1)], device=test.images.device) * distance
-    cornered = [shift(test.images, sign.expand(len(test), 2)) for sign in signs]
+    diagonal = [shift(test.images, sign.expand(len(test), 2)) for sign in signs]
     uniform = random_shift(test.images, distance, torch.Generator().manual_seed(seed))
     return {
-        "centred": test,
-        "shifted": Part(torch.cat(cornered), test.labels.repeat(4)),
-        "uniform": Part(uniform, test.labels),
+        "clean": test,
+        "shifted": ImageSet(torch.cat(diagonal), test.labels.repeat(4)),
+        "uniform": ImageSet(uniform, test.labels),
     }

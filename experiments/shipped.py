@@ -1,4 +1,4 @@
-"""The small generative models that ship: Fashion-MNIST, grey, 32 x 32, made by `experiments.generative`."""
+"""The small generative models that ship: Fashion-MNIST, grayscale, 32 x 32, trained by `experiments.generative`."""
 
 from __future__ import annotations
 
@@ -7,48 +7,47 @@ from pathlib import Path
 from torch import nn
 
 from experiments.train import choose_device
-from hard_aug.models import HierarchicalVAE, load_autoencoder
-from hard_aug.solvers import Diffuser
+from hard_aug.generative import DiffusionModel, HierarchicalVAE, load_autoencoder
 
-#: Their folder; `report.json` in it says how they were made and how good they are.
+#: Folder of the models; `report.json` in it describes how they were trained and how good they are.
 SHIPPED = Path(__file__).parent / "pretrained" / "fashion_mnist"
 
 
 def autoencoder(folder: str | None = None, *, device: str = "auto") -> nn.Module:
-    """An autoencoder of any class of diffusers, frozen.
+    """Load an autoencoder of any class of diffusers, frozen.
 
     Args:
-        folder: that holds it in `vae/` or itself, or such a name on the hub; None: the one that ships.
-        device: as the experiments name it.
+        folder: folder with the autoencoder in `vae/` or at its root, or a name on the hub; None: the shipped one.
+        device: device, as in the configurations.
     """
     return load_autoencoder(folder or SHIPPED).to(choose_device(device)).requires_grad_(False)
 
 
-def diffuser(folder: str | None = None, *, guidance_scale: float = 1.0, device: str = "auto") -> Diffuser:
-    """A diffusion model conditioned on classes.
+def diffusion_model(folder: str | None = None, *, guidance_scale: float = 1.0, device: str = "auto") -> DiffusionModel:
+    """Load a diffusion model conditioned on classes.
 
     Args:
-        folder: that holds `unet`, `scheduler` and perhaps `vae`, or a name on the hub; None: the one that ships.
-        guidance_scale: of classifier-free guidance; 1: none.
-        device: as the experiments name it.
+        folder: folder with `unet`, `scheduler` and optionally `vae`, or a name on the hub; None: the shipped one.
+        guidance_scale: scale of classifier-free guidance; 1: no guidance.
+        device: device, as in the configurations.
     """
-    return Diffuser.from_pretrained(folder or SHIPPED, guidance_scale=guidance_scale).to(choose_device(device))
+    return DiffusionModel.from_pretrained(folder or SHIPPED, guidance_scale=guidance_scale).to(choose_device(device))
 
 
 def hierarchical_vae(folder: str | None = None, *, device: str = "auto") -> HierarchicalVAE:
-    """A hierarchical VAE of your own; none ships.
+    """Load a hierarchical VAE; none is shipped.
 
     Args:
-        folder: what `HierarchicalVAE.save_pretrained` wrote.
-        device: as the experiments name it.
+        folder: folder written by `HierarchicalVAE.save_pretrained`.
+        device: device, as in the configurations.
 
     Raises:
-        ValueError: no folder.
-        FileNotFoundError: one that holds none.
+        ValueError: no folder is given.
+        FileNotFoundError: the folder holds no model.
     """
     if folder is None:
         raise ValueError(
-            "no hierarchical VAE ships: train a hard_aug.models.HierarchicalVAE, vae.save_pretrained(folder), and give "
-            "augmenter.transform.vae.folder=<folder>"
+            "no hierarchical VAE is shipped: train a hard_aug.generative.HierarchicalVAE, call "
+            "vae.save_pretrained(folder), and give augmenter.transform.vae.folder=<folder>"
         )
     return HierarchicalVAE.from_pretrained(folder).to(choose_device(device)).requires_grad_(False)

@@ -1,28 +1,28 @@
 """Covariate shift by a spurious background: `python -m experiments.spurious [key=value ...]`.
 
-ConfiG-style (arXiv:2506.02294), on real items with painted backgrounds (`experiments.backgrounds`): each class's images
-are all on its home background in the student's training data, every other group is absent; the teacher is robust by
-its own training. The student is distilled on those images first, and is biased then; each method goes on from there,
-with equal steps on as many images.
+ConfiG-style (arXiv:2506.02294), with real items on painted backgrounds (`experiments.backgrounds`): in the student's
+training data all images of a class are on one background and every other group is absent; the teacher is robust
+because it is trained on all groups. The student is first distilled on those images, which makes it biased; each method
+continues from there, with the same number of steps on the same number of images.
 
 | method | second view of a step |
 |---|---|
 | `kd` | other clean images |
 | `cutmix` | CutMix |
-| `jitter` | random colours of `color`'s ranges |
-| `color` | `HardAugmenter` with `Color`: it is handed the spurious feature |
-| `vae_random` | random edits of latents, of the ranges of `vae` |
+| `jitter` | random colours within the ranges of `color` |
+| `color` | `HardAugmenter` with `Color`, which is given the spurious feature |
+| `vae_random` | random edits of latents within the ranges of `vae` |
 | `vae` | `HardAugmenter` with `VAELatent` |
 | `unguided` | a pool of samples of the diffusion model |
-| `best_of_n` | the same, each the best, by the score of `diffusion`, of as many as take its network evaluations |
-| `best_of_n_away` | the same, by how sure the student is of the right class alone |
-| `diffusion` | the same, guided to where the teacher is sure and the student takes it for another class, each in turn |
+| `best_of_n` | such a pool, with the best of N samples by the score of `diffusion`, N for equal network evaluations |
+| `best_of_n_away` | the same, with the student's confidence in the true class alone as its part of the score |
+| `diffusion` | such a pool, guided to where the teacher is confident and the student predicts a wrong class |
 
-The training is in rounds. Pools grow by a share of the images in each, made against the student of that moment.
+Training is in rounds. In each, the pools grow by some images generated against the current student.
 
-Nothing sees a group label, and nothing is chosen by test groups. In the run's folder: `metrics.json`, `views.png` (real
-images, and each method's views of the same classes) and `checkpoint.pt`. Ctrl-C stops at the end of a step; the same
-command goes on from there.
+No method uses group labels, and nothing is selected by test groups. Files in the run's folder: `metrics.json`,
+`views.png` (real images, and each method's views of the same classes) and `checkpoint.pt`. Ctrl-C stops at the end of a
+step; the same command resumes.
 """
 
 from __future__ import annotations
@@ -46,63 +46,72 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from experiments import checkpoint, disk, teachers
+from experiments import checkpoint, teachers
 from experiments.baselines_mixing import CutMixed
-from experiments.evaluation import accuracy, finite
-from experiments.groups import Grouped, GroupedSplits, group_accuracies
+from experiments.evaluation import accuracy
+from experiments.failure_metrics import finite_failure_metrics
 from experiments.memory import keep_freed_memory
 from experiments.methods import Distillation, Hard, Method, RandomViews
 from experiments.models import ConvTeacher
 from experiments.shipped import autoencoder
 from experiments.spurious_builders import BUILDERS, POOLED, add_images, check_methods
 from experiments.spurious_methods import Pool
-from experiments.spurious_pools import Pools, parsed
-from experiments.stop import Stop, graceful, told
+from experiments.spurious_pools import Pools, parse_name
+from experiments.stop import Stop, defer_signals, exit_on_interrupt
 from experiments.train import choose_device, device_name
 from experiments.trainer import Trainer
 from experiments.training import progress_bar
 from experiments.views import random_views
-from hard_aug.models import latent_directions
-from hard_aug.solvers import detect
+from hard_aug.data import Grouped, GroupedSplits
+from hard_aug.evaluation import group_accuracies
+from hard_aug.generative import latent_directions
 from hard_aug.transforms import Color, Transform, VAELatent
+from hard_aug.utils import disk
 
 logger = logging.getLogger(__name__)
-FREE = ("threads", "device", "resume", "checkpoint_every", "teacher_cache", "methods")  # which are kept by name
-#: Of the judge and of the second student, whose networks take no part in any search.
+#: Keys on which no stored result depends: results of `methods` are stored by name.
+EXCLUDED_KEYS = ("threads", "device", "resume", "checkpoint_every", "teacher_cache", "methods")
+#: Seed of the judge and of the second student, which are not part of any search.
 OTHER_SEED = 1000
-#: Images whose views the detectors look at.
-DETECTED = 500
-#: What is measured of each network; the last is on the groups that the training images lack.
+#: Number of images whose failure metrics are computed.
+MEASURED = 500
+#: Accuracies of each network; the last is on the groups that are absent in training.
 MEASURES = ("worst_group", "mean_group", "in_distribution", "absent_groups")
 
 
-def identity(config: DictConfig) -> dict[str, Any]:
-    """All settings that the outcome depends on."""
-    return checkpoint.identity(config, FREE)
+def spurious_identity(config: DictConfig) -> dict[str, Any]:
+    """Return all settings that the results depend on."""
+    return checkpoint.config_identity(config, EXCLUDED_KEYS)
 
 
-class Experiment:
-    """Everything between the configuration and the results of one seed.
+class SpuriousExperiment:
+    """The networks, methods and results of one seed.
 
     Args:
         config: the composed configuration.
         splits: the student's data, on the device.
-        folder: the run's.
-        progress: a running bar.
-        stop: asked after each step.
+        folder: folder of the run.
+        progress: a running progress bar.
+        stop: checked after each step.
+
+    Raises:
+        ValueError: a method or setting is invalid.
+        FileNotFoundError: the generative models of a method do not exist.
     """
 
     def __init__(self, config: DictConfig, splits: GroupedSplits, folder: Path, progress: Progress, stop: Stop) -> None:
         check_methods(config.methods)
-        if not 0 <= config.uniform_floor <= 0.95:
-            raise ValueError(f"uniform_floor={config.uniform_floor}: wanted a share in [0, 0.95]")
+        if not 0 <= config.min_uniform_fraction <= 0.95:
+            raise ValueError(f"min_uniform_fraction={config.min_uniform_fraction}: expected a fraction in [0, 0.95]")
         if config.data.rare:
-            raise ValueError(f"data.rare={config.data.rare}: the student's data has to lack groups; wanted 0")
+            raise ValueError(
+                f"data.rare={config.data.rare}: the student's data must not contain all groups; expected 0"
+            )
         self.config, self.splits, self.folder, self.progress, self.stop = config, splits, folder, progress, stop
         self.device = splits.train.images.device
         self.trainer = Trainer(
             folder / "checkpoint.pt",
-            identity(config),
+            spurious_identity(config),
             progress,
             stop,
             resume=config.resume,
@@ -125,9 +134,9 @@ class Experiment:
             classes=len(splits.classes),
             seed=config.seed,
         )
-        for name in config.methods:  # before hours of work
-            if parsed(name)[1] is not None:
-                self.pools.folder(parsed(name)[1])
+        for name in config.methods:  # raises before hours of work
+            if parse_name(name)[1] is not None:
+                self.pools.folder(parse_name(name)[1])
 
     def _network(self, width: int) -> nn.Module:
         channels, size = self.splits.train.images.shape[1], self.splits.train.images.shape[-1]
@@ -136,17 +145,17 @@ class Experiment:
         )
 
     def _classifier(self, everything: GroupedSplits, seed: int) -> nn.Module:
-        settings = self.config.teacher
-        model, _ = teachers.obtain(
+        settings, data = self.config.teacher, spurious_identity(self.config)["data"]
+        model, _ = teachers.train_or_load(
             lambda: self._network(settings.width),
             everything.train,
-            config={"robust": OmegaConf.to_container(settings), "data": identity(self.config)["data"], "seed": seed},
+            config={"robust": OmegaConf.to_container(settings), "data": data, "seed": seed},
             cache=Path(self.config.teacher_cache),
             progress=self.progress,
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
-            views=lambda images, generator: images,
+            augment=lambda images, generator: images,
             seed=seed,
             stop=self.stop,
         )
@@ -161,7 +170,7 @@ class Experiment:
         return student.eval()
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        """Accuracies on the test groups, and in distribution: on test images of the groups of the training data."""
+        """Return accuracies on the test groups, and on test images of the groups of the training data."""
         test: Grouped = self.splits.test
         present = torch.isin(test.group, self.splits.train.group.unique())
         found = group_accuracies(model, test)
@@ -175,8 +184,8 @@ class Experiment:
         }
 
     def transform(self, name: str) -> Transform:
-        """Of the methods that edit real images."""
-        kind, models = parsed(name)
+        """Return the transform of a method that edits real images."""
+        kind, models = parse_name(name)
         if kind in ("color", "jitter"):
             return Color(**self.config.color)
         model = autoencoder(str(self.pools.folder(models)), device=str(self.device))
@@ -186,16 +195,21 @@ class Experiment:
         return VAELatent(model, directions=directions, **settings)
 
     def method(self, name: str, student: nn.Module) -> Method:
-        """A way of teaching by name."""
-        return BUILDERS[parsed(name)[0]](self, name, student)
+        """Build a training method.
 
-    def teach(self, name: str) -> dict[str, Any]:
-        """Train one student from the biased one on, and measure it."""
+        Args:
+            name: name of the method.
+            student: network to be trained.
+        """
+        return BUILDERS[parse_name(name)[0]](self, name, student)
+
+    def train(self, name: str) -> dict[str, Any]:
+        """Train one student, starting from the biased one, and measure it."""
         student = self._network(self.config.student.width)
         student.load_state_dict(self.student.state_dict())
         method, seconds, logged = self.method(name, student), 0.0, {}
         for turn in range(self.config.continued.rounds):
-            if parsed(name)[0] in POOLED and isinstance(method, Pool):
+            if parse_name(name)[0] in POOLED and isinstance(method, Pool):
                 add_images(self, name, method, turn)
             key = f"{name} {turn}"
             took = self.trainer.train(
@@ -214,14 +228,20 @@ class Experiment:
         return {**self.measure(student), "seconds": round(seconds, 1), **logged}
 
     def views(self, name: str, images: Tensor, labels: Tensor) -> Tensor | None:
-        """What a finished method shows beside real images, for the picture and the detectors."""
-        kind, _ = parsed(name)
+        """Return a finished method's second views of images; None if it has none.
+
+        Args:
+            name: name of the method.
+            images: `(B, C, H, W)` in [0, 1].
+            labels: `(B,)`.
+        """
+        kind, _ = parse_name(name)
         if kind in POOLED:
-            pool, rows = self.pools.obtain(name, 0, self.student), []
+            pool, rows = self.pools.generate_or_load(name, 0, self.student), []
             for row, label in enumerate(labels.cpu()):
-                kept = pool["images"][(pool["labels"] == label) & pool["accepted"]]
+                accepted = pool["images"][(pool["labels"] == label) & pool["accepted"]]
                 number = int((labels[:row] == label).sum())
-                rows.append(kept[number] if number < len(kept) else torch.zeros_like(pool["images"][0]))
+                rows.append(accepted[number] if number < len(accepted) else torch.zeros_like(pool["images"][0]))
             return torch.stack(rows).to(self.device).float() / 255
         if kind == "kd":
             return None
@@ -236,29 +256,29 @@ class Experiment:
         if isinstance(method, RandomViews):
             return random_views(method.transform, images, torch.Generator().manual_seed(self.config.seed))
         if isinstance(method, CutMixed):
-            return method.views(images, labels)
+            return method.second_view(images, labels)
         return None
 
-    def detectors(self, name: str) -> dict[str, float]:
-        """How a method's views fail, if they do; see `hard_aug.solvers.detectors`. Edits are compared with images.
+    def failure_metrics(self, name: str) -> dict[str, float]:
+        """Compute the failure metrics of a method's views, compared with the images that they are views of.
 
-        Whether they fool another student too is asked of images made against `self.student`, and of random edits; a
-        learned policy has gone with its own student.
+        `transfer` to another student is measured for images generated against `self.student`, and for random edits; a
+        learned policy was trained with its own student.
         """
         networks: dict[str, nn.Module] = {"judge": self.judge}
-        if parsed(name)[0] not in ("color", "vae"):
+        if parse_name(name)[0] not in ("color", "vae"):
             networks["other_student"] = self.other_student
-        if parsed(name)[0] in POOLED:
-            return self.pools.detectors(name, self.student, **networks)
-        shown = self.splits.train[slice(0, DETECTED)]
+        if parse_name(name)[0] in POOLED:
+            return self.pools.failure_metrics(name, self.student, **networks)
+        shown = self.splits.train[slice(0, MEASURED)]
         views = self.views(name, shown.images, shown.labels)
-        if views is None or name == "cutmix":  # whose images are of no one class
+        if views is None or name == "cutmix":  # its images have no single class
             return {}
-        found = detect(views, shown.images, shown.labels, teacher=self.teacher, student=self.student, **networks)
-        return finite(found)
+        networks |= {"teacher": self.teacher, "student": self.student}
+        return finite_failure_metrics(views, shown.images, shown.labels, **networks)
 
     def draw(self) -> None:
-        """`views.png`: a row of real images, and one of each method's views of the same classes."""
+        """Write `views.png`: a row of real images, and one of each method's views of the same classes."""
         count = len(self.splits.classes)
         rows = [int((self.splits.train.labels == label).nonzero()[0]) for label in range(count)]
         shown = self.splits.train[torch.tensor(rows * 2, device=self.device)]
@@ -270,14 +290,14 @@ class Experiment:
         save_image(torch.cat(pictures), self.folder / "views.png", nrow=2 * count)
 
     def run(self) -> dict[str, Any]:
-        """All methods; what `metrics.json` holds."""
+        """Train and measure all methods; return the content of `metrics.json`."""
         results: dict[str, Any] = {}
         for name in self.config.methods:
-            results[name] = self.teach(name)
-            results[name]["pool"] = self.detectors(name)
-            if parsed(name)[0] in POOLED:
+            results[name] = self.train(name)
+            results[name]["pool"] = self.failure_metrics(name)
+            if parse_name(name)[0] in POOLED:
                 rounds = range(self.config.continued.rounds)
-                numbers = [self.pools.obtain(name, turn, self.student)["numbers"] for turn in rounds]
+                numbers = [self.pools.generate_or_load(name, turn, self.student)["numbers"] for turn in rounds]
                 results[name]["pool"] |= {key: fmean(part[key] for part in numbers) for key in numbers[0]}
                 seconds = results[name]["pool"]["seconds_per_image"] * self.config.generation.images
                 results[name]["generation_seconds"] = round(seconds, 1)
@@ -297,7 +317,7 @@ class Experiment:
 
 
 def table(metrics: dict[str, Any]) -> Table:
-    """Accuracies in per cent, and how much of the gap in the worst group between KD and the teacher is closed."""
+    """Return a table of accuracies in per cent, and of how much of KD's worst-group gap to the teacher is closed."""
     drawn = Table("", *(name.replace("_", " ") for name in MEASURES), "gap closed", "seconds")
     for column in drawn.columns[1:]:
         column.justify = "right"
@@ -313,13 +333,20 @@ def table(metrics: dict[str, Any]) -> Table:
     return drawn
 
 
-def write(metrics: dict[str, Any], config: DictConfig, device: torch.device, folder: Path) -> None:
-    """`metrics.json`, in the form that `experiments.report` reads."""
+def write_metrics(metrics: dict[str, Any], config: DictConfig, device: torch.device, folder: Path) -> None:
+    """Write `metrics.json` in the format that `experiments.report` reads.
+
+    Args:
+        metrics: results of `SpuriousExperiment.run`, to which the configuration and versions are added.
+        config: the composed configuration.
+        device: device of the run.
+        folder: folder of the run.
+    """
     metrics |= {
         "config": {
-            **identity(config),
+            **spurious_identity(config),
             "methods": list(config.methods),
-            "task": {"name": "images of all groups"},  # what experiments.report says of the teacher
+            "task": {"name": "images of all groups"},  # experiments.report describes the teacher with it
             "steps": config.continued.steps,
         },
         "device": device_name(device),
@@ -331,16 +358,16 @@ def write(metrics: dict[str, Any], config: DictConfig, device: torch.device, fol
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="spurious")
 def main(config: DictConfig) -> float:
-    """Hydra's entry; returns the last method's accuracy in its worst group, for sweepers."""
+    """Run from the command line; return the last method's worst-group accuracy, for sweepers."""
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     device = choose_device(config.device)
     splits = instantiate(config.data).to(device)
-    with told(folder), disk.explained(folder), graceful() as stop, progress_bar() as progress:
-        experiment = Experiment(config, splits, folder, progress, stop)
+    with exit_on_interrupt(folder), disk.explain_disk_full(folder), defer_signals() as stop, progress_bar() as progress:
+        experiment = SpuriousExperiment(config, splits, folder, progress, stop)
         metrics = experiment.run()
-        write(metrics, config, device, folder)
+        write_metrics(metrics, config, device, folder)
         experiment.draw()
     console = Console(width=130)
     console.print(table(metrics))

@@ -1,10 +1,10 @@
-"""Pools of generated images of the spurious experiment: unguided, best of N at equal compute, and guided.
+"""Pools of generated images for the spurious experiment: unguided, best of N at equal compute, and guided.
 
 | pool | score |
 |---|---|
 | `unguided` | none |
-| `best_of_n` | that of `diffusion` |
-| `best_of_n_away` | the gap of confidence in the right class alone |
+| `best_of_n` | as `diffusion` |
+| `best_of_n_away` | the gap of confidence in the true class |
 | `diffusion` | the gap of confidence towards each wrong class in turn (`ConfidenceGap(towards=...)`) |
 """
 
@@ -17,28 +17,18 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from experiments.evaluation import finite
+from experiments.failure_metrics import finite_failure_metrics
 from experiments.trainer import Trainer
+from hard_aug.generative import DiffusionModel, DiffusionSampler
 from hard_aug.objectives import ConfidenceGap
-from hard_aug.solvers import (
-    Acceptance,
-    BestOfN,
-    Chain,
-    Diffuser,
-    GuidedSampler,
-    Score,
-    Solver,
-    Unguided,
-    detect,
-    synthesize,
-)
+from hard_aug.synthesis import Acceptance, BestOfN, GuidedSampler, ImageSearch, Score, Unguided, synthesize
 
-#: Seeds of one run are apart from those of the next by this.
+#: Distance between the image seeds of two runs with consecutive seeds.
 SEEDS = 10_000_000
 
 
-def parsed(name: str) -> tuple[str, str | None]:
-    """A method, and which generative models it uses ("all", "train" or None)."""
+def parse_name(name: str) -> tuple[str, str | None]:
+    """Split a method's name into its kind and the generative models it uses ("all", "train" or None)."""
     for models in ("all", "train"):
         if name.endswith(f"_{models}"):
             return name.removesuffix(f"_{models}"), models
@@ -46,16 +36,16 @@ def parsed(name: str) -> tuple[str, str | None]:
 
 
 class Pools:
-    """Makes each round's pool once, against the student of that moment, and keeps it in the trainer's checkpoint.
+    """Generates the pool of each round once, against the current student, and stores it in the trainer's checkpoint.
 
     Args:
         settings: `generation` of the configuration.
-        rounds: of the training; each makes its share of the images.
         models: folders of the generative models by name.
-        trainer: whose checkpoint is used.
-        teacher: of the score.
-        classes: K.
-        seed: of the run.
+        trainer: the trainer whose checkpoint is used.
+        teacher: teacher of the score.
+        rounds: number of training rounds, among which the images are divided.
+        classes: number of classes K.
+        seed: seed of the run.
     """
 
     def __init__(
@@ -73,31 +63,31 @@ class Pools:
         self.teacher, self.rounds, self.classes, self.seed = teacher, rounds, classes, seed
         self.device = next(teacher.parameters()).device
 
-    def obtain(self, name: str, turn: int, student: nn.Module) -> dict[str, Any]:
-        """Images `(N, C, H, W)` uint8, labels, which are accepted, and numbers of what they took.
+    def generate_or_load(self, name: str, turn: int, student: nn.Module) -> dict[str, Any]:
+        """Return images `(N, C, H, W)` uint8, their labels, which of them are accepted, and numbers for the results.
 
         Args:
-            name: of the method.
+            name: name of the method.
             turn: the round, from 0.
-            student: of the score; not looked at where the pool is there already.
+            student: student of the score; unused if the pool exists already.
         """
         key, settings = f"pool {name} {turn}", self.settings
-        kept = self.trainer.finished(key)
-        if kept is not None:
-            return kept
-        kind, models = parsed(name)
-        chain, acceptance = Chain(self.diffuser(models), steps=settings.steps), Acceptance(self.teacher)
+        stored = self.trainer.finished(key)
+        if stored is not None:
+            return stored
+        kind, models = parse_name(name)
+        sampler, acceptance = DiffusionSampler(self.load_model(models), steps=settings.steps), Acceptance(self.teacher)
         numbers = torch.arange(turn * settings.images // self.rounds, (turn + 1) * settings.images // self.rounds)
         labels, seeds = numbers % self.classes, self.seed * SEEDS + numbers
         spent: dict[str, Any] = {}
-        solver: Solver = Unguided(chain)
+        search: ImageSearch = Unguided(sampler)
         if kind == "diffusion":
-            solver = self._guided(chain)
+            search = self._guided(sampler)
         elif kind.startswith("best_of_n"):
-            solver = BestOfN(chain, count=self._equal_count(chain, self._score(student, None)))
-            spent["count"] = solver.count
+            search = BestOfN(sampler, count=self._equal_count(sampler, self._score(student, None)))
+            spent["count"] = search.count
         bar = self.trainer.progress.add_task(f"images {name} {turn}", total=len(numbers), note="")
-        parts: list[dict[str, Any]] = self.trainer.unfinished(key) or []
+        parts: list[dict[str, Any]] = self.trainer.load_partial(key) or []
         blocks = [
             (towards, rows)
             for towards, block in enumerate(torch.arange(len(numbers)).chunk(self.classes - 1), 1)
@@ -109,17 +99,17 @@ class Pools:
                 continue
             score = self._score(student, None if kind == "best_of_n_away" else towards)
             given = labels[rows].to(self.device)
-            made = synthesize(solver, score, acceptance, given, seeds=seeds[rows], batch_size=settings.batch_size)
+            made = synthesize(search, score, acceptance, given, seeds=seeds[rows], batch_size=settings.batch_size)
             parts.append(
                 {
                     "images": made.images.cpu(),
                     "accepted": made.accepted.cpu(),
                     "scores": made.scores_after.cpu(),
-                    "evaluations": made.evaluations.total,
+                    "nfe": made.nfe.total,
                     "seconds": made.seconds,
                 }
             )
-            self.trainer.begin(key, parts)
+            self.trainer.save_partial(key, parts)
             self.trainer.progress.update(bar, advance=len(made.seeds))
             if self.trainer.stop.requested:
                 raise KeyboardInterrupt
@@ -133,37 +123,37 @@ class Pools:
             "numbers": {
                 **spent,
                 "accepted": round(float(accepted.float().mean()), 4),
-                "score": round(float(scores.mean()), 4),  # of two kinds; see the module's head
-                "evaluations_per_image": sum(part["evaluations"] for part in parts) / len(images),
+                "score": round(float(scores.mean()), 4),  # depends on the kind, see the module's docstring
+                "nfe_per_image": sum(part["nfe"] for part in parts) / len(images),
                 "seconds_per_image": round(sum(part["seconds"] for part in parts) / len(images), 4),
             },
         }
-        self.trainer.keep(key, value)
+        self.trainer.save_finished(key, value)
         return value
 
     def _score(self, student: nn.Module, towards: int | None) -> Score:
         objective = ConfidenceGap(self.settings.gamma, start=self.settings.gamma_start, towards=towards)
         return Score(teacher=self.teacher, student=student, objective=objective)
 
-    def _guided(self, chain: Chain) -> GuidedSampler:
-        return GuidedSampler(chain, **self.settings.guidance, measure_before=False)
+    def _guided(self, sampler: DiffusionSampler) -> GuidedSampler:
+        return GuidedSampler(sampler, **self.settings.guidance, measure_before=False)
 
-    def _equal_count(self, chain: Chain, score: Score) -> int:
-        """How many samples take at least the network evaluations of the guided sampler."""
+    def _equal_count(self, sampler: DiffusionSampler, score: Score) -> int:
+        """Return how many samples need at least as many network evaluations as the guided sampler."""
         labels, seeds = torch.zeros(1, dtype=torch.int64, device=self.device), torch.zeros(1, dtype=torch.int64)
-        wanted = self._guided(chain)(score, labels, seeds=seeds).evaluations.total
-        one, two = (BestOfN(chain, count=n)(score, labels, seeds=seeds).evaluations.total for n in (1, 2))
-        return 1 + max(0, -(-(wanted - one) // (two - one)))  # each further sample takes the same
+        guided = self._guided(sampler)(score, labels, seeds=seeds).nfe.total
+        one, two = (BestOfN(sampler, count=n)(score, labels, seeds=seeds).nfe.total for n in (1, 2))
+        return 1 + max(0, -(-(guided - one) // (two - one)))  # each further sample costs the same
 
-    def diffuser(self, models: str | None) -> Diffuser:
-        """The generative models of a name."""
-        return Diffuser.from_pretrained(self.folder(models)).to(self.device)
+    def load_model(self, models: str | None) -> DiffusionModel:
+        """Load the diffusion model of a name, see `parse_name`."""
+        return DiffusionModel.from_pretrained(self.folder(models)).to(self.device)
 
     def folder(self, models: str | None) -> Path:
-        """Where they are.
+        """Return the folder of the generative models of a name, see `parse_name`.
 
         Raises:
-            FileNotFoundError: says how to train them.
+            FileNotFoundError: the models do not exist; the error says how to train them.
         """
         folder = Path(self.models[models or "all"])
         if not all((folder / part / "config.json").is_file() for part in ("vae", "unet")):
@@ -173,23 +163,20 @@ class Pools:
             )
         return folder
 
-    def detectors(
+    def failure_metrics(
         self, name: str, student: nn.Module, *, judge: nn.Module, other_student: nn.Module
     ) -> dict[str, float]:
-        """How the first round's images fail, if they do; see `hard_aug.solvers.detectors`.
+        """Compute the failure metrics of the first round's images, compared with unguided ones.
 
         Args:
-            student: that the first round was made against.
+            name: name of the method.
+            student: student of the first round.
+            judge: a classifier that is not part of the score.
+            other_student: student with another seed.
         """
-        pool, plain = self.obtain(name, 0, student), self.obtain(f"unguided_{parsed(name)[1]}", 0, student)
-        images, unguided = (pool_["images"].to(self.device).float() / 255 for pool_ in (pool, plain))
-        found = detect(
-            images,
-            unguided,
-            pool["labels"].to(self.device),
-            teacher=self.teacher,
-            student=student,
-            judge=judge,
-            other_student=other_student,
+        pool = self.generate_or_load(name, 0, student)
+        unguided = self.generate_or_load(f"unguided_{parse_name(name)[1]}", 0, student)
+        networks = {"student": student, "judge": judge, "other_student": other_student}
+        return finite_failure_metrics(
+            pool["images"], unguided["images"], pool["labels"], teacher=self.teacher, **networks
         )
-        return finite(found)

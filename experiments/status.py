@@ -1,12 +1,12 @@
-"""`status.json`: what became of a run, in its own folder.
+"""The file `status.json` in a run's folder: whether the run is running, finished, failed or was stopped.
 
-| key | what it is |
+| key | meaning |
 |---|---|
 | `state` | `running`, `finished`, `failed` or `stopped`; a run that was killed stays `running` |
 | `started`, `ended` | UTC, ISO 8601 |
-| `overrides` | of the command |
-| `error` | type and message of what it failed with; the traceback is in the log |
-| `host`, `pid` | of the process |
+| `overrides` | command-line overrides |
+| `error` | type and message of the exception; the traceback is in the log |
+| `host`, `pid` | host name and process id |
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside and move over, so that a kill at any moment leaves the old file or the new one."""
+    """Write JSON atomically: a kill at any moment leaves either the old file or the new one."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(value, indent=1) + "\n")
     unfinished.replace(path)
 
 
 def first_process() -> bool:
-    """Whether this is the one of several processes that writes; torchrun and accelerate number them."""
+    """Return whether this is the process of rank 0, which writes the files (`RANK`, set by torchrun and accelerate)."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def now() -> str:
-    """UTC, to the microsecond, in a form that sorts."""
+    """Return the current time in UTC, to the microsecond, in a format that sorts chronologically."""
     return datetime.now(UTC).isoformat()
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The status in a run's folder; None: there is none.
+    """Return the status in a run's folder, or None if there is none.
 
     Raises:
-        ValueError: a file that is no status.
+        ValueError: the file is not a valid status.
     """
     path = folder / NAME
     if not path.is_file():
@@ -57,18 +57,18 @@ def read(folder: Path) -> dict[str, Any] | None:
         if found["state"] not in (RUNNING, FINISHED, FAILED, STOPPED):
             raise KeyError(found["state"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no status of a run ({error}); remove it") from error
+        raise ValueError(f"{path} is not a valid run status ({error}); remove it") from error
     return found
 
 
 def find(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """The status of every run below the folders, by its folder."""
+    """Return the status of every run below `folders`, keyed by the run's folder."""
     paths = sorted({path for folder in folders for path in folder.rglob(NAME)})
     return {path.parent: status for path in paths if (status := read(path.parent)) is not None}
 
 
-def begun(overrides: Sequence[str]) -> dict[str, Any]:
-    """The status of a run that starts now."""
+def new_status(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the status of a run that starts now."""
     return {
         "state": RUNNING,
         "started": now(),
@@ -81,19 +81,23 @@ def begun(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Keep `status.json` in the folder true while the run inside goes on; what it raises is raised on.
+def record_status(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Keep `status.json` up to date while the enclosed run executes; exceptions are recorded and re-raised.
 
-    Of several processes only the first writes.
+    In a multi-process run only rank 0 writes.
+
+    Args:
+        folder: the run's folder; created if missing.
+        overrides: command-line overrides.
     """
-    status = begun(overrides)
+    status = new_status(overrides)
     if first_process():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / NAME, status)
     try:
         yield
-    except Exception as error:  # of any kind: it is noted, and raised on
-        logger.exception("the run in %s failed; mended, the same command goes on from its last checkpoint", folder)
+    except Exception as error:  # any type: it is recorded and re-raised
+        logger.exception("the run in %s failed; once fixed, the same command resumes from its last checkpoint", folder)
         _end(folder, status, FAILED, {"type": type(error).__name__, "message": str(error)})
         raise
     except BaseException:
@@ -107,14 +111,20 @@ def _end(folder: Path, status: dict[str, Any], state: str, error: dict[str, str]
         return
     try:
         write_json(folder / NAME, {**status, "state": state, "ended": now(), "error": error})
-    except OSError:  # a full disk, which may be what the run failed of: that is what has to be raised
+    except OSError:  # a full disk may be what the run failed on: that error must be the one raised
         logger.exception("%s could not be written", folder / NAME)
         if state == FINISHED:
             raise
 
 
-def settle(folder: Path, overrides: Sequence[str]) -> None:
-    """Call a run finished whose results are there: it was killed after them, or an earlier version made it."""
+def mark_finished(folder: Path, overrides: Sequence[str]) -> None:
+    """Set the state of a run that has results to `finished`, in case it was killed after writing them.
+
+    Args:
+        folder: the run's folder.
+        overrides: command-line overrides, recorded if the folder has no status yet.
+    """
     status = read(folder)
     if first_process() and (status is None or status["state"] != FINISHED):
-        write_json(folder / NAME, {**(status or begun(overrides)), "state": FINISHED, "ended": now(), "error": None})
+        status = status or new_status(overrides)
+        write_json(folder / NAME, {**status, "state": FINISHED, "ended": now(), "error": None})

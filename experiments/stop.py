@@ -1,4 +1,4 @@
-"""A stop at the end of a step: the first Ctrl-C (or SIGTERM) is noted, the second one takes effect at once."""
+"""Stop a run at the end of a step: the first Ctrl-C (or SIGTERM) is deferred, the second one takes effect at once."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ logger = logging.getLogger(__name__)
 
 
 class Stop:
-    """Whether a stop was asked for."""
+    """Whether a stop has been requested."""
 
     requested = False
 
 
 @contextmanager
-def told(folder: Path, *, kept: str = "all finished steps are kept") -> Iterator[None]:
-    """End the command with status 130 where a stop was asked for, and say what is kept; SIGTERM is a Ctrl-C here."""
+def exit_on_interrupt(folder: Path, *, saved: str = "all finished steps are saved") -> Iterator[None]:
+    """Turn KeyboardInterrupt into exit status 130 with a log message; SIGTERM is handled like Ctrl-C.
+
+    Args:
+        folder: the run's folder, named in the message.
+        saved: what the message says about the results so far.
+    """
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        logger.warning("stopped; %s in %s, and the same command goes on from there", kept, folder)
+        logger.warning("interrupted; %s in %s; run the same command again to resume", saved, folder)
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager
-def graceful() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM instead of dying of them; the former handlers come back at the end."""
+def defer_signals() -> Iterator[Stop]:
+    """Record SIGINT and SIGTERM in the yielded `Stop` instead of raising; the former handlers are restored on exit."""
     stop = Stop()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         stop.requested = True
         signal.signal(number, signal.default_int_handler)
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

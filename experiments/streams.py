@@ -1,12 +1,12 @@
-"""Images that stay where they are until a batch asks for them: folders of pictures, arrays on disk.
+"""Image sets that are read on demand: image files, and arrays on disk.
 
 | reader | images | read by |
 |---|---|---|
-| `Pictures` | files, decoded and cropped | a pool of threads, the next batch ahead of time |
+| `ImageFiles` | files, decoded and cropped | a pool of threads, the next batch ahead of time |
 | `Arrays` | uint8 arrays, such as memory-mapped `.npy` files | indexing |
 
-A `Stream` is a `Part`: slices and hold-outs of it are streams too, and `in_memory()` reads. What training sees of a
-picture depends on the seed, the number of the batch and the picture alone, so a resumed run sees the same.
+Selections of a `LazyImageSet` are lazy too; `materialize()` reads them. Random crops depend only on the seed, the
+number of the batch and the image, so a resumed run sees the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,40 +26,40 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from experiments.parts import Part
+from hard_aug.data.image_set import ImageSet
 
-#: Bytes, as float32, that `images` of a stream may take, and up to which folders are read into memory.
+#: Largest size in bytes, as float32, of `images` of a lazy image set, and of a folder that is read into memory.
 IN_MEMORY = 2 * 2**30
-#: Images that are read at once where everything is read.
+#: Number of images that are read at once when all are read.
 CHUNK = 1000
-#: Of RandomResizedCrop (Szegedy et al., arXiv:1409.4842): shares of the area, and ratios of the sides.
+#: Ranges of RandomResizedCrop (Szegedy et al., arXiv:1409.4842): fraction of the area, and aspect ratio.
 CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
-#: Which random crop: the seed and the number of the batch; None: the centre.
-Draw = tuple[int, int] | None
+#: Seed of the random crops: the seed of the run and the number of the batch; None: centre crops.
+CropSeed = tuple[int, int] | None
 
 
 class Reader(Protocol):
-    """What a stream reads from."""
+    """Source of the images of a `LazyImageSet`."""
 
     shape: tuple[int, int, int]
 
-    def read(self, rows: Sequence[int], draw: Draw) -> Tensor:
-        """Images of those rows, `(B, C, H, W)` uint8."""
+    def read(self, rows: Sequence[int], crop_seed: CropSeed) -> Tensor:
+        """Read the images of some rows, `(B, C, H, W)` uint8."""
 
-    def prefetch(self, rows: Sequence[int], draw: Draw) -> None:
-        """Say that these are asked for next."""
+    def prefetch(self, rows: Sequence[int], crop_seed: CropSeed) -> None:
+        """Announce that these are read next."""
 
 
-class Stream(Part):
-    """Images that are read when they are asked for.
+class LazyImageSet(ImageSet):
+    """An image set that is read on demand.
 
     Args:
         reader: of all images.
-        labels: `(N,)` int64, of those of this stream; their device is the batches'.
+        labels: `(N,)` int64, of the images of this set, on the device of the batches.
         rows: `(N,)` int64 on the CPU, which of the reader's images these are; None: all.
-        among: the classes that an answer may be; None: all.
-        draw: which random crop; None: the centre.
+        class_subset: classes to which predictions are restricted; None: all.
+        crop_seed: seed of the random crops; None: centre crops.
     """
 
     def __init__(
@@ -68,88 +68,98 @@ class Stream(Part):
         labels: Tensor,
         *,
         rows: Tensor | None = None,
-        among: Tensor | None = None,
-        draw: Draw = None,
+        class_subset: Tensor | None = None,
+        crop_seed: CropSeed = None,
     ) -> None:
         object.__setattr__(self, "labels", labels)  # a frozen field
-        self.reader, self._among, self._draw = reader, among, draw
+        self.reader, self._class_subset, self._crop_seed = reader, class_subset, crop_seed
         self._rows = torch.arange(len(labels)) if rows is None else rows
-
-    def __repr__(self) -> str:
-        return f"Stream({len(self)} images, {self.shape})"
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """See `ImageSet.shape`."""
         return self.reader.shape
 
     @property
-    def among(self) -> Tensor | None:
-        return self._among
+    def class_subset(self) -> Tensor | None:
+        """See `ImageSet.class_subset`."""
+        return self._class_subset
 
     @property
     def nbytes(self) -> int:
-        """What `images` would take, as float32."""
+        """Size of `images` as float32, in bytes."""
         return 4 * len(self) * math.prod(self.shape)
 
     @property
-    def images(self) -> Tensor:  # type: ignore[override]  # a field there, read here
-        """All of them.
+    def images(self) -> Tensor:  # a field of the base class, read on demand here
+        """All images, `(N, C, H, W)`.
 
         Raises:
-            ValueError: more than fit in memory; or a file that is no picture.
+            ValueError: more than `IN_MEMORY`, or a file that cannot be decoded.
         """
         if self.nbytes > IN_MEMORY:
             raise ValueError(
-                f"{len(self)} images of {self.shape} at once take {self.nbytes / 2**30:.1f} GiB as float32, and this "
-                "work wants them at once; take fewer images (task.images=...), or give data.in_memory=true"
+                f"{len(self)} images of {self.shape} take {self.nbytes / 2**30:.1f} GiB as float32, and this operation "
+                "requires all of them at once; use fewer images (task.images=...), or set data.in_memory=true"
             )
         return self.read()
 
     def read(self) -> Tensor:
-        """All images, `(N, C, H, W)` float32 in [0, 1] on the device, however many they are."""
+        """Read all images, `(N, C, H, W)` float32 in [0, 1] on the device, whatever their size."""
         images = torch.empty(len(self), *self.shape, device=self.device)
         for start in range(0, len(self), CHUNK):
-            pixels = self.reader.read(self._rows[start : start + CHUNK].tolist(), self._draw)
+            pixels = self.reader.read(self._rows[start : start + CHUNK].tolist(), self._crop_seed)
             images[start : start + CHUNK] = pixels.to(self.device).to(torch.float32).div_(255)
         return images
 
-    def to(self, device: torch.device) -> Stream:
-        among = None if self._among is None else self._among.to(device)
-        return Stream(self.reader, self.labels.to(device), rows=self._rows, among=among, draw=self._draw)
+    def to(self, device: torch.device) -> LazyImageSet:
+        """See `ImageSet.to`."""
+        subset = None if self._class_subset is None else self._class_subset.to(device)
+        return self._with(labels=self.labels.to(device), class_subset=subset)
 
-    def __getitem__(self, index: Tensor | slice) -> Stream:
-        rows = self._rows[index.cpu() if isinstance(index, Tensor) else index]
-        labels = self.labels[index.to(self.device) if isinstance(index, Tensor) else index]
-        return Stream(self.reader, labels, rows=rows, among=self._among, draw=self._draw)
+    def select(self, rows: Tensor | slice) -> LazyImageSet:
+        """See `ImageSet.select`."""
+        labels = self.labels[rows.to(self.device) if isinstance(rows, Tensor) else rows]
+        return self._with(labels=labels, rows=self._rows_at(rows))
 
-    def view(self, seed: int, number: int) -> Stream:
-        return Stream(self.reader, self.labels, rows=self._rows, among=self._among, draw=(seed, number))
+    def view(self, seed: int, number: int) -> LazyImageSet:
+        """See `ImageSet.view`."""
+        return self._with(crop_seed=(seed, number))
 
-    def prefetch(self, index: Tensor | slice) -> None:
-        rows = self._rows[index.cpu() if isinstance(index, Tensor) else index]
-        self.reader.prefetch(rows.tolist(), self._draw)
+    def prefetch(self, rows: Tensor | slice) -> None:
+        """See `ImageSet.prefetch`."""
+        self.reader.prefetch(self._rows_at(rows).tolist(), self._crop_seed)
 
-    def in_memory(self) -> Part:
-        return Part(self.images, self.labels)
+    def materialize(self) -> ImageSet:
+        """See `ImageSet.materialize`."""
+        return ImageSet(self.images, self.labels)
+
+    def _rows_at(self, rows: Tensor | slice) -> Tensor:
+        return self._rows[rows.cpu() if isinstance(rows, Tensor) else rows]
+
+    def _with(self, **changes: Any) -> LazyImageSet:
+        settings = {"rows": self._rows, "class_subset": self._class_subset, "crop_seed": self._crop_seed}
+        return LazyImageSet(self.reader, **{"labels": self.labels, **settings, **changes})
 
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="pictures")
+    return ThreadPoolExecutor(min(32, os.cpu_count() or 1), thread_name_prefix="image-files")
 
 
-class Pictures:
-    """Picture files, brought to one size.
+class ImageFiles:
+    """Image files, decoded to one size.
 
     Args:
         paths: of the files.
-        size: of the result, pixels.
-        resize: pixels of the shorter side before the centre crop; None: `size`.
+        size: height and width of the result, pixels.
+        resize: length of the shorter side before the centre crop, pixels; None: `size`.
         channels: 1 (grey) or 3.
-        random_crop: a draw asks for a random crop (`CROP_AREA`, `CROP_RATIO`) and a flip; without it, for the centre.
+        random_crop: with a crop seed, take a random crop (`CROP_AREA`, `CROP_RATIO`) and a random flip in place of the
+            centre crop.
 
     Raises:
-        ValueError: a size, or a number of channels, that cannot be; or later, a file that is no picture.
+        ValueError: an invalid size or number of channels; or later, a file that cannot be decoded.
     """
 
     def __init__(
@@ -163,52 +173,54 @@ class Pictures:
     ) -> None:
         resize = size if resize is None else resize
         if channels not in (1, 3):
-            raise ValueError(f"data.channels={channels}: wanted 1 or 3")
+            raise ValueError(f"data.channels={channels}: expected 1 or 3")
         if size < 1 or resize < size:
-            raise ValueError(f"data.size={size}, data.resize={resize}: wanted pixels, 1 <= size <= resize")
+            raise ValueError(f"data.size={size}, data.resize={resize}: expected pixels, 1 <= size <= resize")
         self.paths, self.size, self.random_crop = paths, size, random_crop
         self.shape = (channels, size, size)
-        colour = v2.RGB() if channels == 3 else v2.Grayscale()
-        self._centre = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), colour])
-        self._colour = colour
-        self._ahead: dict[tuple[int, Draw], Future[Tensor]] = {}
+        self._convert = v2.RGB() if channels == 3 else v2.Grayscale()
+        self._center_crop = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), self._convert])
+        self._ahead: dict[tuple[int, CropSeed], Future[Tensor]] = {}
 
-    def read(self, rows: Sequence[int], draw: Draw) -> Tensor:
+    def read(self, rows: Sequence[int], crop_seed: CropSeed) -> Tensor:
+        """See `Reader.read`."""
         if not rows:
             return torch.empty(0, *self.shape, dtype=torch.uint8)
-        draw = draw if self.random_crop else None
-        futures = [self._ahead.pop((row, draw), None) or _pool().submit(self._decoded, row, draw) for row in rows]
+        seed = crop_seed if self.random_crop else None
+        futures = [self._ahead.pop((row, seed), None) or _pool().submit(self._decode, row, seed) for row in rows]
         return torch.stack([future.result() for future in futures])
 
-    def prefetch(self, rows: Sequence[int], draw: Draw) -> None:
-        for future in self._ahead.values():  # that nobody came for
+    def prefetch(self, rows: Sequence[int], crop_seed: CropSeed) -> None:
+        """See `Reader.prefetch`."""
+        for future in self._ahead.values():  # announced and never read
             future.cancel()
-        draw = draw if self.random_crop else None
-        self._ahead = {(row, draw): _pool().submit(self._decoded, row, draw) for row in rows}
+        seed = crop_seed if self.random_crop else None
+        self._ahead = {(row, seed): _pool().submit(self._decode, row, seed) for row in rows}
 
-    def _decoded(self, row: int, draw: Draw) -> Tensor:
+    def _decode(self, row: int, crop_seed: CropSeed) -> Tensor:
         path = self.paths[row]
         try:
             with Image.open(path) as file:
-                picture = functional.pil_to_tensor(file.convert("RGB"))
+                image = functional.pil_to_tensor(file.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as a picture ({error}); mend or remove it") from error
-        if draw is None:
-            pixels: Tensor = self._centre(picture)
+            raise ValueError(f"{path} cannot be decoded as an image ({error}); repair or remove it") from error
+        if crop_seed is None:
+            pixels: Tensor = self._center_crop(image)
             return pixels
-        return self._cropped(picture, np.random.default_rng([draw[0] % 2**63, draw[1], row]))
+        seed, number = crop_seed
+        return self._random_crop(image, np.random.default_rng([seed % 2**63, number, row]))
 
-    def _cropped(self, picture: Tensor, generator: np.random.Generator) -> Tensor:
-        # torchvision's own transform draws from the global generator, in the order in which threads come
-        height, width = picture.shape[-2:]
+    def _random_crop(self, image: Tensor, generator: np.random.Generator) -> Tensor:
+        # torchvision's own transform draws from the global generator, in the order in which threads arrive
+        height, width = image.shape[-2:]
         top, left, tall, wide = crop_box(height, width, generator)
-        pixels = functional.resized_crop(picture, top, left, tall, wide, [self.size, self.size], antialias=True)
-        coloured: Tensor = self._colour(functional.horizontal_flip(pixels) if generator.random() < 0.5 else pixels)
-        return coloured
+        pixels = functional.resized_crop(image, top, left, tall, wide, [self.size, self.size], antialias=True)
+        converted: Tensor = self._convert(functional.horizontal_flip(pixels) if generator.random() < 0.5 else pixels)
+        return converted
 
 
 def crop_box(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random crop, by the rule of torchvision's RandomResizedCrop."""
+    """Draw top, left, height and width of a random crop as torchvision's RandomResizedCrop does."""
     for _ in range(10):
         area = height * width * generator.uniform(*CROP_AREA)
         ratio = math.exp(generator.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
@@ -225,15 +237,15 @@ def crop_box(height: int, width: int, generator: np.random.Generator) -> tuple[i
 
 
 class Arrays:
-    """Arrays of images one after the other; memory-mapped ones stay on disk.
+    """Arrays of images, one after another; memory-mapped arrays stay on disk.
 
     Args:
         arrays: uint8, `(N, C, H, W)`, or `(N, H, W, C)` or `(N, H, W)` with `channels_last`.
-        channels_last: where the channels are.
-        shape: `(C, H, W)` that images are padded to with zeros, the image in the middle; None: as they are.
+        channels_last: position of the channels.
+        shape: `(C, H, W)` that images are padded to with zeros on all sides; None: no padding.
 
     Raises:
-        ValueError: no arrays, other types or shapes, or images that are larger than `shape` or of other channels.
+        ValueError: no arrays, another type or shape, or images that are larger than `shape` or of other channels.
     """
 
     def __init__(
@@ -241,11 +253,11 @@ class Arrays:
     ) -> None:
         given = {(array.dtype.name, array.ndim, array.shape[1:]) for array in arrays}
         if len(given) != 1:
-            raise ValueError(f"arrays of {sorted(given)}: wanted at least one, all of one type and shape")
+            raise ValueError(f"arrays of {sorted(given)}: expected at least one, all of one type and shape")
         kind, axes, rest = given.pop()
         if kind != "uint8" or axes not in ((3, 4) if channels_last else (4,)):
-            wanted = "(N, H, W, C) or (N, H, W)" if channels_last else "(N, C, H, W)"
-            raise ValueError(f"an array of {kind} (N, {', '.join(map(str, rest))}): wanted uint8 {wanted}")
+            expected = "(N, H, W, C) or (N, H, W)" if channels_last else "(N, C, H, W)"
+            raise ValueError(f"an array of {kind} (N, {', '.join(map(str, rest))}): expected uint8 {expected}")
         own = (1, *rest) if axes == 3 else (rest[2], *rest[:2]) if channels_last else rest
         self.shape: tuple[int, int, int] = own if shape is None else shape
         if own[0] != self.shape[0] or own[1] > self.shape[1] or own[2] > self.shape[2]:
@@ -258,17 +270,18 @@ class Arrays:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, rows: Sequence[int], draw: Draw) -> Tensor:
-        wanted = np.asarray(rows, dtype=np.int64)
-        which = np.searchsorted(self._ends, wanted, side="right")
-        pixels = np.empty((len(wanted), *self._arrays[0].shape[1:]), dtype=np.uint8)
+    def read(self, rows: Sequence[int], crop_seed: CropSeed) -> Tensor:
+        """See `Reader.read`; there are no random crops."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        which = np.searchsorted(self._ends, chosen, side="right")
+        pixels = np.empty((len(chosen), *self._arrays[0].shape[1:]), dtype=np.uint8)
         for number in np.unique(which):
             here = which == number
             start = self._ends[number] - len(self._arrays[number])
-            pixels[here] = self._arrays[number][wanted[here] - start]
+            pixels[here] = self._arrays[number][chosen[here] - start]
         images = torch.from_numpy(pixels)
         images = images[:, None] if self._grey else images.permute(0, 3, 1, 2) if self._last else images
         return F.pad(images, self._padding).contiguous()
 
-    def prefetch(self, rows: Sequence[int], draw: Draw) -> None:
-        """The operating system reads ahead."""
+    def prefetch(self, rows: Sequence[int], crop_seed: CropSeed) -> None:
+        """Do nothing: the operating system reads ahead."""

@@ -1,7 +1,7 @@
-"""Studies of Optuna that go on where they were killed: every trial is in the storage once.
+"""Resumable Optuna studies: every trial is in the storage once.
 
-A trial that was running is asked for again, with the parameters that it had; its run goes on from its checkpoint, since
-its folder is named after them. So one command at a time may work on a study.
+A trial that was running when the study was killed is enqueued again with its parameters; its run resumes from its
+checkpoint, since the run's folder is named after them. Therefore only one command at a time may work on a study.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from experiments.experiment import identity
-from experiments.teachers import cache_key
+from experiments.run_config import run_identity
+from hard_aug.utils.hashing import cache_key
 
 logger = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
 
 
-def refuse(config: DictConfig) -> str | None:
-    """Why a study of this configuration makes no sense; None if it does."""
+def unsupported_reason(config: DictConfig) -> str | None:
+    """Return why a study of this configuration is not supported, or None."""
     if "GridSampler" in str(config.hydra.sweeper.sampler.get("_target_")):
         return (
-            "hydra/sweeper/sampler=grid: Optuna's grid loses its place when it is killed; leave sweep=optuna out and "
-            "give the grid itself, -m key=1,2,3"
+            "hydra/sweeper/sampler=grid: Optuna's grid sampler cannot resume after a kill; leave sweep=optuna out and "
+            "use Hydra's own grid, -m key=1,2,3"
         )
     if not _swept(config):
         return "sweep=optuna has nothing to tune: give ranges, such as 'temperature=interval(1,4)'"
@@ -40,34 +40,34 @@ def _swept(config: DictConfig) -> dict[str, str]:
 
 
 def study_name(config: DictConfig) -> str:
-    """A name that differs where trials cannot be compared: other fixed settings, other ranges, another metric.
+    """Return a name that differs between studies with other fixed settings, other ranges or another metric.
 
     Args:
-        config: of the multirun, with the node `hydra`; what is swept has its default values there.
+        config: of the multirun, with the node `hydra`; swept keys have their default values.
     """
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    all_of_it = {
-        "config": identity(own),
+    settings = {
+        "config": run_identity(own),
         "swept": _swept(config),
-        "returns": OmegaConf.to_container(config.returns),
+        "sweep_metric": OmegaConf.to_container(config.sweep_metric),
         "direction": str(config.hydra.sweeper.direction),
     }
-    return f"{config.hydra.job.config_name}-{cache_key(all_of_it)[:10]}"
+    return f"{config.hydra.job.config_name}-{cache_key(settings)[:10]}"
 
 
 def resume(sweeper: DictConfig) -> None:
-    """Put back the trials that were killed, and leave of `n_trials` those that are missing, in place.
+    """Enqueue killed trials again, and reduce `n_trials` in place to the number of missing trials.
 
     Args:
-        sweeper: Hydra's node, with `storage`, `study_name`, `n_trials` and a `sampler`. Its seed, 0 if none is given,
-            moves on by the trials that there are: it would draw the first ones' parameters again.
+        sweeper: Hydra's node, with `storage`, `study_name`, `n_trials` and a `sampler`. The sampler's seed (default 0)
+            is increased by the number of existing trials, since it would draw the parameters of the first ones again.
     """
     _create(sweeper.storage)
     storage = RDBStorage(sweeper.storage)
     try:
         study = storage.get_study_id_from_name(sweeper.study_name)
         trials = storage.get_all_trials(study, deepcopy=False)
-    except KeyError:  # a new one
+    except KeyError:  # a new study
         trials = []
     for trial in trials:
         if trial.state == TrialState.RUNNING:
@@ -81,7 +81,7 @@ def resume(sweeper: DictConfig) -> None:
 
 
 def _create(storage: str) -> None:
-    """Make an SQLite file beside and move it over: Optuna cannot read one whose making was killed."""
+    """Create an SQLite file atomically: Optuna cannot read one whose creation was interrupted by a kill."""
     path = Path(storage.removeprefix(SQLITE))
     if not storage.startswith(SQLITE) or path.exists():
         return

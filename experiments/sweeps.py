@@ -1,11 +1,11 @@
-"""Sweeps that can be started again: a fixed folder for each configuration, and what is done is not done twice.
+"""Resumable sweeps: each configuration has its own folder, and finished runs are not repeated.
 
-Importing this module registers two resolvers for configurations of Hydra:
+Importing this module registers two resolvers for Hydra's configurations (`default_of` is in `experiments.resolvers`):
 
-| resolver | what it gives |
+| resolver | value |
 |---|---|
-| `${config_hash:}` | digest of all settings that the outcome depends on; neither Hydra's own nor the free ones |
-| `${run_name:${hydra.job.override_dirname}}` | a folder's name: the overrides, shortened, and the digest |
+| `${config_hash:}` | digest of all settings that the outcome depends on, without Hydra's own |
+| `${run_name:${hydra.job.override_dirname}}` | name of a run's folder: the shortened overrides and the digest |
 """
 
 from __future__ import annotations
@@ -22,37 +22,40 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments import checkpoint, status
 from experiments.chosen import RESULTS
-from experiments.experiment import VALIDATION, identity
-from experiments.teachers import cache_key
+from experiments.jobs import VALIDATION
+from experiments.run_config import run_identity
+from hard_aug.utils.hashing import cache_key
 
 logger = logging.getLogger(__name__)
-#: Characters of the digest, and bytes of the overrides beside it; file systems take names of 255 bytes.
-DIGITS, READABLE = 10, 100
+#: Hexadecimal digits of the digest.
+HASH_DIGITS = 10
+#: Bytes of the overrides in a folder's name; file systems allow names of 255 bytes.
+MAX_READABLE = 100
 
 
 def config_hash(config: DictConfig) -> str:
-    """Hexadecimal digest of all settings that a run's outcome depends on.
+    """Return the hexadecimal digest of all settings that a run's outcome depends on.
 
     Args:
         config: composed, with or without the node `hydra`.
 
     Raises:
-        omegaconf.errors.OmegaConfBaseException: a setting that cannot be resolved; names it.
+        omegaconf.errors.OmegaConfBaseException: a setting cannot be resolved; the error names it.
     """
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return cache_key(identity(own))[:DIGITS]
+    return cache_key(run_identity(own))[:HASH_DIGITS]
 
 
 def run_name(overrides: str, digest: str) -> str:
-    """A name for a run's folder: safe on every file system and in a shell, of at most 111 bytes.
+    """Return a name for a run's folder that is valid on every file system and in a shell, of at most 111 bytes.
 
     Args:
-        overrides: such as `hydra.job.override_dirname`; what no name can have becomes `_`.
-        digest: tells configurations apart whose overrides are cut to the same beginning.
+        overrides: such as `hydra.job.override_dirname`; invalid characters are replaced by `_`.
+        digest: distinguishes configurations whose overrides have the same beginning.
     """
     safe = re.sub(r"[^A-Za-z0-9.,=+_-]+", "_", overrides)
-    if len(safe) > READABLE:  # at the end of a setting, where there is one
-        safe = safe[:READABLE].rpartition(",")[0] or safe[:READABLE]
+    if len(safe) > MAX_READABLE:  # cut at the end of a setting, if there is one
+        safe = safe[:MAX_READABLE].rpartition(",")[0] or safe[:MAX_READABLE]
     readable = safe.strip("._,-")
     return f"{readable}-{digest}" if readable else digest
 
@@ -66,7 +69,7 @@ def _name_resolver(overrides: str | None = None, *, _root_: DictConfig) -> str:
 
 
 def register() -> None:
-    """Make the resolvers known; importing this module has done it."""
+    """Register the resolvers; importing this module has done so."""
     OmegaConf.register_new_resolver("config_hash", _hash_resolver, replace=True)
     OmegaConf.register_new_resolver("run_name", _name_resolver, replace=True)
 
@@ -75,12 +78,16 @@ register()
 
 
 def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
-    """The results of a finished run of this configuration; None: the folder has none.
+    """Return the results of a finished run of this configuration, or None if the folder has none.
 
-    With `resume=false` former results are removed, so that a kill cannot pass them off as those of the new run.
+    With `resume=false` earlier results are removed, so that they are not mistaken for those of a new, killed run.
+
+    Args:
+        folder: of the run.
+        config: composed, without the node `hydra`.
 
     Raises:
-        ValueError: the results of another configuration; names what differs.
+        ValueError: the results are of another configuration; the error names the differences.
     """
     path = folder / RESULTS
     if not config.resume:
@@ -93,64 +100,80 @@ def finished(folder: Path, config: DictConfig) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text())
         theirs = found["config"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no results of a run ({error}); start it anew with resume=false") from error
-    checkpoint.check_same(path, theirs, json.loads(json.dumps(identity(config))))
+        raise ValueError(f"{path} contains no valid results ({error}); start the run anew with resume=false") from error
+    checkpoint.check_same(path, theirs, json.loads(json.dumps(run_identity(config))))
     return found
 
 
-def check_returns(config: DictConfig) -> None:
-    """Refuse, before any work, to return what no run of this configuration has.
+def check_sweep_metric(config: DictConfig) -> None:
+    """Raise before any work if the sweep metric is of a student that this configuration does not train.
 
     Raises:
-        ValueError: names the student and those that there are.
+        ValueError: the error lists the students.
     """
-    name, known = config.returns.student, list(config.students)
+    name, known = config.sweep_metric.student, list(config.students)
     if name is not None and name not in (*known, "random_tuned"):
-        raise ValueError(f"returns.student={name}: wanted one of students={known}, or null for the last of them")
+        raise ValueError(f"sweep_metric.student={name}: expected one of students={known}, or null for the last of them")
 
 
-def returned(metrics: dict[str, Any], config: DictConfig) -> float:
-    """What a run returns to the sweeper: an accuracy in [0, 1], of one student on one set.
+def sweep_metric(metrics: dict[str, Any], config: DictConfig) -> float:
+    """Return the value that is reported to the sweeper: the accuracy, in [0, 1], of one student on one set.
+
+    Args:
+        metrics: the contents of `metrics.json`.
+        config: composed, without the node `hydra`.
 
     Raises:
-        ValueError: names the set, or the student, and what there is.
+        ValueError: the student or the set is unknown; the error lists the known ones.
     """
-    name, of = config.returns.student or config.students[-1], config.returns.of
+    name, key = config.sweep_metric.student or config.students[-1], config.sweep_metric["set"]
     students, sets = metrics["students"], [VALIDATION, *metrics["sets"]]
-    for key, value, wanted in (("student", name, list(students)), ("of", of, sets)):
-        if value not in wanted:
+    for setting, value, expected in (("student", name, list(students)), ("set", key, sets)):
+        if value not in expected:
             raise ValueError(
-                f"returns.{key}={value}: wanted one of {', '.join(wanted)}; the run is done and kept, and the same "
-                "command with another one returns at once"
+                f"sweep_metric.{setting}={value}: expected one of {', '.join(expected)}; the run is finished, and the "
+                "same command with a valid value returns at once"
             )
-    return float(students[name][of])
+    return float(students[name][key])
 
 
 class SweepCallback(Callback):
-    """Before a multirun, take up a study of Optuna that was killed; after it, name the runs that failed.
+    """Resume a killed Optuna study before a multirun, and report the runs that failed after it.
 
-    The basic sweeper raises what a run failed with once all have been tried; Optuna's goes on in silence, and so the
-    process ends here with status 1.
+    The basic sweeper re-raises the errors of failed runs at the end; Optuna's does not, so this callback exits with
+    status 1.
     """
 
     def __init__(self) -> None:
         self.started = ""
 
-    def on_multirun_start(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]  # Hydra gives it by name
+    def on_multirun_start(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]  # Hydra passes it by name
+        """Resume the study of a killed multirun, if the sweeper is Optuna's.
+
+        Args:
+            config: of the multirun, with the node `hydra`.
+            config_name: unused.
+        """
         self.started = status.now()
         sweeper = config.hydra.sweeper
         if "OptunaSweeper" in str(sweeper.get("_target_")) and isinstance(sweeper.storage, str):
-            from experiments.studies import refuse, resume, study_name
+            from experiments.studies import resume, study_name, unsupported_reason
 
-            if why := refuse(config):
-                sys.exit(f"error: {why}")  # Hydra takes what a callback raises for a warning
+            if reason := unsupported_reason(config):
+                sys.exit(f"error: {reason}")  # Hydra turns exceptions of a callback into warnings
             Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
             with open_dict(config.hydra.sweeper):
                 if sweeper.study_name is None:
                     sweeper.study_name = study_name(config)
                 resume(sweeper)
 
-    def on_multirun_end(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]  # Hydra gives it by name
+    def on_multirun_end(self, config: DictConfig, config_name: str | None = None) -> None:  # type: ignore[override]  # Hydra passes it by name
+        """Log the failed runs of this multirun and exit with status 1 if there are any.
+
+        Args:
+            config: of the multirun, with the node `hydra`.
+            config_name: unused.
+        """
         found = status.find([Path(config.hydra.sweep.dir)])
         failed = {
             folder: one

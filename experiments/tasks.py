@@ -1,11 +1,11 @@
-"""Tasks: what the teacher knows and the student does not, as test sets, the teacher's training views and the oracle.
+"""Tasks: which invariance the teacher has and the student lacks, as test sets, teacher views and oracle transform.
 
-| task | what the teacher is indifferent to |
+| task | the teacher is invariant to |
 |---|---|
 | `Shift` | shifts by whole pixels, zero fill |
-| `Invariance` | a transform, uniform in its ranges |
-| `Corruption` | the same, and it is tested on corrupted images: `experiments.corruptions` or `.common_corruptions` |
-| `Plain` | nothing in particular: a test on clean images, to which `ood` adds others |
+| `InvarianceTask` | a transform, uniform in its ranges |
+| `Corruption` | a transform; tested on corrupted images, simple or common ones (`hard_aug.evaluation.corruptions`) |
+| `Plain` | nothing in particular: a test on clean images, to which `ood` adds further sets |
 """
 
 from __future__ import annotations
@@ -17,82 +17,91 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments import common_corruptions
-from experiments.common_corruptions.cache import CACHE
+from experiments import corruption_cache
 from experiments.corruptions import CORRUPTIONS, corrupted
-from experiments.parts import Joined, Part
-from experiments.shifts import random_shift, sets_of
+from experiments.shifts import random_shift, shifted_test_sets
 from experiments.views import random_views
+from hard_aug.data import ConcatImageSet, ImageSet
+from hard_aug.evaluation import corruptions as common_corruptions
 from hard_aug.transforms import Affine, Transform
 
 
 class Task(ABC):
-    """What an experiment needs of a task.
+    """The interface of a task.
 
     Attributes:
-        main: the name of the test set that says whether the student has learned it.
-        novel: the test sets that are like nothing in the teacher's training; a report gives their mean as well.
+        main: name of the test set that measures whether the student has acquired the invariance.
+        held_out_corruptions: names of the test sets of a kind that is not in the teacher's training views; a report
+            also gives their mean.
     """
 
     main: str
-    novel: tuple[str, ...] = ()
+    held_out_corruptions: tuple[str, ...] = ()
 
     @abstractmethod
-    def sets(self, test: Part) -> dict[str, Part]:
-        """Test sets by name, the images as they are first; the same at each call."""
+    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
+        """Return the test sets by name, clean images first; deterministic."""
 
     @abstractmethod
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What the teacher is shown in place of `images`, `(B, C, H, W)`."""
+        """Return the views of `images`, `(B, C, H, W)`, that the teacher is trained on.
+
+        Args:
+            images: `(B, C, H, W)` in [0, 1].
+            generator: on the CPU.
+        """
 
     @abstractmethod
     def oracle(self, size: int) -> tuple[Transform, float]:
-        """What a student is shown that is told the answer: a transform, and the share of its ranges that is used.
+        """Return the true invariance: a transform, and the fraction of its ranges that is used.
 
         Args:
             size: of the images, pixels.
 
         Raises:
-            ValueError: there is no such answer.
+            ValueError: the task has no known invariance.
         """
 
 
 class Shift(Task):
-    """The toy problem of HARD's predecessor; see `experiments.shifts`.
+    """Shift invariance, the toy problem of Orbit (Nix et al., PMLR 151, 2022); see `experiments.shifts`.
 
     Args:
         distance: of the shifted test set, pixels.
-        train_shift: the largest that the teacher is shown, pixels; 0: none.
+        train_shift: the largest shift in the teacher's training views, pixels; 0: none.
     """
 
     main = "shifted"
 
     def __init__(self, *, distance: int, train_shift: int) -> None:
         if distance < 1:
-            raise ValueError(f"test_shift={distance}: wanted a whole number of at least 1")
+            raise ValueError(f"test_shift={distance}: expected an integer >= 1")
         if train_shift < 0:
-            raise ValueError(f"teacher.train_shift={train_shift}: wanted pixels, 0 for no shifts")
+            raise ValueError(f"teacher.train_shift={train_shift}: expected a number of pixels >= 0, 0 for no shifts")
         self.distance, self.train_shift = distance, train_shift
 
-    def sets(self, test: Part) -> dict[str, Part]:
-        return sets_of(test.in_memory(), self.distance, seed=0)
+    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
+        """See `Task.sets`."""
+        return shifted_test_sets(test.materialize(), self.distance, seed=0)
 
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Task.teacher_views`."""
         return random_shift(images, self.train_shift, generator) if self.train_shift else images
 
     def oracle(self, size: int) -> tuple[Transform, float]:
+        """See `Task.oracle`."""
         return Affine(translation=self.distance / size, rotation=None, scale=None, shear=None), 1.0
 
 
-class Invariance(Task):
-    """The teacher is trained on views by a transform, and the student tested on such views.
+class InvarianceTask(Task):
+    """The teacher is trained on views by a transform, and the student is tested on such views.
 
     Args:
         name: of the task and of its test set.
-        transform: what changes the images and not their class.
-        scale: the share of its ranges that is used, in (0, 1].
+        transform: changes the images but not their class.
+        scale: fraction of its ranges that is used, in (0, 1].
         copies: views of each test image.
-        distance: of a further test set, of shifts in pixels, which this teacher need not know.
+        distance: shift of a further test set, pixels, to which this teacher need not be invariant.
     """
 
     def __init__(
@@ -101,35 +110,38 @@ class Invariance(Task):
         self.main = name
         self.transform, self.scale, self.copies, self.distance = transform, scale, copies, distance
 
-    def sets(self, test: Part) -> dict[str, Part]:
-        test = test.in_memory()
+    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
+        """See `Task.sets`."""
+        test = test.materialize()
         generator = torch.Generator().manual_seed(0)
         views = [random_views(self.transform, test.images, generator, scale=self.scale) for _ in range(self.copies)]
         return {
             "clean": test,
-            self.main: Part(torch.cat(views), test.labels.repeat(self.copies)),
-            "shifted": sets_of(test, self.distance, seed=0)["shifted"],
+            self.main: ImageSet(torch.cat(views), test.labels.repeat(self.copies)),
+            "shifted": shifted_test_sets(test, self.distance, seed=0)["shifted"],
         }
 
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Task.teacher_views`."""
         return random_views(self.transform, images, generator, scale=self.scale)
 
     def oracle(self, size: int) -> tuple[Transform, float]:
+        """See `Task.oracle`."""
         return self.transform, self.scale
 
 
-class Corruption(Invariance):
-    """A teacher that has seen a transform's views; the test sets are clean and corrupted images.
+class Corruption(InvarianceTask):
+    """The teacher is trained on views by a transform; the test sets are clean and corrupted images.
 
     Args:
-        transform: that the teacher is trained with.
-        scale: the share of its ranges that is used, in (0, 1].
-        images: of each test set (of each corruption and severity).
+        transform: of the teacher's training views.
+        scale: fraction of its ranges that is used, in (0, 1].
+        images: number of images of each test set (of each corruption and severity).
         kind: `simple`: seven corruptions of one strength (`experiments.corruptions`), as sets of their own names;
-            `common`: the 15 published ones (`experiments.common_corruptions`), as `corrupted/<name>`.
-        severities: of the common ones, some of 1 to 5.
-        cache: folder of the commonly corrupted images.
-        novel: names of the test sets that are like nothing in the teacher's training; reports give their mean.
+            `common`: the 15 published ones (`hard_aug.evaluation.corruptions`), as `corrupted/<name>`.
+        severities: of the common corruptions, a subset of 1 to 5.
+        cache: folder of the images with common corruptions.
+        held_out_corruptions: names of the test sets of a kind that is not in the teacher's training views.
     """
 
     def __init__(
@@ -140,43 +152,46 @@ class Corruption(Invariance):
         images: int = 2000,
         kind: str = "simple",
         severities: Sequence[int] = common_corruptions.SEVERITIES,
-        cache: str | Path = CACHE,
-        novel: Sequence[str] = (),
+        cache: str | Path = corruption_cache.CACHE,
+        held_out_corruptions: Sequence[str] = (),
     ) -> None:
         super().__init__(name="corrupted", transform=transform, scale=scale)
         if kind not in ("simple", "common"):
-            raise ValueError(f"task.kind={kind}: wanted simple or common")
+            raise ValueError(f"task.kind={kind}: expected simple or common")
         chosen = tuple(severities)
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(common_corruptions.SEVERITIES):
-            raise ValueError(f"task.severities={list(chosen)}: wanted some of 1 to 5, each once")
+            raise ValueError(f"task.severities={list(chosen)}: expected a non-empty subset of 1 to 5, each once")
         if images < 1:
-            raise ValueError(f"task.images={images}: wanted a whole number of at least 1")
+            raise ValueError(f"task.images={images}: expected an integer >= 1")
         self.images, self.kind, self.severities = images, kind, chosen
         self.cache = Path(cache)
         known = list(CORRUPTIONS) if kind == "simple" else [f"corrupted/{name}" for name in common_corruptions.NAMES]
-        if not set(novel) <= set(known):
-            raise ValueError(f"task.novel={list(novel)}: wanted some of {', '.join(known)}")
-        self.novel = tuple(novel)
+        if not set(held_out_corruptions) <= set(known):
+            raise ValueError(
+                f"task.held_out_corruptions={list(held_out_corruptions)}: expected some of {', '.join(known)}"
+            )
+        self.held_out_corruptions = tuple(held_out_corruptions)
 
-    def sets(self, test: Part) -> dict[str, Part]:
+    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
+        """See `Task.sets`."""
         shown = test[slice(0, self.images)]
         if self.kind == "common":
-            made = common_corruptions.corrupted(shown, severities=self.severities, cache=self.cache)
+            made = corruption_cache.corrupted(shown, severities=self.severities, cache=self.cache)
             named = {f"{self.main}/{name}": part for name, part in made.items()}
-            return {"clean": test, self.main: Joined(tuple(made.values())), **named}
-        parts = corrupted(shown.in_memory())
-        joined = Part(
+            return {"clean": test, self.main: ConcatImageSet(tuple(made.values())), **named}
+        parts = corrupted(shown.materialize())
+        joined = ImageSet(
             torch.cat([part.images for part in parts.values()]), torch.cat([part.labels for part in parts.values()])
         )
         return {"clean": test, self.main: joined, **parts}
 
 
 class Plain(Task):
-    """Classification of images as they are.
+    """Classification of clean images.
 
     Args:
-        transform: that the teacher is trained with; None: on images as the data gives them.
-        scale: the share of its ranges that is used, in (0, 1].
+        transform: of the teacher's training views; None: trained on the images as the data set provides them.
+        scale: fraction of its ranges that is used, in (0, 1].
     """
 
     main = "clean"
@@ -184,13 +199,16 @@ class Plain(Task):
     def __init__(self, *, transform: Transform | None = None, scale: float = 1.0) -> None:
         self.transform, self.scale = transform, scale
 
-    def sets(self, test: Part) -> dict[str, Part]:
+    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
+        """See `Task.sets`."""
         return {self.main: test}
 
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Task.teacher_views`."""
         return images if self.transform is None else random_views(self.transform, images, generator, scale=self.scale)
 
     def oracle(self, size: int) -> tuple[Transform, float]:
+        """See `Task.oracle`."""
         if self.transform is None:
-            raise ValueError("the task tells no student what is to be learned: leave `oracle` out of students=[...]")
+            raise ValueError("this task has no known invariance: leave `oracle` out of students=[...]")
         return self.transform, self.scale

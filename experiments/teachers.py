@@ -1,9 +1,7 @@
-"""Trained teachers, kept by the hash of everything they depend on."""
+"""Trained teachers, cached under the hash of every setting that they depend on."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -18,46 +16,48 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from experiments import checkpoint, processes
-from experiments.data import Part, Splits
 from experiments.stop import Stop
 from experiments.training import Training
+from hard_aug.data import ImageSet, Splits
+from hard_aug.utils.hashing import cache_key
 
 logger = logging.getLogger(__name__)
 
 
-def cache_key(config: dict[str, Any]) -> str:
-    """Hexadecimal digest of a configuration, the same for any order of its keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check_share(config: DictConfig) -> None:
-    """Refuse a `teacher.fraction` that can't be.
+def check_fraction(config: DictConfig) -> None:
+    """Raise if `teacher.fraction` is invalid.
 
     Raises:
-        ValueError: a share outside (0, 1], or of data that are not shared out.
+        ValueError: a fraction outside (0, 1], or data without `data.fraction`.
     """
-    share = config.teacher.get("fraction")
-    if share is None:
+    fraction = config.teacher.get("fraction")
+    if fraction is None:
         return
-    if not 0 < share <= 1:
-        raise ValueError(f"teacher.fraction={share}: wanted a share of the training images in (0, 1], or null")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"teacher.fraction={fraction}: expected a fraction of the training images in (0, 1], or null")
     if "fraction" not in config.data:
-        raise ValueError(f"teacher.fraction={share}: these data have no data.fraction; wanted null")
+        raise ValueError(f"teacher.fraction={fraction}: these data have no data.fraction; expected null")
 
 
-def shown(config: DictConfig, splits: Splits, data: dict[str, Any]) -> tuple[Part, dict[str, Any]]:
-    """What teachers are trained on, and the configuration of the data that it is of: `data`, but for the share."""
-    share = config.teacher.get("fraction")
-    if share is None or share == config.data.fraction:
+def training_set(config: DictConfig, splits: Splits, data: dict[str, Any]) -> tuple[ImageSet, dict[str, Any]]:
+    """Return the teacher's training images and the data configuration that describes them.
+
+    Args:
+        config: the composed configuration.
+        splits: the students' data.
+        data: the configuration of `splits`; the result differs from it in `fraction` alone.
+    """
+    fraction = config.teacher.get("fraction")
+    if fraction is None or fraction == config.data.fraction:
         return splits.train, data
     others = {key: value for key, value in data.items() if key != "fraction"}
-    train: Part = instantiate(config.data, fraction=share).train
-    return train.to(splits.train.device), others if share == 1 else {**others, "fraction": share}
+    train: ImageSet = instantiate(config.data, fraction=fraction).train
+    return train.to(splits.train.device), others if fraction == 1 else {**others, "fraction": fraction}
 
 
-def obtain(
+def train_or_load(
     build: Callable[[], nn.Module],
-    train: Part,
+    train: ImageSet,
     *,
     config: dict[str, Any],
     cache: Path,
@@ -65,31 +65,36 @@ def obtain(
     steps: int,
     batch_size: int,
     learning_rate: float,
-    views: Callable[[Tensor, torch.Generator], Tensor],
+    augment: Callable[[Tensor, torch.Generator], Tensor],
     seed: int,
     stop: Stop,
     every: int = 500,
 ) -> tuple[nn.Module, bool]:
-    """A teacher trained on labels, from the cache if one of this configuration is there.
+    """Return a teacher trained on labels, loaded from the cache if it holds one of this configuration.
 
-    Of several processes the first one trains it, and the others wait and load it: they share the cache's folder.
+    In a multi-process run rank 0 trains it while the others wait and then load it: they share the cache's folder.
 
     Args:
         build: makes the untrained network.
         train: images and labels.
-        config: all that the result depends on; its hash names the file.
+        config: every setting that the result depends on; its hash names the file.
         cache: folder of trained teachers.
-        steps: of training; 0: the network is taken as it is built.
-        views: what it is shown in place of a batch of images; draws from the generator, on the CPU.
-        stop: asked after each step; then what is there is kept beside, and the same call goes on from it.
-        every: steps after which that is kept as well, against a kill.
+        progress: a running progress bar.
+        steps: number of training steps; 0: the network is used as built.
+        batch_size: images of each step.
+        learning_rate: of Adam, at the start of the cosine decay.
+        augment: maps a batch of images and a CPU generator to the views that the teacher is trained on.
+        seed: of the initialisation, the order of the batches and the views.
+        stop: checked after each step; on a stop the state is saved beside the cache file, and the same call resumes.
+        every: steps between two saves of that state, against a kill.
 
     Returns:
         The teacher in evaluation mode without gradients, and whether it came from the cache.
 
     Raises:
-        KeyboardInterrupt: a stop was asked for.
-        FileNotFoundError: a process that does not see the first one's cache.
+        ValueError: a batch larger than the data set.
+        KeyboardInterrupt: a stop was requested.
+        FileNotFoundError: this process does not see the cache of rank 0.
     """
     path = cache / f"{cache_key(config)}.pt"
     torch.manual_seed(seed)
@@ -98,18 +103,20 @@ def obtain(
     if steps == 0:
         return teacher.eval().requires_grad_(False), False
     if processes.rank() != 0:
-        processes.until_done(lambda: stop.requested)
+        processes.wait_until_done(lambda: stop.requested)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no {path} in process {processes.rank()}, though the first one has written it: all processes have to "
-                "share that folder; give teacher_cache=<a shared folder>"
+                f"process {processes.rank()} finds no {path}, which rank 0 has written: all processes must share that "
+                "folder; set teacher_cache=<a shared folder>"
             )
     if path.is_file():
         if processes.rank() == 0:
-            processes.done()
+            processes.signal_done()
         teacher.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
         return teacher.eval().requires_grad_(False), True
-    draws = torch.Generator().manual_seed(seed)
+    if batch_size > len(train):
+        raise ValueError(f"teacher.batch_size={batch_size}: expected 1 to {len(train)}, the number of training images")
+    generator = torch.Generator().manual_seed(seed)
     training = Training(
         teacher,
         train,
@@ -118,32 +125,33 @@ def obtain(
         learning_rate=learning_rate,
         seed=seed,
         warmup=steps // 10,
-        memory=f"lower teacher.batch_size={batch_size}",
+        memory_advice=f"lower teacher.batch_size={batch_size}",
     )
 
-    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(teacher(views(images, draws)), labels)
+    def loss_fn(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(teacher(augment(images, generator)), labels)
 
     partial = path.with_suffix(".partial")
     cache.mkdir(parents=True, exist_ok=True)
     if partial.is_file():
         state = torch.load(partial, map_location="cpu", weights_only=True)
         training.load_state_dict(state["training"])
-        draws.set_state(state["draws"])
+        generator.set_state(state["generator"])
+        logger.info("teacher: resuming from step %d of %d", training.step, steps)
     bar = progress.add_task("teacher", total=steps, completed=training.step, note="")
-    for loss in training.run(loss_of, lambda: None):
+    for loss in training.run(loss_fn, lambda: None):
         progress.update(bar, completed=training.step)
         if training.step % 100 == 0:
             progress.update(bar, note=f"loss {float(loss):.3f}")
-        stops = processes.agreed(stop.requested)
-        if stops or (training.step % every == 0 and training.step < steps):
-            _write(partial, {"training": training.state_dict(), "draws": draws.get_state()})
-        if stops:
+        stopped = processes.any_process(stop.requested)
+        if stopped or (training.step % every == 0 and training.step < steps):
+            _write(partial, {"training": training.state_dict(), "generator": generator.get_state()})
+        if stopped:
             raise KeyboardInterrupt
     _write(path, {"config": config, "model": teacher.state_dict()})
     partial.unlink(missing_ok=True)
-    logger.info("teacher kept as %s", path)
-    processes.done()
+    logger.info("teacher saved as %s", path)
+    processes.signal_done()
     return teacher.eval().requires_grad_(False), False
 
 

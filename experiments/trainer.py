@@ -1,4 +1,4 @@
-"""Train one network after the other, with one checkpoint that a stopped or killed run goes on from."""
+"""Train several networks one after the other with one checkpoint, from which a stopped or killed run resumes."""
 
 from __future__ import annotations
 
@@ -15,34 +15,38 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from experiments import checkpoint
-from experiments.data import Part
 from experiments.stop import Stop
 from experiments.training import Training
+from hard_aug.data import ImageSet
 
 logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """What a loss depends on beside the network, such as a `Method`."""
+    """An object with state that a loss depends on besides the network, such as a `Method`."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state returned by `state_dict()`."""
+        ...
 
 
 class Trainer:
-    """Finished networks are kept whole, the one in training up to its last saved step.
+    """Train networks by name; finished ones are stored whole, the current one up to its last saved step.
 
     Args:
         path: of the checkpoint.
-        identity: all that the outcome depends on.
-        progress: a running bar.
-        stop: asked after each step; then the state is kept and KeyboardInterrupt raised.
-        resume: go on from the checkpoint, if there is one.
+        identity: all settings that the outcome depends on.
+        progress: a running progress bar.
+        stop: checked after each step; on a stop the state is saved and KeyboardInterrupt raised.
+        resume: resume from the checkpoint, if there is one.
         every: steps between two checkpoints.
 
     Raises:
-        ValueError: a checkpoint of another configuration.
+        ValueError: the checkpoint is of another configuration.
     """
 
     def __init__(
@@ -54,22 +58,32 @@ class Trainer:
         self.state = checkpoint.load(path, identity)
 
     def finished(self, name: str) -> dict[str, Any] | None:
-        """What is kept of a network that is trained, or None."""
+        """Return the stored result of a finished network or other work, or None."""
         found: dict[str, Any] | None = self.state["finished"].get(name)
         return found
 
-    def unfinished(self, name: str) -> Any:
-        """What `begin` has kept of a piece of work that is no training; None: nothing."""
+    def load_partial(self, name: str) -> Any:
+        """Return the intermediate result stored by `save_partial` under this name, or None."""
         current = self.state["current"]
         return current["parts"] if current is not None and current["name"] == name and "parts" in current else None
 
-    def begin(self, name: str, parts: Any) -> None:
-        """Keep what is done of a piece of work that is no training."""
+    def save_partial(self, name: str, parts: Any) -> None:
+        """Store an intermediate result of work other than training, such as image generation.
+
+        Args:
+            name: of the work.
+            parts: the intermediate result.
+        """
         self.state["current"] = {"name": name, "parts": parts}
         checkpoint.save(self.path, self.state)
 
-    def keep(self, name: str, value: dict[str, Any]) -> None:
-        """Keep the outcome of a piece of work, whose parts are then of no more use."""
+    def save_finished(self, name: str, value: dict[str, Any]) -> None:
+        """Store the final result of some work and drop its intermediate result.
+
+        Args:
+            name: of the network or other work.
+            value: the result.
+        """
         current = self.state["current"]
         if current is not None and current["name"] == name:
             self.state["current"] = None
@@ -80,9 +94,9 @@ class Trainer:
         self,
         name: str,
         model: nn.Module,
-        part: Part,
+        part: ImageSet,
         settings: DictConfig,
-        loss_of: Callable[[Tensor, Tensor], Tensor],
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
         *,
         seed: int,
         after_step: Callable[[], None] | None = None,
@@ -90,19 +104,22 @@ class Trainer:
         decay: float = 0.0,
         log: Callable[[int], dict[str, float]] | None = None,
     ) -> dict[str, Any]:
-        """Train `model` in place, or take up what a former run left.
+        """Train `model` in place, resuming from the checkpoint if an earlier run was interrupted.
 
         Args:
             name: of the network in the checkpoint.
+            model: the network.
+            part: training images and labels.
             settings: with `steps`, `batch_size` and `learning_rate`.
-            loss_of: images and labels to a scalar.
-            after_step: called after the optimiser's step.
-            extra: what else the next loss depends on.
-            decay: of the moving mean of the weights that the model ends with; 0: it ends with its last ones.
-            log: step to numbers, asked at each checkpoint and at the end; the last are returned as `log`.
+            loss_fn: maps images and labels to a scalar loss.
+            seed: of the order of the batches, and of dropout.
+            after_step: called after each optimiser step.
+            extra: further state that the next loss depends on.
+            decay: of the exponential moving average of the weights that the model ends with; 0: off.
+            log: maps a step to numbers to be logged; called at each checkpoint and at the end.
 
         Returns:
-            `seconds` of training, the moving mean of the `loss`, and `log`.
+            `seconds` of training, the moving average of the `loss`, and the last numbers of `log`.
         """
         finished = self.finished(name)
         if finished is not None:
@@ -117,14 +134,14 @@ class Trainer:
             seed=seed,
             warmup=settings.steps // 20,
         )
-        mean = EMAModel(model.parameters(), decay=decay) if decay else None
+        average = EMAModel(model.parameters(), decay=decay) if decay else None
         seconds, recent, current = 0.0, 0.0, self.state["current"]
         if current is not None and current["name"] == name:
             training.load_state_dict(current["training"])
             seconds, recent = current["seconds"], current["loss"]
-            if mean is not None:
-                mean.load_state_dict(current["mean"])
-                mean.to(device=next(model.parameters()).device)
+            if average is not None:
+                average.load_state_dict(current["average"])
+                average.to(device=next(model.parameters()).device)
             if extra is not None:
                 extra.load_state_dict(current["extra"])
         bar = self.progress.add_task(name, total=training.steps, completed=training.step, note="")
@@ -132,12 +149,12 @@ class Trainer:
         def after() -> None:
             if after_step is not None:
                 after_step()
-            if mean is not None:
-                mean.step(model.parameters())
+            if average is not None:
+                average.step(model.parameters())
 
         logged: dict[str, float] = {}
         started = time.perf_counter()
-        for loss in training.run(loss_of, after):
+        for loss in training.run(loss_fn, after):
             recent = float(loss) if training.step == 1 else 0.98 * recent + 0.02 * float(loss)
             self.progress.update(bar, completed=training.step, note=f"loss {recent:.4f}")
             last = training.step == training.steps
@@ -150,7 +167,7 @@ class Trainer:
                     self.state["current"] = {
                         "name": name,
                         "training": training.state_dict(),
-                        "mean": None if mean is None else mean.state_dict(),
+                        "average": None if average is None else average.state_dict(),
                         "extra": None if extra is None else extra.state_dict(),
                         "seconds": seconds,
                         "loss": recent,
@@ -159,10 +176,10 @@ class Trainer:
                 started = time.perf_counter()
             if self.stop.requested and not last:
                 raise KeyboardInterrupt
-        if mean is not None:
-            mean.copy_to(model.parameters())
+        if average is not None:
+            average.copy_to(model.parameters())
         took = {"seconds": round(seconds, 1), "loss": round(recent, 5), "log": logged}
         state = None if extra is None else extra.state_dict()
-        # Copies: the caller may train the same network on, under another name.
-        self.keep(name, copy.deepcopy({"model": model.state_dict(), "took": took, "extra": state}))
+        # Copies: the caller may continue to train the same network under another name.
+        self.save_finished(name, copy.deepcopy({"model": model.state_dict(), "took": took, "extra": state}))
         return took

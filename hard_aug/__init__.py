@@ -1,19 +1,43 @@
-"""hard_aug: adversarial hard-augmentation distillation (after HARD, arXiv:2305.14890)."""
+"""Adversarial hard-augmentation distillation in PyTorch (after HARD, arXiv:2305.14890)."""
 
 from hard_aug.augmenter import HardAugmenter
 from hard_aug.batch import HardBatch
 from hard_aug.diagnosis import Diagnosis, diagnose
-from hard_aug.exported import LearnedAugmentation
-from hard_aug.models.normalized import Normalized
+from hard_aug.export import LearnedAugmentation
+from hard_aug.inner_loop.exploration import Exploration
+from hard_aug.models import Normalized
+from hard_aug.objectives import KL, Constraint, Hinge, Penalty
+from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
+from hard_aug.schedules import Alternating, Threshold
+from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "KL",
+    "Affine",
+    "Alternating",
+    "Color",
+    "Compose",
+    "Conditional",
+    "Constraint",
     "Diagnosis",
+    "Elastic",
+    "Exploration",
+    "Filter",
+    "Gaussian",
+    "Generator",
     "HardAugmenter",
     "HardBatch",
+    "Hinge",
     "LearnedAugmentation",
     "Normalized",
+    "PatchMix",
+    "Penalty",
+    "Perspective",
+    "Search",
+    "Threshold",
+    "Uniform",
     "__version__",
     "diagnose",
 ]

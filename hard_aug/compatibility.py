@@ -1,60 +1,76 @@
-"""Which parts work together. Pairs that can't are refused where they are put together, with the one that does."""
+"""The table of refusals: parts that cannot work together are rejected at construction, naming one that works."""
 
 from __future__ import annotations
 
 import torch
 
 from hard_aug.objectives import Constraint, Disagreement, Invariance
-from hard_aug.policies import Policy, Search
-from hard_aug.processes import Processes
-from hard_aug.schedules import Joint, Schedule, Threshold
+from hard_aug.policies import Policy
+from hard_aug.schedules import Schedule
 from hard_aug.transforms import Transform
+from hard_aug.utils.distributed import ProcessGroup
 
 
-def check_capture(device: torch.device, *, schedule: Schedule, policy: Policy, processes: Processes) -> None:
-    """Raise `ValueError` where there is no inner loop that a CUDA graph could hold, naming what serves instead."""
+def check_cuda_graph(device: torch.device, *, policy: Policy, processes: ProcessGroup) -> None:
+    """Check that there is a policy update that a CUDA graph can hold.
+
+    Args:
+        device: of the networks.
+        policy: what is learned.
+        processes: of the run.
+
+    Raises:
+        ValueError: there is none; the message names what to use instead.
+    """
     if device.type != "cuda":
-        raise ValueError(f"capture=True wants the networks on a CUDA device, and they are on {device}; leave it out")
-    if not processes.alone:
-        raise ValueError("capture=True is for one process: what several exchange is not captured; leave it out")
-    if isinstance(schedule, Joint):
         raise ValueError(
-            "capture=True plays back the ascents inside a call, and Joint ascends by the caller's own backward; use "
-            "schedule=Alternating(), or leave it out"
+            f"cuda_graph=True: expected the networks on a CUDA device, and they are on {device}; leave it out"
         )
-    if isinstance(policy, Search) and policy.draws is None:
-        raise ValueError("capture=True plays back a policy's ascents, and this Search learns nothing; leave it out")
+    if not processes.is_single:
+        raise ValueError("cuda_graph=True: expected a single process (communication is not captured); leave it out")
+    if not list(policy.parameters()):
+        raise ValueError(
+            f"cuda_graph=True replays policy updates, and this {type(policy).__name__} learns nothing; leave it out"
+        )
 
 
 def check_parts(
     *, transform: Transform, policy: Policy, objective: Disagreement, invariance: Invariance, schedule: Schedule
 ) -> None:
-    """Raise `ValueError` for parts that can't work together, naming what serves instead."""
-    name = type(objective).__name__
+    """Check that the parts of an augmenter can work together.
+
+    Args:
+        transform: what may be done to an image.
+        policy: where its parameters come from.
+        objective: what is maximised.
+        invariance: how the teacher's prediction is kept.
+        schedule: when the policy is updated.
+
+    Raises:
+        ValueError: they cannot; the message names what to use instead.
+    """
+    objective_name, policy_name, schedule_name = (type(part).__name__ for part in (objective, policy, schedule))
     if policy.size != transform.size:
         raise ValueError(
             f"the policy has {policy.size} parameters and the transform {transform.size}; "
-            f"use {type(policy).__name__}(transform.spec)"
+            f"use {policy_name}(transform.spec)"
         )
-    if isinstance(policy, Search) and isinstance(schedule, Joint | Threshold):
+    if schedule.requires_learned_policy and (policy.is_per_sample or not list(policy.parameters())):
+        what = "optimises each image's own" if policy.is_per_sample else "learns none"
         raise ValueError(
-            f"{type(schedule).__name__} ascends a policy's parameters, and Search ascends each image's own; "
-            "use schedule=Alternating()"
+            f"{schedule_name} updates a policy's parameters, and {policy_name} {what}; use schedule=Alternating()"
         )
-    if isinstance(schedule, Joint) and not objective.is_distillation_loss:
+    if schedule.requires_divergence and not objective.is_divergence:
         raise ValueError(
-            f"Joint takes the student's part from the distillation loss, which {name} is not; use "
-            "schedule=Alternating()"
+            f"{schedule_name} compares with multiples of the objective on clean images, which are meaningless for "
+            f"{objective_name} (it is no divergence); use schedule=Alternating(), or objective=KL()"
         )
-    if isinstance(schedule, Threshold) and not objective.is_divergence:
+    if policy.is_per_sample and isinstance(invariance, Constraint):
         raise ValueError(
-            f"Threshold compares with multiples of the objective on clean images, which for {name} mean nothing (it is "
-            "no divergence); use schedule=Alternating(), or objective=KL()"
-        )
-    if isinstance(policy, Search) and isinstance(invariance, Constraint):
-        raise ValueError(
-            "Constraint bounds the mean over batches, and Search judges each image by itself; use "
+            f"Constraint bounds the mean over batches, and {policy_name} scores each image by itself; use "
             f"invariance=Hinge(epsilon={invariance.epsilon})"
         )
-    if transform.wants_partner and (objective.wants_one_class or objective.wants_student_reference):
-        raise ValueError(f"{name} asks for the answer to one image, and the transform mixes two; use objective=KL()")
+    if transform.requires_partner and (objective.requires_one_class or objective.requires_student_reference):
+        raise ValueError(
+            f"{objective_name} requires the prediction on one image, and the transform mixes two; use objective=KL()"
+        )

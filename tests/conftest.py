@@ -1,4 +1,4 @@
-"""Small networks and images that the tests share."""
+"""Small networks and images that the tests share, and settings of every test."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products want on some versions
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products
 if not torch.cuda.is_available():  # before anything imports triton: kernels run under its interpreter then
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-torch.set_num_threads(1)  # fixtures of whole modules come before `_one_thread`
+torch.set_num_threads(1)  # fixtures of module scope run before `_one_thread`
 
 CLASSES = 5
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Equal sums in every run, and no fight for cores."""
+    """Make sums equal in every run, and leave the other cores to other processes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
@@ -54,7 +54,7 @@ def student() -> nn.Module:
 
 @pytest.fixture
 def plain_student() -> nn.Module:
-    """Neither dropout nor BatchNorm: training and evaluation mode are one."""
+    """A network without dropout and BatchNorm, equal in training and evaluation mode."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Flatten(), nn.Linear(144, 32), nn.Tanh(), nn.Linear(32, CLASSES))
 

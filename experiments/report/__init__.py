@@ -1,16 +1,16 @@
-"""Runs gathered into tables and one page: `python -m experiments.report PATHS [--json] [--markdown] [--html FILE]`.
+"""Gather runs into tables and one HTML page: `python -m experiments.report PATHS [--json] [--markdown] [--html FILE]`.
 
-| file | what it does |
+| file | contents |
 |---|---|
 | `runs.py` | finds results, statuses and curves, and groups runs by configuration |
-| `gathered.py` | reads tables that were written as JSON before |
-| `summary.py` | the figures of a group: means and deviations over its seeds, differences |
-| `costs.py` | evaluations and seconds, the best baseline, and what each row spends until it is as good |
-| `trials.py` | which trial each seed chose, and which one clean validation images alone would have chosen |
-| `figures.py`, `captions.py`, `tables.py` | the same, written |
-| `curves.py`, `panels.py` | pictures of curves, as SVG |
-| `page.py`, `page.html` | the page, which needs no other file |
-| `command.py` | the command |
+| `gathered.py` | reads tables that were written as JSON |
+| `summary.py` | the numbers of a group: means and standard deviations over its seeds, differences |
+| `costs.py` | network evaluations and seconds, the best baseline, and the cost of each row to match it |
+| `trials.py` | the selected trial of each seed, and the one that clean validation images alone would select |
+| `figures.py`, `captions.py`, `tables.py` | formatting of numbers, captions and tables |
+| `curves.py`, `panels.py` | curves as SVG |
+| `page.py`, `page.html` | the self-contained HTML page |
+| `command.py` | the command line |
 """
 
 from experiments.report.captions import caption, distinguish

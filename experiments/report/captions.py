@@ -1,45 +1,49 @@
-"""What a group of runs is, in words."""
+"""Captions: descriptions of a group of runs in words."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from experiments.checkpoint import flatten
+from hard_aug.utils.hashing import flatten
 
-#: What trials are chosen by, of each `choose_on`; `{main}` is the main test set.
+#: The accuracy that trials are selected by, for each `select_on`; `{main}` is the main test set.
 RULES = {
-    "clean": "accuracy on them as they are",
-    "main": "accuracy on them changed as the test set `{main}` is",
-    "sum": "mean of the accuracies on them as they are and changed as the test set `{main}` is",
+    "clean": "accuracy on clean images",
+    "main": "accuracy on images changed like the test set `{main}`",
+    "sum": "mean of the accuracies on clean images and on images changed like the test set `{main}`",
 }
+#: Note on groups that were measured with a schedule that the library no longer has.
+JOINT = "HARD was measured with the schedule Joint of an earlier version."
 
 
 def task(config: dict[str, Any]) -> str:
-    """The name of the task, or what its class and kind say."""
+    """Return the name of the task, or one derived from its class and kind."""
     settings: dict[str, Any] = config["task"]
     if settings.get("name"):
         return str(settings["name"])
     kind = f"{settings['kind']} " if settings.get("kind") else ""
     if "_target_" in settings:
         return kind + str(settings["_target_"]).rpartition(".")[2].lower()
-    return kind + ("shift" if "distance" in settings else "task without a name")
+    return kind + ("shift" if "distance" in settings else "unnamed task")
 
 
-def knowledge(config: dict[str, Any]) -> str:
-    """What the teacher was trained on, to stand after the word teacher."""
+def teacher_training(config: dict[str, Any]) -> str:
+    """Return a description of the teacher's training, to follow the word teacher."""
     settings = config["task"]
     if config.get("teacher", {}).get("steps") == 0:
-        return "with the weights it came with"
+        return "pretrained"
     if settings.get("name"):
-        return f"trained on {settings['name']}"
+        name = settings["name"]
+        return f"trained on augmented images ({name})" if "transform" in settings else f"trained on {name}"
     if settings.get("transform"):
         names = _transforms(settings["transform"])
-        return f"trained on views by {', '.join(names[:-1])}{' and ' if names[:-1] else ''}{names[-1]}"
+        joined = f"{', '.join(names[:-1])}{' and ' if names[:-1] else ''}{names[-1]}"
+        return f"trained on augmented images ({joined})"
     if "distance" not in settings:
-        return "trained on images as the data gives them"
+        return "trained on images without augmentation"
     shift = config["teacher"]["train_shift"]
-    return f"trained on shifts of up to {shift} px" if shift else "never shown a shift"
+    return f"trained on shifts of up to {shift} px" if shift else "trained without shifts"
 
 
 def _transforms(node: dict[str, Any]) -> list[str]:
@@ -49,58 +53,64 @@ def _transforms(node: dict[str, Any]) -> list[str]:
     return [str(node.get("_target_", "a transform")).rpartition(".")[2]]
 
 
-def rule(run: dict[str, Any]) -> str:
-    """What the trials of a run were chosen by, as a sentence."""
-    held = "validation images, which are held out of the training images and are none of the test images"
+def selection_rule(run: dict[str, Any]) -> str:
+    """Return a sentence on how the trials of a run were selected."""
+    held_out = "validation images, held out of the training images and disjoint from the test images"
     if any(row.get("trials", 1) > len(run["trials"].get(name, [])) > 0 for name, row in run["students"].items()):
-        return f"Trials were chosen in other runs (trials_from), by their accuracy on {held}."
-    on = run["config"].get("choose_on", "main")
-    known = RULES[on].format(main=run["main"])
-    return f"Trials are chosen on {held}, by the {known} (choose_on={on})."
+        return f"Trials were selected in other runs (trials_from), by their accuracy on {held_out}."
+    on = run["config"].get("select_on", "main")
+    return f"Trials are selected on {held_out}, by the {RULES[on].format(main=run['main'])} (select_on={on})."
 
 
-def _share(config: dict[str, Any]) -> str:
-    """How much of the training images students see, where it is not all."""
-    share = config["data"].get("fraction", 1.0)
-    return "" if share == 1.0 else f" ({100 * share:g} %)"
+def _fraction(config: dict[str, Any]) -> str:
+    """Return the students' percentage of the training images, empty if it is all of them."""
+    fraction = config["data"].get("fraction", 1.0)
+    return "" if fraction == 1.0 else f" ({100 * fraction:g} %)"
 
 
 def _student(config: dict[str, Any]) -> str:
-    """The student's network and its batches, with a comma after each that is known."""
+    """Return the student's network and batch size as far as they are known, each followed by a comma."""
     student = config.get("student", {})
     name = student.get("name") or str(student.get("_target_", "")).rpartition(".")[2]
     batch = config.get("batch_size")
-    return (f"student {name}, " if name else "") + (f"batches of {batch}, " if batch else "")
+    return (f"student {name}, " if name else "") + (f"batch size {batch}, " if batch else "")
 
 
 def _length(summary: dict[str, Any]) -> str:
     steps = f"{summary['steps']} steps"
-    if summary["config"].get("budget") == "evaluations":
-        return f"as many steps as cost what {steps} on two views do"
+    if summary["config"].get("budget") == "nfe":
+        return f"network evaluations of {steps} on two views"
     return steps
 
 
+def _uses_joint(summary: dict[str, Any]) -> bool:
+    schedule = (summary["config"].get("augmenter") or {}).get("schedule") or {}
+    return "hard" in summary["accuracy"] and str(schedule.get("_target_", "")).endswith(".Joint")
+
+
 def heading(summary: dict[str, Any]) -> str:
-    """A group in few words, to stand over it."""
+    """Return a short title of a group."""
     config = summary["config"]
-    return f"{summary['data']}{_share(config)}, {summary['task']}, {_student(config)}{summary['steps']} steps"
+    return f"{summary['data']}{_fraction(config)}, {summary['task']}, {_student(config)}{summary['steps']} steps"
 
 
 def caption(summary: dict[str, Any]) -> str:
-    """What a group is, what its trials were chosen by, and what distinguishes it, a line each."""
+    """Return the description of a group, how its trials were selected, and what distinguishes it, a line each."""
     named = "" if summary["config"]["task"].get("name") or summary["task"] == "shift" else f"task {summary['task']}, "
     lines = [
-        f"{summary['data']}{_share(summary['config'])}, {summary['size']} x {summary['size']}, {named}teacher "
-        f"{summary['teacher_knows']}, {_student(summary['config'])}{_length(summary)}, "
-        f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}"
+        f"{summary['data']}{_fraction(summary['config'])}, {summary['size']} x {summary['size']} pixels, {named}"
+        f"teacher {summary['teacher_training']}, {_student(summary['config'])}{_length(summary)}, "
+        f"seeds {', '.join(map(str, summary['seeds']))}, {summary['device']}. Accuracy in %."
     ]
-    if "rule" in summary:
-        lines.append(summary["rule"])
+    if "selection_rule" in summary:
+        lines.append(summary["selection_rule"])
+    if _uses_joint(summary):
+        lines.append(JOINT)
     return "\n".join([*lines, *(f"{key}={value}" for key, value in summary.get("differs", {}).items())])
 
 
 def distinguish(summaries: list[dict[str, Any]]) -> None:
-    """Give each summary `differs`: its task where there are several, and what is not the same in all of that task."""
+    """Add to each summary `differs`: its task if there are several, and the settings that differ within the task."""
     several = len({summary["task"] for summary in summaries}) > 1
     for summary in summaries:
         summary["differs"] = {"task": summary["task"]} if several else {}

@@ -19,12 +19,12 @@ from experiments.report.summary import summarise
 from experiments.report.tables import tables, written
 from experiments.status import write_json
 
-#: Of more parameters than these the printed page lists none; the JSON has them.
-LISTED = 12
+#: A policy with more parameters is not printed; the JSON has all of them.
+MAX_LISTED = 12
 
 
 def line(one: dict[str, Any]) -> str:
-    """One line on a run that has not come to its end."""
+    """Return one line on a run that is not finished."""
     overrides = " ".join(one["overrides"] or ())
     error = one["error"]
     what = f"{error['type']}: {error['message']}" if error else ""
@@ -32,17 +32,17 @@ def line(one: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the tables, and write what is asked for; exits with a message where nothing is found."""
+    """Print the tables and write the requested files; exit with a message if nothing is found."""
     options = argparse.ArgumentParser(
         prog="python -m experiments.report", description="Gather runs of experiments.train into tables over seeds."
     )
     options.add_argument(
-        "paths", nargs="+", type=Path, help="folders, searched for metrics.json with all below, or files of --json"
+        "paths", nargs="+", type=Path, help="folders, searched recursively for metrics.json, or files written by --json"
     )
-    options.add_argument("--json", type=Path, help="write the tables' figures there")
-    options.add_argument("--markdown", action="store_true", help="print Markdown")
-    options.add_argument("--html", type=Path, help="write a page with tables, curves and pictures there")
-    options.add_argument("--command", default="", help="noted in the JSON and the page: what made the runs")
+    options.add_argument("--json", type=Path, help="write the numbers of the tables to this file")
+    options.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    options.add_argument("--html", type=Path, help="write a page with tables, curves and figures to this file")
+    options.add_argument("--command", default="", help="the command that made the runs, recorded in JSON and page")
     chosen = options.parse_args(arguments)
     files = [path for path in chosen.paths if path.is_file()]
     folders = [path for path in chosen.paths if path not in files]
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         summaries = [summarise(members) for members in groups]
         distinguish(summaries)
         for found, missing in map(gathered.read, files):
-            groups += [[] for _ in found]  # its runs are not at hand: no curves and no pictures
+            groups += [[] for _ in found]  # without their runs: no curves and no figures
             summaries += found
             without += missing
         if chosen.html:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _of_runs(folders: list[Path]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Runs by configuration, and those without results."""
+    """Return runs grouped by configuration, and those without results."""
     without = unfinished(folders)
     try:
         return group(find(folders)), without
@@ -102,15 +102,15 @@ def _print(summary: dict[str, Any], console: Console, *, as_markdown: bool) -> N
                 table.add_row(*row)
             console.print(table)
     policy = summary.get("policy", {})
-    listed = policy if len(policy) <= LISTED else {}
+    listed = policy if len(policy) <= MAX_LISTED else {}
     mark = "-" if as_markdown else " "
     if as_markdown and listed:
-        print("Spread of what HARD's policy draws, standard deviations:\n")
+        print("Standard deviation of the parameters drawn by HARD's policy:\n")
     for name, values in listed.items():
         pixels = f" = {text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
-        print(f"{mark} {name}: sd {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
+        print(f"{mark} {name}: std {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
     if "policy_by_seed" in summary:
-        for one in summary.get("chosen", {}).get("hard", []):
+        for one in summary.get("selected_trials", {}).get("hard", []):
             print(f"{mark} hard, seed {one['seed']}: {written(one['settings'])}")
     if as_markdown:
         print()

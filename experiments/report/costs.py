@@ -1,7 +1,8 @@
-"""What training costs, the best baseline, and what each row spends until it is as good as that.
+"""The cost of training, the best baseline, and the cost of each row to match it.
 
-The best baseline is the best row that is neither ours nor knows more than a baseline may: fixed augmentation, plain
-distillation, an adversary of labels. It is chosen on the test set itself by the mean over the seeds, which favours it.
+The best baseline is the best row except HARD itself and rows that use more information than a baseline: fixed
+augmentation, plain distillation and the label-based adversary are baselines. It is selected on the test set itself by
+the mean over the seeds, which favours it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from typing import Any
 from experiments.report.figures import partial, spread
 
 HARD = "hard"
-#: No baselines: ours, and those that are told something else (`oracle`) or have no teacher (`labels`).
-NO_BASELINES = (HARD, "mixed", "oracle", "labels", "teacher")
-#: What is counted, and to how many digits.
+#: Rows that are not baselines: ours, the upper bound (`oracle`), and training without a teacher (`supervised`).
+NO_BASELINES = (HARD, "generated", "oracle", "supervised", "teacher")
+#: The measures of cost, with their number of digits.
 COSTS = {"step": 0, "evaluations": 0, "seconds": 1}
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
 def spent(rows: Rows, key: str, digits: int) -> dict[str, Any]:
-    """A cost by row, of those students that have it in every seed."""
+    """Return a cost by row, for the students that have it in every seed.
+
+    Args:
+        rows: by student, the results of each seed.
+        key: of the cost.
+        digits: to round to.
+    """
     return {
         name: spread([r[key] for r in row], digits)
         for name, row in rows.items()
@@ -30,7 +37,15 @@ def spent(rows: Rows, key: str, digits: int) -> dict[str, Any]:
 
 
 def best_baselines(rows: Rows, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By test set, `row`, `accuracy`, `hard` and `hard_minus` in per cent; empty in runs without HARD or a baseline."""
+    """Return the best baseline by test set, empty in runs without HARD or without a baseline.
+
+    Args:
+        rows: by student, the results of each seed.
+        sets: test sets.
+
+    Returns:
+        by test set `row`, its `accuracy`, that of `hard`, and the difference `hard_minus`, in %.
+    """
     candidates = [name for name in rows if name not in NO_BASELINES]
     if HARD not in rows or not candidates:
         return {}
@@ -48,17 +63,18 @@ def best_baselines(rows: Rows, sets: Sequence[str]) -> dict[str, dict[str, Any]]
 
 
 def reached(rows: Rows, best: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What each row with a curve has spent at its first point that is as good as the best baseline is in the end.
+    """Return the cost of each row with a curve at the first point that matches the best baseline's final accuracy.
 
     Args:
         rows: by student, the results of each seed.
-        best: of `best_baselines`.
+        best: the result of `best_baselines`.
 
     Returns:
-        by test set, where the baseline has a curve: `baseline`; `accuracy`, to be reached, by seed its own, per cent;
-        `took`, what the whole training of the baseline cost; and by row `seeds`, how many came there, `step`,
-        `evaluations` and `seconds` of those (None in the values for one that did not), `share`, the same as shares of
-        `took`, and `share_of_first`, as shares of what the baseline itself had spent when it was first there.
+        by test set, if the baseline has a curve: `baseline`; `accuracy`, the target, which differs by seed, in %;
+        `total_cost` of the baseline's whole training; and by row `seeds`, the number that reach the target, `step`,
+        `evaluations` and `seconds` of those (None in the values for a seed that does not), `fraction_of_total`, the
+        same as fractions of `total_cost`, and `fraction_of_first`, as fractions of the baseline's own cost when it
+        first reached the target.
     """
     found: dict[str, dict[str, Any]] = {}
     for key, of in best.items():
@@ -69,29 +85,30 @@ def reached(rows: Rows, best: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
         }
         if of["row"] not in curves:
             continue
-        goals = [r[key] for r in rows[of["row"]]]
-        took = [curve[-1] for curve in curves[of["row"]]]
-        own = _first(curves[of["row"]], key, goals)
+        targets = [r[key] for r in rows[of["row"]]]
+        total = [curve[-1] for curve in curves[of["row"]]]
+        own = _first(curves[of["row"]], key, targets)
         found[key] = {
             "baseline": of["row"],
             "accuracy": of["accuracy"],
-            "took": {cost: spread([point[cost] for point in took], digits) for cost, digits in COSTS.items()},
-            "rows": {name: _costs(_first(curve, key, goals), took, own) for name, curve in curves.items()},
+            "total_cost": {cost: spread([point[cost] for point in total], digits) for cost, digits in COSTS.items()},
+            "rows": {name: _costs(_first(curve, key, targets), total, own) for name, curve in curves.items()},
         }
     return found
 
 
-def _first(curves: list[list[dict[str, Any]]], key: str, goals: list[float]) -> list[dict[str, Any] | None]:
-    """By seed the first point that is as good as the goal."""
+def _first(curves: list[list[dict[str, Any]]], key: str, targets: list[float]) -> list[dict[str, Any] | None]:
+    """Return by seed the first point that reaches the target."""
     return [
-        next((point for point in curve if point[key] >= goal), None) for curve, goal in zip(curves, goals, strict=True)
+        next((point for point in curve if point[key] >= target), None)
+        for curve, target in zip(curves, targets, strict=True)
     ]
 
 
 def _costs(
-    first: list[dict[str, Any] | None], took: list[dict[str, Any]], own: list[dict[str, Any] | None]
+    first: list[dict[str, Any] | None], total: list[dict[str, Any]], own: list[dict[str, Any] | None]
 ) -> dict[str, Any]:
-    def shares(of: Sequence[dict[str, Any] | None], cost: str) -> list[float | None]:
+    def fractions(of: Sequence[dict[str, Any] | None], cost: str) -> list[float | None]:
         pairs = zip(first, of, strict=True)
         return [point[cost] / base[cost] if point and base and base[cost] else None for point, base in pairs]
 
@@ -100,6 +117,6 @@ def _costs(
         **{
             cost: partial([point[cost] if point else None for point in first], digits) for cost, digits in COSTS.items()
         },
-        "share": {cost: partial(shares(took, cost), 3) for cost in COSTS},
-        "share_of_first": {cost: partial(shares(own, cost), 3) for cost in COSTS},
+        "fraction_of_total": {cost: partial(fractions(total, cost), 3) for cost in COSTS},
+        "fraction_of_first": {cost: partial(fractions(own, cost), 3) for cost in COSTS},
     }

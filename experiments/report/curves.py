@@ -1,4 +1,4 @@
-"""Curves as SVG that stands inside a page: its ink is the page's, so it is read in light and in dark."""
+"""Curves as inline SVG that uses the page's text colour, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-#: Of rows without a colour of their own, each in each dash; told apart by eyes of all kinds, on white and on black.
-COLOURS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#8d6cc9", "#b0892f", "#c25c9b", "#3fa7b8")
-#: By name in CSS, on and off in line widths.
+#: Colours of rows without a fixed style, combined with each dash pattern; colour-blind safe on white and on black.
+COLORS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#8d6cc9", "#b0892f", "#c25c9b", "#3fa7b8")
+#: Dash patterns by their CSS name, in line widths.
 DASHES: Mapping[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (1, 1.2))}
-#: Of more curves than these only those that stand out have a band.
-BANDS = 4
-#: Written out, numbers from here on would run into each other below a panel.
+#: With more curves than this, only highlighted ones have a band.
+MAX_BANDS = 4
+#: From here on, tick labels are abbreviated: full numbers would overlap.
 LARGE = 10_000
-#: A colour that stands for the page's own.
+#: Placeholder for the page's text colour.
 INK = "#010203"
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -39,54 +39,63 @@ STYLE: Any = {
     "axes.linewidth": 0.6,
 }
 
-#: A curve: `(step, x, y)` in the order of the steps.
+#: A curve: `(step, x, y)`, sorted by step.
 Points = Sequence[tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one student is drawn; a row that `stands_out` is thicker, above the others, and keeps its band."""
+    """Line style of one student.
 
-    colour: str
+    Attributes:
+        color: of the line and its band.
+        dash: key of `DASHES`.
+        highlighted: thicker, above the others, and always with a band.
+    """
+
+    color: str
     dash: str = "solid"
-    stands_out: bool = False
+    highlighted: bool = False
 
     @property
     def width(self) -> float:
-        """Points."""
-        return 2.4 if self.stands_out else 1.3
+        """Line width, points."""
+        return 2.4 if self.highlighted else 1.3
 
 
-#: Ours, and the marks at the ends of the scale.
-OWN = {
-    "hard": Style("#d33a2f", stands_out=True),
-    "labels": Style("#8b9097", "dotted"),
+#: Fixed styles: ours, and the reference rows.
+FIXED = {
+    "hard": Style("#d33a2f", highlighted=True),
+    "supervised": Style("#8b9097", "dotted"),
     "oracle": Style("#8b9097", "dashed"),
     "teacher": Style("#8b9097"),
 }
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each; as many as there are colours and dashes are all different."""
+    """Return a style for each name; styles repeat only after all combinations of colours and dashes."""
     found: dict[str, Style] = {}
     dashes, number = tuple(DASHES), 0
     for name in names:
-        if name in OWN:
-            found[name] = OWN[name]
+        if name in FIXED:
+            found[name] = FIXED[name]
         else:
-            found[name] = Style(COLOURS[number % len(COLOURS)], dashes[number // len(COLOURS) % len(dashes)])
+            found[name] = Style(COLORS[number % len(COLORS)], dashes[number // len(COLORS) % len(dashes)])
             number += 1
     return found
 
 
 def mean_of(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The curves of several seeds as one: x, mean and standard deviation (0 for one seed).
+    """Return the mean curve over several seeds: x, mean and standard deviation (0 for one seed).
 
-    At the steps that all have; x, which may differ from seed to seed as seconds do, is a mean as well. Without a common
-    step, point by point.
+    The mean is taken at the steps that all seeds have; x, which may differ between seeds (such as seconds), is averaged
+    too. Without common steps, the curves are averaged point by point.
+
+    Raises:
+        ValueError: a curve has no points.
     """
     if any(not len(points) for points in seeds):
-        raise ValueError("a curve without points")
+        raise ValueError("a curve has no points")
     by_step = [{step: (x, y) for step, x, y in points} for points in seeds]
     shared = sorted(set.intersection(*(set(points) for points in by_step)))
     if shared:
@@ -99,12 +108,12 @@ def mean_of(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def svg(lines: Sequence[tuple[Style, Sequence[Points]]], *, title: str, x_label: str) -> str:
-    """One panel as an `<svg>` element.
+    """Return one panel as an `<svg>` element.
 
     Args:
-        lines: of each student the style, and the curve of each seed.
-        title: over it; also what a screen reader says.
-        x_label: under it.
+        lines: for each student its style and the curve of each seed.
+        title: of the panel, also for screen readers.
+        x_label: label of the x axis.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.0), layout="constrained")
@@ -115,15 +124,15 @@ def svg(lines: Sequence[tuple[Style, Sequence[Points]]], *, title: str, x_label:
                 x,
                 mean,
                 linestyle=DASHES[style.dash],
-                color=style.colour,
+                color=style.color,
                 linewidth=style.width,
                 marker="o" if len(x) == 1 else None,
                 markersize=3,
-                zorder=3 if style.stands_out else 2,
+                zorder=3 if style.highlighted else 2,
             )
-            if deviation.any() and (len(lines) <= BANDS or style.stands_out):
+            if deviation.any() and (len(lines) <= MAX_BANDS or style.highlighted):
                 low, high = mean - deviation, mean + deviation
-                axes.fill_between(x, low, high, color=style.colour, alpha=0.18, linewidth=0)
+                axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel(x_label)
         if axes.get_xlim()[1] >= LARGE:

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs no other, from `page.html`."""
+"""The self-contained HTML page, rendered from `page.html`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.report.captions import caption, heading
 from experiments.report.panels import panels
 from experiments.report.tables import tables, written
 
-#: Pictures of this one are shown, those of other seeds behind a click.
+#: Index of the run whose figures are open; those of other seeds are collapsed.
 SHOWN = 0
 
 
@@ -25,16 +25,16 @@ def page(
     *,
     command: str = "",
 ) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
-        groups: runs by configuration, as `runs.group` gives them; none where only the summary is at hand.
-        summaries: of each, with what distinguishes it.
+        groups: runs by configuration, the result of `runs.group`; empty if only the summary is available.
+        summaries: of each group, with `differs`.
         unfinished: runs without results.
-        command: that made the runs.
+        command: the command that made the runs.
 
     Raises:
-        ValueError: curves that cannot be read.
+        ValueError: a file of curves is invalid.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -60,9 +60,9 @@ def _group(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, 
         "tables": [dataclasses.replace(first, title=""), *others],
         **panels(members, summary),
         "galleries": [
-            {"seed": run["seed"], "shown": index == SHOWN, "pictures": [_picture(path) for path in found]}
+            {"seed": run["seed"], "shown": index == SHOWN, "figures": [_figure(path) for path in found]}
             for index, run in enumerate(members)
-            if (found := runs.pictures(Path(run[runs.FOLDER])))
+            if (found := runs.figures(Path(run[runs.FOLDER])))
         ],
         "policy": summary.get("policy", {}),
         "policy_by_seed": _policies(summary),
@@ -71,11 +71,11 @@ def _group(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, 
 
 
 def _policies(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each seed learned, where they did not choose the same trial: with the settings that it chose."""
-    chosen = {one["seed"]: written(one["settings"]) for one in summary.get("chosen", {}).get("hard", [])}
-    return [{**one, "settings": chosen.get(one["seed"], "")} for one in summary.get("policy_by_seed", [])]
+    """Return the learned distribution and the settings of each seed, if the seeds selected different trials."""
+    selected = {one["seed"]: written(one["settings"]) for one in summary.get("selected_trials", {}).get("hard", [])}
+    return [{**one, "settings": selected.get(one["seed"], "")} for one in summary.get("policy_by_seed", [])]
 
 
-def _picture(path: Path) -> dict[str, str]:
+def _figure(path: Path) -> dict[str, str]:
     encoded = base64.b64encode(path.read_bytes()).decode()
     return {"name": path.stem, "source": f"data:image/png;base64,{encoded}"}

@@ -1,4 +1,4 @@
-"""What runs have left in their folders: results, statuses, curves and pictures."""
+"""Read the folders of runs: results, statuses, curves and figures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 from experiments import status
 
-#: Where a run's results say which folder they are from.
+#: The key of the run's folder in its results.
 FOLDER = "folder"
-#: The mean over the sets that `novel_sets` of the results names, those of a kind that the teacher was not trained on.
-NOVEL = "new corruptions"
-PICTURES = ("gallery.png", "policy.png", "diagnosis.png")
+#: Name of the mean over the sets in `held_out_corruptions`, which are of a kind that the teacher was not trained on.
+HELD_OUT = "held-out corruptions"
+FIGURES = ("gallery.png", "policy.png", "diagnosis.png")
 
 
 def find(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """What all `metrics.json` below the folders hold, each with its `folder`.
+    """Return the contents of every `metrics.json` below the folders, each with its `folder`.
 
     Raises:
-        FileNotFoundError: none is there.
-        ValueError: one that cannot be read.
+        FileNotFoundError: there is none.
+        ValueError: one of them is invalid.
     """
     paths = sorted({path for folder in folders for path in folder.rglob("metrics.json")})
     if not paths:
@@ -39,24 +39,24 @@ def _results(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         missing = [key for key in ("teacher", "students", "sets", "main", "seed", "config") if key not in found]
     except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); remove it and start its run again") from error
+        raise ValueError(f"{path} is not valid JSON ({error}); remove it and start its run again") from error
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}: it is not of experiments.train")
-    if found.get("novel_sets"):
+        raise ValueError(f"{path} has no {', '.join(missing)}: it was not written by experiments.train")
+    if found.get("held_out_corruptions"):
         try:
-            found = _with_novel(found)
+            found = _with_held_out(found)
         except KeyError as error:
-            raise ValueError(f"{path}: novel_sets names {error}, which has no accuracy there") from error
+            raise ValueError(f"{path}: held_out_corruptions contains {error}, which has no accuracy there") from error
     return {**found, FOLDER: str(path.parent)}
 
 
-def _with_novel(run: dict[str, Any]) -> dict[str, Any]:
-    """Results with a further set after the main one, in every row, trial and point of a curve: `NOVEL`."""
-    names = run["novel_sets"]
+def _with_held_out(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with the set `HELD_OUT` added after the main one, in every row, trial and point of a curve."""
+    names = run["held_out_corruptions"]
 
     def added(row: dict[str, Any]) -> dict[str, Any]:
         more = {"curve": [added(point) for point in row["curve"]]} if row.get("curve") else {}
-        return {**row, NOVEL: round(fmean(row[name] for name in names), 5), **more}
+        return {**row, HELD_OUT: round(fmean(row[name] for name in names), 5), **more}
 
     after = run["sets"].index(run["main"]) + 1
     trials = {name: [added(one) for one in those] for name, those in run.get("trials", {}).items()}
@@ -64,16 +64,16 @@ def _with_novel(run: dict[str, Any]) -> dict[str, Any]:
         **run,
         "teacher": added(run["teacher"]),
         "students": {name: added(row) for name, row in run["students"].items()},
-        "sets": [*run["sets"][:after], NOVEL, *run["sets"][after:]],
+        "sets": [*run["sets"][:after], HELD_OUT, *run["sets"][after:]],
         **({"trials": trials} if trials else {}),
     }
 
 
 def group(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Runs by configuration without the seed, in the order of the seeds.
+    """Group runs by configuration without the seed, sorted by seed.
 
     Raises:
-        ValueError: two runs of one configuration with one seed.
+        ValueError: two runs have the same configuration and seed.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
@@ -83,17 +83,17 @@ def group(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         members.sort(key=lambda run: run["seed"])
         seeds = [run["seed"] for run in members]
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"several runs of one configuration with seeds {seeds}; give the folders of one sweep")
+            raise ValueError(f"several runs of one configuration with seeds {seeds}; expected the folders of one sweep")
     return list(groups.values())
 
 
 def unfinished(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The runs that failed, were stopped, or have not come to their end, as `folder`, `state`, `overrides`, `error`.
+    """Return the runs that are not finished, as `folder`, `state`, `started`, `overrides` and `error`.
 
-    A run that was killed cannot say so: `running` is one that may be running.
+    The state `running` includes runs that were killed.
 
     Raises:
-        ValueError: a status that cannot be read.
+        ValueError: a status is invalid.
     """
     return [
         {"folder": str(folder), **{key: one.get(key) for key in ("state", "started", "overrides", "error")}}
@@ -103,13 +103,13 @@ def unfinished(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """The scalars of a run: by student and name, `(step, value)` in the order of the steps; empty without curves.
+    """Return the scalars of a run by student and name, as `(step, value)` sorted by step; empty without curves.
 
-    Reads `curves/<student>.csv` with the columns `step`, `name` and `value`; a step that is written twice, by a run
-    that was killed and went on, counts as it was last.
+    Reads `curves/<student>.csv` with the columns `step`, `name` and `value`. Of a step that was written twice, by a run
+    that was killed and resumed, the last value is used.
 
     Raises:
-        ValueError: a file with other columns.
+        ValueError: a file has other columns.
     """
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     base = folder / "curves"
@@ -119,11 +119,11 @@ def curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
         with path.open(newline="") as file:
             rows = csv.DictReader(file)
             if not {"step", "name", "value"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"{path} has the columns {rows.fieldnames}: wanted step, name and value")
+                raise ValueError(f"{path} has the columns {rows.fieldnames}: expected step, name and value")
             for row in rows:
                 try:
                     step, value = float(row["step"]), float(row["value"])
-                except (TypeError, ValueError):  # the last line of a run that was killed while it wrote
+                except (TypeError, ValueError):  # the last line of a run that was killed while writing
                     continue
                 if math.isfinite(value):
                     points.setdefault(row["name"], {})[step] = value
@@ -131,6 +131,6 @@ def curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     return found
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The pictures that a run has left, in the order in which they are looked at."""
-    return [folder / name for name in PICTURES if (folder / name).is_file()]
+def figures(folder: Path) -> list[Path]:
+    """Return the figures of a run, in display order."""
+    return [folder / name for name in FIGURES if (folder / name).is_file()]

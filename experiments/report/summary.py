@@ -1,6 +1,6 @@
-"""The figures of a group: mean and standard deviation over its seeds, and the differences of HARD to the others.
+"""The numbers of a group: mean and standard deviation over its seeds, and the differences of HARD to the other rows.
 
-The differences are paired by seed: equal networks, equal batches.
+The differences are paired by seed: the same initialisation and batch order.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.report import costs, trials
-from experiments.report.captions import knowledge, rule, task
+from experiments.report.captions import selection_rule, task, teacher_training
 from experiments.report.figures import spread
-from experiments.report.runs import NOVEL
+from experiments.report.runs import HELD_OUT
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """One group as a dictionary: accuracies and differences in points of per cent."""
+    """Return one group as a dictionary, with accuracies and differences in percentage points."""
     first = runs[0]
     sets = first["sets"]
     rows = {"teacher": [run["teacher"] for run in runs]}
     rows |= {name: [run["students"][name] for run in runs] for name in first["students"]}
-    best = costs.best_baselines(rows, judged(first))
+    best = costs.best_baselines(rows, compared_sets(first))
     summary: dict[str, Any] = {
         "data": first["config"]["data"]["name"],
         "size": first["size"],
         "sets": sets,
         "main": first["main"],
         "task": task(first["config"]),
-        "teacher_knows": knowledge(first["config"]),
+        "teacher_training": teacher_training(first["config"]),
         "steps": first["config"]["steps"],
         "seeds": [run["seed"] for run in runs],
         "device": first["device"],
@@ -34,37 +34,37 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "accuracy": {name: {s: spread([100 * r[s] for r in row]) for s in sets} for name, row in rows.items()},
         "seconds": costs.spent(rows, "seconds", 1),
         "evaluations": costs.spent(rows, "evaluations", 0),
-        "teacher_keeps": {
-            name: spread([100 * r["teacher_keeps"] for r in row], 1)
+        "teacher_consistency": {
+            name: spread([100 * r["teacher_consistency"] for r in row], 1)
             for name, row in rows.items()
-            if all("teacher_keeps" in r for r in row)
+            if all("teacher_consistency" in r for r in row)
         },
         "best_baseline": best,
         "reached": costs.reached(rows, best),
         "config": {key: value for key, value in first["config"].items() if key != "seed"},
     }
     curves = {name: [r["curve"] for r in row] for name, row in rows.items() if all(r.get("curve") for r in row)}
-    if curves:  # over training, by seed
+    if curves:  # during training, by seed
         summary["curves"] = curves
-    if NOVEL in sets:
-        summary["novel_sets"] = first["novel_sets"]
+    if HELD_OUT in sets:
+        summary["held_out_corruptions"] = first["held_out_corruptions"]
     if any(r.get("trials", 1) > 1 for row in rows.values() for r in row):
         summary["trial_counts"] = {name: row[0].get("trials", 1) for name, row in rows.items() if name != "teacher"}
     views = {name: [r["pool"] for r in row] for name, row in rows.items() if all(r.get("pool") for r in row)}
-    if all("detectors" in run for run in runs):
-        views |= {name: [run["detectors"][name] for run in runs] for name in first["detectors"]}
-    if views:  # how they fail, and of generated images what they took
+    if all("failure_metrics" in run for run in runs):
+        views |= {name: [run["failure_metrics"][name] for run in runs] for name in first["failure_metrics"]}
+    if views:  # failure metrics, and for generated images their cost
         summary["views"] = {
             name: {key: spread([one[key] for one in row], 4) for key in row[0] if all(key in one for one in row)}
             for name, row in views.items()
         }
     if first.get("trials"):
-        summary["rule"] = rule(first)
-        summary["trials"] = {name: trials.listed(runs, name) for name in first["trials"]}
-        summary["chosen_by_clean"] = trials.by_clean_alone(runs, judged(first))
+        summary["selection_rule"] = selection_rule(first)
+        summary["trials"] = {name: trials.list_trials(runs, name) for name in first["trials"]}
+        summary["clean_selection"] = trials.clean_selection(runs, compared_sets(first))
     settings = trials.settings_of(runs)
     if settings:
-        summary["chosen"] = settings
+        summary["selected_trials"] = settings
     if "kd" in rows:
         summary["gap_closed"] = _gap_closed(rows, first["main"])
     if "random_tuned" in rows:
@@ -79,15 +79,15 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def judged(run: dict[str, Any]) -> list[str]:
-    """The test sets that baselines are compared on: the images as they are, the main one, and the mean of new ones."""
-    return list(dict.fromkeys([run["sets"][0], run["main"], *([NOVEL] if NOVEL in run["sets"] else [])]))
+def compared_sets(run: dict[str, Any]) -> list[str]:
+    """Return the test sets that rows are compared on: clean, main, and the mean of the held-out corruptions."""
+    return list(dict.fromkeys([run["sets"][0], run["main"], *([HELD_OUT] if HELD_OUT in run["sets"] else [])]))
 
 
 def _policies(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """`policy`: means over the seeds of what all have alike; `policy_by_seed`: each seed's, where some have more."""
+    """Return `policy`, means over the seeds of common parameters, and `policy_by_seed`, if some seeds have others."""
     by_seed = [run.get("policy", {}) for run in runs]
-    shared = [name for name in by_seed[0] if all(_kind(each, name) == _kind(by_seed[0], name) for each in by_seed)]
+    common = [name for name in by_seed[0] if all(_kind(each, name) == _kind(by_seed[0], name) for each in by_seed)]
     found: dict[str, Any] = {
         "policy": {
             name: {
@@ -96,10 +96,10 @@ def _policies(runs: list[dict[str, Any]]) -> dict[str, Any]:
                 if all(key in each[name] for each in by_seed)
             }
             | {"unit": by_seed[0][name]["unit"], "range": by_seed[0][name]["range"]}
-            for name in shared
+            for name in common
         }
     }
-    if any(len(each) > len(shared) for each in by_seed):
+    if any(len(each) > len(common) for each in by_seed):
         found["policy_by_seed"] = [
             {"seed": run["seed"], "values": each} for run, each in zip(runs, by_seed, strict=True) if each
         ]
@@ -107,12 +107,12 @@ def _policies(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _kind(policy: dict[str, Any], name: str) -> Any:
-    """What has to be the same for a mean over seeds."""
+    """Return what must be equal for a mean over seeds."""
     return (policy[name]["unit"], tuple(policy[name]["range"])) if name in policy else None
 
 
 def _gap_closed(rows: costs.Rows, main: str) -> dict[str, Any]:
-    """By student, how much of the gap between KD and the teacher it closes, in per cent; empty where there is none."""
+    """Return by student the closed fraction of the gap between KD and the teacher, in %; empty without a gap."""
     gaps = [teacher[main] - kd[main] for teacher, kd in zip(rows["teacher"], rows["kd"], strict=True)]
     if min(gaps) <= 0:
         return {}

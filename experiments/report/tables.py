@@ -1,16 +1,16 @@
-"""The tables of a group, each narrow enough to be read."""
+"""The tables of a group."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.evaluation import headline
+from experiments.evaluation import summary_sets
 from experiments.report.captions import caption
 from experiments.report.costs import HARD
 from experiments.report.figures import millions, precise, text, whole
 
-#: Of more test sets than these the first table has those that rows are compared on, and another one has all.
+#: With more test sets than this, the first table shows only those that rows are compared on; another one shows all.
 WIDE = 6
 NEVER = "never"
 
@@ -20,10 +20,11 @@ class Table:
     """One table.
 
     Attributes:
-        title: over it, with all that is needed to read it.
-        head, rows: its cells.
-        folded: whether a page shows it on a click only.
-        words: the columns that hold words, not figures, beside the first.
+        title: the caption, complete in itself.
+        head: column headers.
+        rows: the cells.
+        folded: collapsed by default on the HTML page.
+        words: indices of the columns with text instead of numbers, besides the first.
     """
 
     title: str
@@ -33,7 +34,7 @@ class Table:
     words: tuple[int, ...] = ()
 
     def markdown(self) -> str:
-        """As Markdown, in HTML's `details` if folded."""
+        """Return the table as Markdown, inside HTML `details` if folded."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
         cells = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         if self.folded:
@@ -43,30 +44,30 @@ class Table:
 
 
 def tables(summary: dict[str, Any]) -> list[Table]:
-    """All tables of a group, those that have nothing to say left out."""
+    """Return all non-empty tables of a group."""
     found = [Table(caption(summary), *cells(summary))]
     made = [_best(summary), _costs(summary), *_reached(summary), _views(summary), _sets(summary)]
-    made += [_trials(summary), _by_clean(summary)]
+    made += [_trials(summary), _clean_selection(summary)]
     return [*found, *(table for table in made if table is not None)]
 
 
-def shown(summary: dict[str, Any]) -> list[str]:
-    """The test sets that have a column in the first table: all but details, or of many the first and the judged."""
-    sets = headline(summary["sets"])
+def shown_sets(summary: dict[str, Any]) -> list[str]:
+    """Return the test sets of the first table: without subsets, and if there are many only the compared ones."""
+    sets = summary_sets(summary["sets"])
     if len(sets) <= WIDE:
         return sets
     return [name for name in sets if name in (sets[0], summary["main"], *summary["best_baseline"])]
 
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a group's first table; columns in which nothing stands are left out."""
-    sets, main = shown(summary), summary["main"]
+    """Return head and rows of a group's first table, without empty columns."""
+    sets, main = shown_sets(summary), summary["main"]
     compared = list(summary["best_baseline"]) or [main]
-    head = ["", *sets, *(f"HARD minus it, {name}" for name in compared), "gap closed", "keeps", "trials"]
+    head = ["", *sets, *(f"Δ HARD ({name})" for name in compared), "gap closed, %", "teacher consistency, %", "trials"]
     rows = []
     for name, accuracy in summary["accuracy"].items():
         difference = summary.get("hard_minus", {}).get(name)
-        kept = summary["teacher_keeps"].get(name)
+        consistency = summary["teacher_consistency"].get(name)
         closed = summary.get("gap_closed", {}).get(name)
         trials = summary.get("trial_counts", {}).get(name)
         label = name
@@ -77,17 +78,17 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 label,
                 *(text(accuracy[s]) for s in sets),
                 *("" if difference is None else text(difference[s], sign=True) for s in compared),
-                "" if closed is None else f"{text(closed)} %",
-                "" if kept is None else f"{kept['mean']:.0f} %",
+                "" if closed is None else text(closed),
+                "" if consistency is None else f"{consistency['mean']:.0f}",
                 "" if trials is None else str(trials),
             ]
         )
-    return _filled(head, rows, always=1 + len(sets))
+    return _without_empty(head, rows, always=1 + len(sets))
 
 
-def _filled(head: list[str], rows: list[list[str]], *, always: int) -> tuple[list[str], list[list[str]]]:
-    kept = [i for i in range(len(head)) if i < always or any(row[i] for row in rows)]
-    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+def _without_empty(head: list[str], rows: list[list[str]], *, always: int) -> tuple[list[str], list[list[str]]]:
+    columns = [i for i in range(len(head)) if i < always or any(row[i] for row in rows)]
+    return [head[i] for i in columns], [[row[i] for i in columns] for row in rows]
 
 
 def _best(summary: dict[str, Any]) -> Table | None:
@@ -96,10 +97,11 @@ def _best(summary: dict[str, Any]) -> Table | None:
         for name, one in summary["best_baseline"].items()
     ]
     title = (
-        "The best baseline on each set, of all rows but hard, oracle and labels; the best by its test accuracy, which "
-        "favours it. Differences are paired by seed."
+        "The best baseline on each test set, out of all rows except hard, generated, oracle and supervised. It is "
+        "selected by its test accuracy, which favours it. Δ HARD: accuracy of HARD minus that of the row, paired by "
+        "seed."
     )
-    return Table(title, ["", "best baseline", "accuracy", HARD, "HARD minus it"], rows, words=(1,)) if rows else None
+    return Table(title, ["", "best baseline", "accuracy", HARD, "Δ HARD"], rows, words=(1,)) if rows else None
 
 
 def _costs(summary: dict[str, Any]) -> Table | None:
@@ -111,67 +113,68 @@ def _costs(summary: dict[str, Any]) -> Table | None:
                 [
                     name,
                     millions(evaluations[name]) if name in evaluations else "",
-                    _times(evaluations, name),
+                    _relative(evaluations, name),
                     text(seconds[name]) if name in seconds else "",
-                    _times(seconds, name),
+                    _relative(seconds, name),
                 ]
             )
     if not rows:
         return None
-    head = ["", "evaluations, millions", "evaluations of kd's", "seconds", "seconds of kd's"]
+    head = ["", "evaluations, millions", "evaluations relative to KD", "seconds", "time relative to KD"]
     title = (
-        "What one student costs: passes of an image through the teacher or the student, forward and backward counted "
-        "apart, and seconds of training."
+        "Training cost of one student: network evaluations (forward and backward passes of one image through teacher "
+        "or student, counted separately), and seconds."
     )
-    return Table(title, *_filled(head, rows, always=1))
+    return Table(title, *_without_empty(head, rows, always=1))
 
 
-def _times(costs: dict[str, Any], name: str) -> str:
+def _relative(costs: dict[str, Any], name: str) -> str:
     kd = costs.get("kd", {}).get("mean")
-    return f"x{costs[name]['mean'] / kd:.2f}" if kd and name in costs else ""
+    return f"{costs[name]['mean'] / kd:.2f}" if kd and name in costs else ""
 
 
 def _reached(summary: dict[str, Any]) -> list[Table]:
     found = []
     every = summary["config"].get("eval_every")
     for key, of in summary["reached"].items():
-        base, took = of["baseline"], of["took"]
+        base, total = of["baseline"], of["total_cost"]
         title = (
-            f"Until {text(of['accuracy'])} % on {key}: what each row has spent when it first is as good as {base}, the "
-            f"best baseline there, is in the end (by seed). Shares of what {base}'s whole training takes, "
-            f"{whole(took['step'])} steps, {millions(took['evaluations'])} million evaluations, "
-            f"{text(took['seconds'])} s, and of what {base} itself has spent when it is first there"
-            + (f"; looked at every {every} steps" if every else "")
-            + ". Means over the seeds that come there."
+            f"Cost to reach {text(of['accuracy'])} % on {key}, the final accuracy of the best baseline there, {base} "
+            f"(compared by seed): each row's cost at its first point that reaches it. % of total: relative to {base}'s "
+            f"whole training, {whole(total['step'])} steps, {millions(total['evaluations'])} million evaluations, "
+            f"{text(total['seconds'])} s; % of first: relative to {base}'s own cost at its first such point. "
+            "Means over the seeds that reach it" + (f"; evaluated every {every} steps." if every else ".")
         )
-        head = ["", "steps", "evaluations, millions", "seconds", "share of evaluations", "of seconds"]
-        head += ["of evaluations until there", "seeds that come there"]
+        head = ["", "steps", "evaluations, millions", "seconds", "evaluations, % of total", "seconds, % of total"]
+        head += ["evaluations, % of first", "seeds that reach it"]
         rows = []
         for name, one in of["rows"].items():
             if one["seeds"]:
                 spent = [whole(one["step"]), millions(one["evaluations"]), text(one["seconds"])]
-                shares = [one["share"]["evaluations"], one["share"]["seconds"], one["share_of_first"]["evaluations"]]
-                spent += ["" if share is None else _share(share) for share in shares]
+                fractions = [one["fraction_of_total"]["evaluations"], one["fraction_of_total"]["seconds"]]
+                fractions.append(one["fraction_of_first"]["evaluations"])
+                spent += ["" if fraction is None else _percent(fraction) for fraction in fractions]
             else:
                 spent = [NEVER, "", "", "", "", ""]
             rows.append([name, *spent, f"{one['seeds']} of {len(summary['seeds'])}"])
         found.append(Table(title, head, rows))
         seeds = summary["seeds"]
         by_seed = [[name, *(_spent(one, number) for number in range(len(seeds)))] for name, one in of["rows"].items()]
-        found.append(Table(f"The same by seed, {key}", ["", *(f"seed {seed}" for seed in seeds)], by_seed, folded=True))
+        title = f"Cost to reach the best baseline by seed, {key}"
+        found.append(Table(title, ["", *(f"seed {seed}" for seed in seeds)], by_seed, folded=True))
     return found
 
 
 def _spent(one: dict[str, Any], number: int) -> str:
-    """What one seed has spent until there."""
+    """Return the cost of one seed."""
     if not one["seeds"] or one["step"]["values"][number] is None:
         return NEVER
     step, evaluations, seconds = (one[cost]["values"][number] for cost in ("step", "evaluations", "seconds"))
-    return f"{step:.0f} steps, {millions({'mean': evaluations, 'sd': None})} M, {seconds:.1f} s"
+    return f"{step:.0f} steps, {millions({'mean': evaluations, 'sd': None})} M evaluations, {seconds:.1f} s"
 
 
-def _share(value: dict[str, Any]) -> str:
-    return whole({"mean": 100 * value["mean"], "sd": None if value["sd"] is None else 100 * value["sd"]}) + " %"
+def _percent(value: dict[str, Any]) -> str:
+    return whole({"mean": 100 * value["mean"], "sd": None if value["sd"] is None else 100 * value["sd"]})
 
 
 def _views(summary: dict[str, Any]) -> Table | None:
@@ -181,19 +184,19 @@ def _views(summary: dict[str, Any]) -> Table | None:
     keys = list(dict.fromkeys(key for one in views.values() for key in one))
     rows = [[name, *(precise(one[key]) if key in one else "" for key in keys)] for name, one in views.items()]
     title = (
-        "The views that students were shown beside real images: how they fail, if they do (what each number is, says "
-        "hard_aug.solvers.detectors), and of generated ones what they took."
+        "Failure metrics of the views or images that the students were trained on besides real images (defined in "
+        "hard_aug.synthesis.failure_metrics), and the cost of generated images."
     )
     return Table(title, ["", *(key.replace("_", " ") for key in keys)], rows)
 
 
 def _sets(summary: dict[str, Any]) -> Table | None:
-    """What is left out of the first table."""
-    sets = headline(summary["sets"])
-    if shown(summary) == sets:
+    """Return the table of all test sets, if the first table does not show them."""
+    sets = summary_sets(summary["sets"])
+    if shown_sets(summary) == sets:
         return None
     rows = [[name, *(text(accuracy[s]) for s in sets)] for name, accuracy in summary["accuracy"].items()]
-    return Table("Accuracy on all sets", ["", *sets], rows, folded=True)
+    return Table("Accuracy on all test sets, %", ["", *sets], rows, folded=True)
 
 
 def _trials(summary: dict[str, Any]) -> Table | None:
@@ -207,19 +210,19 @@ def _trials(summary: dict[str, Any]) -> Table | None:
                     written(one["settings"]),
                     text(one["validation"]),
                     *("" if value is None else text(value) for value in each),
-                    ", ".join(map(str, one["chosen_by"])),
-                    ", ".join(map(str, one["chosen_by_clean"])),
+                    ", ".join(map(str, one["selected_by"])),
+                    ", ".join(map(str, one["selected_by_clean"])),
                 ]
             )
     if not rows:
         return None
-    head = ["", "settings", "validation", *(f"validation, {key}" for key in validated), "chosen by seeds"]
-    head.append("by clean alone")
+    head = ["", "settings", "validation", *(f"validation, {key}" for key in validated), "selected in seeds"]
+    head.append("by clean images alone")
     title = (
-        f"Trials on validation data, accuracy in %. {summary['rule']} Last, the seeds in which the clean ones alone "
-        "would choose it."
+        f"Trials, validation accuracy in %. {summary['selection_rule']} Last column: the seeds in which clean images "
+        "alone would select the trial."
     )
-    return Table(title, *_filled(head, rows, always=3), folded=True, words=(1,))
+    return Table(title, *_without_empty(head, rows, always=3), folded=True, words=(1,))
 
 
 def _validation_sets(summary: dict[str, Any]) -> list[str]:
@@ -229,9 +232,9 @@ def _validation_sets(summary: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(found)) if len(set(found)) > 1 else []
 
 
-def _by_clean(summary: dict[str, Any]) -> Table | None:
-    found = summary.get("chosen_by_clean", {})
-    if not found or summary["config"].get("choose_on") == "clean":
+def _clean_selection(summary: dict[str, Any]) -> Table | None:
+    found = summary.get("clean_selection", {})
+    if not found or summary["config"].get("select_on") == "clean":
         return None
     sets = list(next(iter(found.values()))["accuracy"])
     rows = []
@@ -240,13 +243,14 @@ def _by_clean(summary: dict[str, Any]) -> Table | None:
         rows.append(
             [name, *(cell for pair in pairs for cell in pair), f"{len(one['same'])} of {len(summary['seeds'])}"]
         )
-    head = ["", *(cell for s in sets for cell in (f"{s}, as chosen", f"{s}, by clean")), "same trial"]
+    head = ["", *(cell for s in sets for cell in (f"{s}, as selected", f"{s}, clean selection")), "same trial, seeds"]
     title = (
-        "Test accuracy had the trials been chosen by clean validation images alone, beside that of the trials chosen."
+        "Test accuracy in % if the trials were selected on clean validation images alone (clean selection), beside "
+        "that of the trials as selected."
     )
     return Table(title, head, rows, folded=True)
 
 
 def written(settings: dict[str, Any]) -> str:
-    """Settings in one line."""
+    """Return settings in one line."""
     return " ".join(f"{key}={value}" for key, value in settings.items())

@@ -1,4 +1,4 @@
-"""The trials of a row: which one each seed chose, and which one clean validation images alone would have chosen."""
+"""The trials of a row: the selected one of each seed, and the one that clean validation images alone would select."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 from experiments.report.figures import partial, spread
 
 VALIDATION, SETS = "validation", "validation_sets"
-#: Of `validation_sets`, the images as they are; its other key is the main test set's name.
+#: The key of `validation_sets` for clean images; the other key is the main test set's name.
 CLEAN = "clean"
 
 
-def chosen(trials: list[dict[str, Any]]) -> int:
-    """The number of the trial that is a row's, the first of equals: as `experiments.jobs.best` has it."""
+def selected(trials: list[dict[str, Any]]) -> int:
+    """Return the index of the trial with the highest validation accuracy, the first in case of ties."""
     return max(range(len(trials)), key=lambda number: trials[number][VALIDATION])
 
 
-def chosen_by_clean(trials: list[dict[str, Any]]) -> int | None:
-    """The same by clean validation images alone; None for runs that have not kept the accuracy on them."""
+def selected_by_clean(trials: list[dict[str, Any]]) -> int | None:
+    """Return the index of the best trial on clean validation images; None if that accuracy was not recorded."""
     if any(CLEAN not in trial.get(SETS, {}) for trial in trials):
         return None
     return max(range(len(trials)), key=lambda number: trials[number][SETS][CLEAN])
 
 
 def settings_of(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """By row that has chosen something, for each seed `seed`, `settings` and `validation` (%)."""
+    """Return by row with several trials, for each seed, `seed`, `settings` and `validation` (%)."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for name, row in run["students"].items():
@@ -37,11 +37,16 @@ def settings_of(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def listed(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The trials of one row with what they reached in per cent, what they cost, and the seeds that chose them."""
+def list_trials(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the trials of one row with their accuracies in %, their costs, and the seeds that select them.
+
+    Args:
+        runs: of one group.
+        name: of the row.
+    """
     by_seed = [run["trials"][name] for run in runs]
     choices = [
-        (run["seed"], chosen(trials), chosen_by_clean(trials)) for run, trials in zip(runs, by_seed, strict=True)
+        (run["seed"], selected(trials), selected_by_clean(trials)) for run, trials in zip(runs, by_seed, strict=True)
     ]
     found = []
     for number, trial in enumerate(zip(*by_seed, strict=True)):
@@ -54,26 +59,26 @@ def listed(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
         for key, digits in (("evaluations", 0), ("seconds", 1)):
             cost = partial([each.get(key) for each in trial], digits)
             one |= {} if cost is None else {key: cost}
-        one["chosen_by"] = [seed for seed, by_rule, _ in choices if by_rule == number]
-        one["chosen_by_clean"] = [seed for seed, _, by_clean in choices if by_clean == number]
+        one["selected_by"] = [seed for seed, by_rule, _ in choices if by_rule == number]
+        one["selected_by_clean"] = [seed for seed, _, by_clean in choices if by_clean == number]
         found.append(one)
     return found
 
 
-def by_clean_alone(runs: list[dict[str, Any]], sets: list[str]) -> dict[str, dict[str, Any]]:
-    """Test accuracies, by row that has several trials, of the trials that clean validation images alone would choose.
+def clean_selection(runs: list[dict[str, Any]], sets: list[str]) -> dict[str, dict[str, Any]]:
+    """Return, for rows with several trials, the test accuracies of the trials that clean images alone would select.
 
     Args:
-        runs: of one group; their trials are all trained, so nothing has to be run again.
-        sets: the test sets, one column each.
+        runs: of one group; all their trials are trained, so nothing has to be run again.
+        sets: test sets.
 
     Returns:
-        by row: `accuracy` by set, in per cent; `same`, the seeds in which it is the trial that was chosen.
+        by row: `accuracy` by test set, in %; `same`, the seeds in which the same trial is selected.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in runs[0].get("trials", {}):
         by_seed = [run["trials"][name] for run in runs]
-        numbers = [chosen_by_clean(trials) for trials in by_seed]
+        numbers = [selected_by_clean(trials) for trials in by_seed]
         if len(by_seed[0]) < 2 or None in numbers:
             continue
         picked = [trials[number] for trials, number in zip(by_seed, numbers, strict=True) if number is not None]
@@ -81,6 +86,6 @@ def by_clean_alone(runs: list[dict[str, Any]], sets: list[str]) -> dict[str, dic
             pairs = zip(runs, by_seed, numbers, strict=True)
             found[name] = {
                 "accuracy": {key: spread([100 * trial[key] for trial in picked]) for key in sets},
-                "same": [run["seed"] for run, trials, number in pairs if number == chosen(trials)],
+                "same": [run["seed"] for run, trials, number in pairs if number == selected(trials)],
             }
     return found

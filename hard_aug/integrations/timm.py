@@ -1,16 +1,15 @@
-"""timm's logit distillation task, with hard views beside the clean ones; wants timm 1.0.31 or newer.
+"""timm's logit distillation task, with hard views beside the clean ones; requires timm >= 1.0.31.
 
 ```python
 task = HardDistillationTask(
     model, teacher, augmenter=partial(HardAugmenter, transform=Compose(Affine(), Color())), device=device
-)  # 1: in place of LogitDistillationTask
-for input, target in loader:  # timm's, which normalises
-    result = task(input, target)  # as before
+)  # in place of LogitDistillationTask
+for input, target in loader:  # timm's loader, which normalises the images
+    result = task(input, target)
     optimizer.zero_grad(); result["loss"].backward(); optimizer.step()
-    task.augmenter.step()  # 2: for `Joint`; otherwise it does nothing
 ```
 
-A loop that can't be edited takes the second line by `optimizer.register_step_post_hook(lambda *_: ...)`.
+The training loop itself is unchanged.
 """
 
 from __future__ import annotations
@@ -24,39 +23,57 @@ from timm.task import DistillationTeacher, LogitDistillationTask
 from torch import Tensor, nn
 
 from hard_aug.augmenter import HardAugmenter
-from hard_aug.models.guard import unwrapped
+from hard_aug.models.eval_mode import unwrap_model
 from hard_aug.models.normalized import Normalized
 from hard_aug.models.timm import for_channels
+from hard_aug.utils.settings_repr import describe_settings
 
 logger = logging.getLogger(__name__)
 
 
 class HardDistillationTask(LogitDistillationTask):
-    """`LogitDistillationTask` whose distillation loss is that of the clean and the hard views.
+    """`LogitDistillationTask` whose distillation loss is taken on the clean and the hard views.
+
+    Move the student to its device and initialise `torch.distributed` before the task is created; call `compile`,
+    `prepare_distributed` and `setup_ema` afterwards, as usual. `get_task_state` returns the augmenter's state, which is
+    therefore part of timm's checkpoints.
 
     Args:
-        student_model: one of timm's, in training.
-        teacher_model: a name of timm's, a network, or timm's `DistillationTeacher`. One that is `Normalized` gets
-            images in [0, 1], others what timm takes them to want: the `mean` and `std` of their `pretrained_cfg`.
-        augmenter: makes the augmenter, called with `teacher`, `student` and `input_normalization`: `HardAugmenter`
-            with all its other arguments, by `functools.partial`.
-        input_normalization: `(mean, std)` per channel of the loader; None: of the student's `pretrained_cfg`, as timm
-            has it.
-        clean_weight: of the clean view in the distillation loss, in [0, 1].
-        criterion, criterion_kwargs, distill_loss_weight, task_loss_weight, device, dtype, verbose: as in timm. The
-            criterion sees the student's logits on the clean view alone; `task_loss_weight=0.0` leaves labels out.
-        temperature: of the distillation; None: of the augmenter's objective, the one that `Joint` takes.
-
-    The student is on its device before, and `torch.distributed` runs; `compile`, `prepare_distributed` and `setup_ema`
-    come after, as usual. The augmenter's state is in `get_task_state`, and so in timm's checkpoints.
+        student_model: timm model to train.
+        teacher_model: Name of a timm model, a network, or timm's `DistillationTeacher`. A `Normalized` network gets
+            images in [0, 1]; any other is given images normalised by the `mean` and `std` of its `pretrained_cfg`.
+        augmenter: Creates the augmenter when called with `teacher`, `student` and `normalization`: `HardAugmenter` with
+            all its other arguments, by `functools.partial`.
+        normalization: `(mean, std)` per channel of the loader; None: those of the student's `pretrained_cfg`.
+        clean_weight: Weight of the clean view in the distillation loss, in [0, 1].
+        criterion: Task loss, as in timm. It is computed from the student's logits on the clean view only.
+        criterion_kwargs: Arguments of the default criterion, as in timm.
+        distill_loss_weight: Weight of the distillation loss, as in timm.
+        task_loss_weight: Weight of the task loss, as in timm; 0.0 trains without labels.
+        temperature: Temperature of the distillation loss, above 0; None: that of the augmenter's objective.
+        device: Device of the task's modules, as in timm.
+        dtype: Data type of the task's modules, as in timm.
+        verbose: Whether timm logs the settings.
 
     Attributes:
-        augmenter: the `HardAugmenter`.
-        clean_weight: see above.
+        augmenter: The `HardAugmenter`.
+        clean_weight: Weight of the clean view in the distillation loss.
 
     Raises:
-        TypeError: an `augmenter` that makes something else.
-        ValueError: what `HardAugmenter` or `HardBatch.loss` refuse.
+        TypeError: If `augmenter` creates anything but a `HardAugmenter`.
+        ValueError: If `clean_weight` is outside [0, 1], or if `HardAugmenter` rejects its arguments.
+
+    Example:
+        >>> from functools import partial
+        >>> import timm, torch
+        >>> from hard_aug import Affine, HardAugmenter
+        >>> student, teacher = (timm.create_model("test_resnet", num_classes=4) for _ in range(2))
+        >>> augmenter = partial(HardAugmenter, transform=Affine())
+        >>> task = HardDistillationTask(student, teacher, augmenter=augmenter, verbose=False)
+        >>> result = task(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))  # zeros: the mean image
+        >>> result["loss"].backward()
+        >>> result["output"].shape
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -65,7 +82,7 @@ class HardDistillationTask(LogitDistillationTask):
         teacher_model: str | nn.Module | DistillationTeacher,
         *,
         augmenter: Callable[..., HardAugmenter],
-        input_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         clean_weight: float = 0.5,
         criterion: nn.Module | None = None,
         criterion_kwargs: dict[str, Any] | None = None,
@@ -89,38 +106,38 @@ class HardDistillationTask(LogitDistillationTask):
             verbose=verbose,
         )
         if not 0 <= clean_weight <= 1:
-            raise ValueError(f"clean_weight={clean_weight}: wanted a number in [0, 1]")
+            raise ValueError(f"clean_weight={clean_weight}: expected a number in [0, 1]")
         self.clean_weight = clean_weight
         self._hard_temperature = temperature
-        network: Any = unwrapped(student_model)  # timm's networks have attributes that nn.Module has not
+        network: Any = unwrap_model(student_model)  # timm's networks have attributes that nn.Module does not have
         channels = int(network.in_chans)
         place = next(network.parameters()).device
-        if input_normalization is None:
-            input_normalization = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-        mean, std = (for_channels(tuple(values), channels) for values in input_normalization)
+        if normalization is None:
+            normalization = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+        mean, std = (for_channels(tuple(values), channels) for values in normalization)
         self.augmenter = augmenter(
-            teacher=_as_player(self.teacher, channels).to(place),
-            student=_OfTask(self, Normalized(network, mean, std).to(place)),
-            input_normalization=(mean, std),
+            teacher=_normalized_teacher(self.teacher, channels).to(place),
+            student=_TaskStudent(self, Normalized(network, mean, std).to(place)),
+            normalization=(mean, std),
         )
         if not isinstance(self.augmenter, HardAugmenter):
             raise TypeError(
-                f"augmenter made a {type(self.augmenter).__name__}: wanted a HardAugmenter; use "
+                f"augmenter: expected it to create a HardAugmenter, got a {type(self.augmenter).__name__}; use "
                 "augmenter=functools.partial(HardAugmenter, transform=...)"
             )
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:  # names as timm has them
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
             input: `(B, C, H, W)`, normalised by the loader.
-            target: what the criterion takes.
+            target: Target of the criterion.
 
         Returns:
-            `loss`, to descend; `output`, the student's logits `(B, K)` on the clean view; `task_loss`; `kd_loss`;
-            `teacher_keeps`, the share of the hard views on which the teacher keeps its answer.
+            `loss`, to be minimised; `output`, the student's logits `(B, K)` on the clean view; `task_loss`; `kd_loss`;
+            `teacher_consistency`, the fraction of the batch for which the teacher's prediction is unchanged.
         """
-        labels = target if self.augmenter.objective.wants_labels else None
+        labels = target if self.augmenter.objective.requires_labels else None
         hard = self.augmenter(input, labels)
         kd_loss, output, _ = hard.loss_and_logits(temperature=self._hard_temperature, clean_weight=self.clean_weight)
         task_loss = self.criterion(output, target)
@@ -129,11 +146,21 @@ class HardDistillationTask(LogitDistillationTask):
             "output": output,
             "task_loss": task_loss,
             "kd_loss": kd_loss,
-            "teacher_keeps": hard.unchanged.float().mean(),
+            "teacher_consistency": hard.teacher_consistent.float().mean(),
         }
 
+    def extra_repr(self) -> str:
+        """Format the settings."""
+        settings = describe_settings(self, skip=("augmenter", "temperature", "device", "dtype", "verbose"))
+        return f"{settings}, temperature={self._hard_temperature}"
+
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """The augmenter's state; none for the averaged student, which shares it."""
+        """Return the augmenter's state; an empty dictionary for the averaged student, which shares the augmenter.
+
+        Args:
+            module: Unused, as in timm.
+            ema: Whether the state is that of the averaged student.
+        """
         return {} if ema else {"augmenter": self.augmenter.state_dict()}
 
     def load_task_state(
@@ -143,46 +170,54 @@ class HardDistillationTask(LogitDistillationTask):
         module: nn.Module | None = None,
         ema: bool = False,
     ) -> None:
-        """Take up `get_task_state()`.
+        """Load a state returned by `get_task_state()`.
+
+        Args:
+            state: The state; without one the policy stays as it is, with a warning.
+            strict: Whether to raise for the state of another task.
+            module: Unused, as in timm.
+            ema: Whether the state is that of the averaged student, for which nothing is loaded.
 
         Raises:
-            RuntimeError: the state of another task, if `strict`.
+            RuntimeError: If the state is that of another task, and `strict` is True.
         """
         if ema:
             return
         if not state:
-            logger.warning("the checkpoint holds no state of a task: the augmenter's policy stays as it is")
+            logger.warning("the checkpoint contains no task state: the augmenter's policy is unchanged")
             return
         if "augmenter" in state:
             self.augmenter.load_state_dict(state["augmenter"])
         elif strict:
             raise RuntimeError(
-                f"the checkpoint holds {sorted(state)} and no augmenter: it is of another task; load with strict=False "
-                "to keep the policy as it is"
+                f"expected a checkpoint of HardDistillationTask, got the task state {sorted(state)}, which has no "
+                "augmenter; load with strict=False to leave the policy unchanged"
             )
 
 
-class _OfTask(nn.Module):
-    """The task's trainable module as a student: images in [0, 1] in, normalised as by the loader.
+class _TaskStudent(nn.Module):
+    """The task's trainable module as a network for images in [0, 1], which it normalises as the loader does.
 
-    The task wraps its module later (compile, DDP), so that is looked up at each forward. The network inside, which the
-    adversary runs, is `_orig_mod`, as in the wrappers of `torch.compile`.
+    The task wraps its module later (compile, DDP), so the module is looked up at each forward. The unwrapped network,
+    which the adversary runs, is `_orig_mod`, as in the wrappers of `torch.compile`.
     """
 
     def __init__(self, task: LogitDistillationTask, inside: Normalized) -> None:
         super().__init__()
         self._orig_mod = inside
-        self._task = [task]  # in a list it is not registered
+        self._task = [task]  # in a list it is not registered as a submodule
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of images in [0, 1]."""
         inside = self._orig_mod
         normalized = (images - inside.mean.to(images.dtype)) / inside.std.to(images.dtype)
         task: Any = self._task[0]
         return task.trainable_module(normalized)  # type: ignore[no-any-return]
 
 
-def _as_player(teacher: DistillationTeacher, channels: int) -> nn.Module:
-    network = unwrapped(teacher.model)
+def _normalized_teacher(teacher: DistillationTeacher, channels: int) -> nn.Module:
+    """Return the teacher as a network for images in [0, 1]."""
+    network = unwrap_model(teacher.model)
     if isinstance(network, Normalized):
         return network
     buffers: Any = (teacher.mean_kd, teacher.std_kd)

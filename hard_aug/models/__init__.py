@@ -1,21 +1,18 @@
-"""Networks: their input normalisation, timm's and diffusers' by name, BatchNorm on two views, their state's guard."""
+"""Wrappers and helpers for teacher and student networks.
+
+They cover input normalisation, timm models by name, BatchNorm on two views, and temporary evaluation mode.
+"""
 
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
-from hard_aug.models.guard import evaluation_mode, unwrapped
-from hard_aug.models.hierarchical_vae import HierarchicalVAE
-from hard_aug.models.latent_directions import latent_directions
+from hard_aug.models.eval_mode import eval_mode, unwrap_model
 from hard_aug.models.normalized import Normalized
-from hard_aug.models.pretrained import load_autoencoder
 from hard_aug.models.timm import timm_model
 
 __all__ = [
     "BatchNormMode",
-    "HierarchicalVAE",
     "Normalized",
     "ViewStatistics",
-    "evaluation_mode",
-    "latent_directions",
-    "load_autoencoder",
+    "eval_mode",
     "timm_model",
-    "unwrapped",
+    "unwrap_model",
 ]

@@ -1,15 +1,15 @@
-"""BatchNorm on clean and hard views: which statistics each of them is normalised by, and which are remembered.
+"""BatchNorm on clean and hard views: which statistics normalise each view, and which update the running statistics.
 
-| mode | clean view | hard view | running statistics of |
+| mode | clean view | hard view | running statistics updated with |
 |---|---|---|---|
-| `shared` | those of both views together | the same | both |
-| `frozen` | its own | the running ones, as in evaluation | the clean view |
+| `shared` | those of both views together | the same | both views |
+| `frozen` | its own | the running statistics, as in evaluation | the clean view |
 | `split` | its own | its own | the clean view |
 
-`shared` is plain concatenation. Statistics apart are the idea of AdvProp (Xie et al., arXiv:1911.09665), which gives
-the hard view scales and offsets of its own too; here both views share them. Only modules in training mode count. What a
-module does beside (timm's apply the activation too) it does for both views. Students that recompute activations in
-their backward (`torch.utils.checkpoint`) want `shared`.
+`shared` is plain concatenation. Separate statistics are the idea of AdvProp (Xie et al., arXiv:1911.09665), which also
+gives the hard view its own scales and offsets; here both views share them. Only modules in training mode are affected.
+Whatever else a module does (timm's apply the activation too) it does for both views. Students that recompute
+activations in their backward (`torch.utils.checkpoint`) require `shared`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hard_aug.models.guard import unwrapped
+from hard_aug.models.eval_mode import unwrap_model
+from hard_aug.utils.settings_repr import SettingsRepr
 
 BatchNormMode = Literal["shared", "frozen", "split"]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class ViewStatistics:
-    """Keeps the views of one forward apart in a student's BatchNorm modules.
+class ViewStatistics(SettingsRepr):
+    """Separates the clean and the hard view of one forward in a student's BatchNorm modules.
 
     Args:
-        student: wrapped or not; its modules are looked up at each forward.
-        mode: see the table above.
+        student: The student, wrapped (`DistributedDataParallel`, `torch.compile`) or not. Its modules are looked up at
+            each forward.
+        mode: "shared", "frozen" or "split"; see the table above.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: If the mode is unknown.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.models import ViewStatistics
+        >>> norm = torch.nn.BatchNorm2d(3)
+        >>> clean, hard = torch.zeros(4, 3, 2, 2), torch.ones(4, 3, 2, 2)
+        >>> with ViewStatistics(norm, "split").of(clean=4, hard=4):
+        ...     out = norm(torch.cat((clean, hard)))
+        >>> norm.running_mean  # of the clean view only
+        tensor([0., 0., 0.])
     """
 
     def __init__(self, student: nn.Module, mode: BatchNormMode) -> None:
         if mode not in get_args(BatchNormMode):
-            raise ValueError(f"batch_norm={mode!r}: wanted one of {', '.join(get_args(BatchNormMode))}")
+            raise ValueError(f"batch_norm={mode!r}: expected one of {', '.join(get_args(BatchNormMode))}")
         self.mode = mode
         self._student = student
         self._forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
@@ -49,37 +61,41 @@ class ViewStatistics:
 
     @contextmanager
     def of(self, *, clean: int, hard: int) -> Iterator[None]:
-        """Within it the student's forward is on `clean` rows and `hard` ones after them.
+        """Return a context in which the student's forward is on a batch of clean rows followed by hard rows.
+
+        Args:
+            clean: Number of clean rows.
+            hard: Number of hard rows.
 
         Raises:
-            ValueError: a module whose statistics can't be kept apart.
+            ValueError: If the views can't be separated in one of the modules.
         """
         modules = [] if self.mode == "shared" or not hard else self._modules()
         self._clean, self._total = clean, clean + hard
         try:
             for module in modules:
-                module.forward = self._forwards[module]  # put back below
+                module.forward = self._forwards[module]  # removed below
             yield
         finally:
             for module in modules:
-                del module.forward  # that of the class shows again
+                del module.forward  # the class's method applies again
 
     def _modules(self) -> list[nn.Module]:
         found: list[nn.Module] = []
-        for module in unwrapped(self._student).modules():
+        for module in unwrap_model(self._student).modules():
             if not isinstance(module, _BatchNorm) or not module.training:
                 continue
             if isinstance(module, nn.SyncBatchNorm) or "forward" in vars(module):
                 raise ValueError(
-                    f"batch_norm={self.mode!r} can't keep the views apart in {type(module).__name__} (it is "
-                    "synchronised, or its forward is replaced); use batch_norm='shared'"
+                    f"batch_norm={self.mode!r} can't separate the views in {type(module).__name__} (it is "
+                    "synchronised across processes, or its forward is replaced); use batch_norm='shared'"
                 )
             if self.mode == "frozen" and module.running_mean is None:
                 raise ValueError(
-                    "batch_norm='frozen' wants running statistics, and a BatchNorm was made with "
+                    "batch_norm='frozen' requires running statistics, got a BatchNorm with "
                     "track_running_stats=False; use batch_norm='split'"
                 )
-            # One function for each module, however often it is put in: torch.compile knows it again.
+            # The same function at each forward of a module, so that torch.compile does not recompile.
             if module not in self._forwards:
                 self._forwards[module] = self._forward(module)
             found.append(module)
@@ -94,10 +110,10 @@ class ViewStatistics:
             if left:
                 raise ValueError(
                     f"batch_norm={'frozen' if frozen else 'split'!r}: a BatchNorm got {len(values)} rows for "
-                    f"{self._total} images, so the views can't be told apart; use batch_norm='shared'"
+                    f"{self._total} images, so the views can't be separated; use batch_norm='shared'"
                 )
             first, second = values[: self._clean * per_image], values[self._clean * per_image :]
-            with _running_statistics_aside(module, training=not frozen):
+            with _with_copied_statistics(module, training=not frozen):
                 hard = inside(module, second)
             return torch.cat((inside(module, first), hard))
 
@@ -105,8 +121,8 @@ class ViewStatistics:
 
 
 @contextmanager
-def _running_statistics_aside(module: _BatchNorm, *, training: bool) -> Iterator[None]:
-    """Within it the module is in this mode, and its running statistics are copies, which it may change."""
+def _with_copied_statistics(module: _BatchNorm, *, training: bool) -> Iterator[None]:
+    """Set the module's training flag and give it copies of its running statistics; restore both at exit."""
     kept = {name: module._buffers[name] for name in STATISTICS if module._buffers.get(name) is not None}
     before = module.training
     try:

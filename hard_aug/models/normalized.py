@@ -1,4 +1,4 @@
-"""Normalized: a network together with the input it wants, declared once."""
+"""Normalized: a network together with the normalisation and the image size that it expects."""
 
 from __future__ import annotations
 
@@ -8,21 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.checks import checked_normalization
+from hard_aug.utils.checks import checked_normalization
 
 
 class Normalized(nn.Module):
     """`model((images - mean) / std)` for images in [0, 1].
 
-    Args:
-        model: a network `(B, C, h, w) -> (B, K)`.
-        mean, std: per channel, in units of [0, 1]; std above 0.
-        size: `(h, w)` that the network wants; other images are resized (bilinear, antialiased). None: as they come.
+    Teacher and student may have different normalisations. Gradients: images yes, parameters of the model yes.
 
-    Teacher and student may each have their own. Gradients: images yes, parameters of the model yes.
+    Args:
+        model: A network `(B, C, h, w) -> (B, K)`.
+        mean: Mean per channel, in units of [0, 1].
+        std: Standard deviation per channel, in units of [0, 1], above 0.
+        size: Image size `(h, w)` that the network expects; other images are resized (bilinear, antialiased). None:
+            images are not resized.
 
     Raises:
-        ValueError: unequal lengths, a std that is not positive, values not finite, or images of other channels.
+        ValueError: If the lengths differ, a std is not positive or a value is not finite; at a call, if the images have
+            another number of channels.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug import Normalized
+        >>> model = Normalized(torch.nn.Identity(), mean=(0.5,), std=(0.25,))
+        >>> model(torch.ones(1, 1, 1, 1))
+        tensor([[[[2.]]]])
     """
 
     mean: Tensor
@@ -44,10 +54,15 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, K)` for images `(B, C, H, W)` in [0, 1]."""
+        """Compute logits `(B, K)` for images `(B, C, H, W)` in [0, 1]."""
         if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(f"wanted images of shape (B, {len(self.mean)}, H, W), got {tuple(images.shape)}")
+            raise ValueError(f"expected images of shape (B, {len(self.mean)}, H, W), got {tuple(images.shape)}")
         if self.size is not None and images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
         normalized = (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
         return self.model(normalized)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Format mean, std and size."""
+        mean, std = (", ".join(f"{value:.4g}" for value in kept.flatten().tolist()) for kept in (self.mean, self.std))
+        return f"mean=({mean}), std=({std}), size={self.size}"

@@ -1,4 +1,4 @@
-"""What the augmenter maximises (disagreement) and what it must keep (the teacher's answer)."""
+"""What the augmenter maximises (disagreement) and what it must preserve (the teacher's prediction)."""
 
 from hard_aug.objectives.confidence import ConfidenceGap, ConfidenceMargin, ConfidenceRatio
 from hard_aug.objectives.disagreement import (
@@ -10,7 +10,7 @@ from hard_aug.objectives.disagreement import (
     Reference,
     ReverseKL,
 )
-from hard_aug.objectives.invariance import Constraint, Hinge, Invariance, Penalty, teacher_change
+from hard_aug.objectives.invariance import Constraint, Hinge, Invariance, Penalty, teacher_divergence
 from hard_aug.objectives.response import ResponseChange
 from hard_aug.ops.divergence import kl_divergence
 
@@ -31,5 +31,5 @@ __all__ = [
     "ResponseChange",
     "ReverseKL",
     "kl_divergence",
-    "teacher_change",
+    "teacher_divergence",
 ]

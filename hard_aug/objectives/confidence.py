@@ -1,15 +1,15 @@
-"""Confidence: the teacher sure of the right class, the student not (after ConfiG, arXiv:2506.02294).
+"""Confidence objectives: the teacher is confident in the correct class, the student is not.
 
-With `t` and `s` the two players' probabilities of the right class y:
+After ConfiG, arXiv:2506.02294. With `t` and `s` the two networks' probabilities of the correct class y:
 
 | class | formula |
 |---|---|
-| `ConfidenceGap` | `t^gamma + (1 - s)^gamma`, in [0, 2]; with `towards`, `t^gamma + s_w^gamma` of one wrong class w |
+| `ConfidenceGap` | `t^gamma + (1 - s)^gamma`, in [0, 2]; with `towards`, `t^gamma + s_w^gamma` for one wrong class w |
 | `ConfidenceRatio` | `log t - log s` |
 | `ConfidenceMargin` | `m(teacher) - m(student)`, `m(z) = z_y - max over k != y of z_k` |
 
-A power above 1 rewards the samples on which the players differ already and pushes least where the student is sure;
-the ratio and the margin do not saturate. What y is says `target`: "label", the labels given to the call, or
+A power above 1 has the largest gradient on samples where the networks already differ and the smallest where the student
+is confident; the ratio and the margin do not saturate. `target` selects y: "label", the labels given to the call, or
 "teacher", the teacher's top class on the clean image.
 """
 
@@ -29,52 +29,67 @@ Target = Literal["label", "teacher"]
 
 
 class _Confidence(Disagreement):
-    wants_one_class = True
+    """Base class: looks up the correct class.
+
+    Args:
+        target: Which class is the correct one: "label" or "teacher".
+    """
+
+    requires_one_class = True
 
     def __init__(self, *, target: Target = "label") -> None:
         if target not in ("label", "teacher"):
-            raise ValueError(f"target={target!r}: wanted 'label' or 'teacher'")
+            raise ValueError(f"target={target!r}: expected 'label' or 'teacher'")
         self.target = target
-        self.wants_labels = target == "label"
+        self.requires_labels = target == "label"
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         teacher, student = same_type(teacher_logits, student_logits)
-        return self._score(teacher, student, self._right_class(reference, teacher.shape[-1])[:, None])
+        return self._score(teacher, student, self._correct_class(reference, teacher.shape[-1])[:, None])
 
-    def _right_class(self, reference: Reference | None, classes: int) -> Tensor:
+    def _correct_class(self, reference: Reference | None, classes: int) -> Tensor:
         name = type(self).__name__
         if self.target == "teacher":
             if reference is None:
-                raise ValueError(f"{name}(target='teacher') wants reference=Reference(teacher_logits=...)")
+                raise ValueError(f"{name}(target='teacher') requires reference=Reference(teacher_logits=...)")
             return reference.teacher_logits.argmax(-1)
         if reference is None or reference.labels is None:
             raise ValueError(
-                f"{name} wants labels: call augmenter(images, labels), or take the teacher's answer for them with "
+                f"{name} requires labels: call augmenter(images, labels), or use the teacher's prediction instead with "
                 f"{name}(target='teacher')"
             )
-        # Checked where they come in; on a GPU an index outside would end the process.
+        # The augmenter checks labels at entry; on a GPU an index out of range would end the process.
         return reference.labels.long().clamp(0, classes - 1)
 
     @abstractmethod
-    def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
-        """`(B,)` from logits `(B, K)` of at least float32 and the class `(B, 1)`."""
+    def _score(self, teacher: Tensor, student: Tensor, correct: Tensor) -> Tensor:
+        """Compute the score `(B,)` from logits `(B, K)`, at least float32, and the correct class `(B, 1)`."""
 
 
 class ConfidenceGap(_Confidence):
-    """`t^gamma + (1 - s)^gamma`.
+    """`t^gamma + (1 - s)^gamma`: the teacher's confidence in the correct class and the student's lack of it.
 
     Args:
-        gamma: the power, at least 1.
-        start: the power at the start of a search, which moves to `gamma` in equal steps: a search that begins where the
-            student is sure gets a gradient there. None: `gamma` from the start. Searches of `hard_aug.solvers` anneal;
-            `HardAugmenter` uses `gamma` throughout.
-        target: what the right class is.
-        towards: the student is to be sure of the class that comes so many after the right one, modulo K; at least 1.
-            Away from the right class alone, searches end at the nearest wrong one; those towards each of
-            1, ..., K - 1 find what every class is taken for. None: away.
+        gamma: Exponent, at least 1.
+        start: Exponent at the start of a search, which moves linearly to `gamma`: a search that begins where the
+            student is confident then has a gradient there. None: `gamma` from the start. The searches of
+            `hard_aug.synthesis` anneal; `HardAugmenter` uses `gamma` throughout.
+        target: Which class is the correct one: "label" or "teacher".
+        towards: Offset of a wrong class, at least 1: the score grows with the student's probability of the class that
+            many places after the correct one, modulo K. Without it, searches end at the nearest wrong class; with
+            1, ..., K - 1 in turn they find what makes the student predict each of them. None: any wrong class.
 
     Raises:
-        ValueError: names the setting; at a call, `towards` that is a multiple of K.
+        ValueError: If a setting is out of range; at a call, if `towards` is a multiple of K.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import ConfidenceGap, Reference
+        >>> teacher, student = torch.tensor([[100.0, 0.0]]), torch.tensor([[0.0, 100.0]])
+        >>> reference = Reference(teacher, labels=torch.tensor([0]))
+        >>> ConfidenceGap()(teacher_logits=teacher, student_logits=student, reference=reference)
+        tensor([2.])
     """
 
     def __init__(
@@ -87,58 +102,75 @@ class ConfidenceGap(_Confidence):
     ) -> None:
         super().__init__(target=target)
         if towards is not None and not (isinstance(towards, int) and towards >= 1):
-            raise ValueError(f"towards={towards}: wanted a whole number of at least 1, or None")
+            raise ValueError(f"towards={towards}: expected an integer >= 1, or None")
         for name, power in (("gamma", gamma), ("start", gamma if start is None else start)):
             if not (power >= 1 and math.isfinite(power)):
-                raise ValueError(f"{name}={power}: wanted a number of at least 1")
+                raise ValueError(f"{name}={power}: expected a number >= 1")
         self.gamma = float(gamma)
         self.start = None if start is None else float(start)
         self.towards = towards
 
     def at(self, progress: float) -> ConfidenceGap:
+        """See `Disagreement.at`; the exponent moves from `start` to `gamma`."""
         if self.start is None or progress >= 1:
             return self
         gamma = self.start + (self.gamma - self.start) * max(0.0, progress)
         return ConfidenceGap(gamma, target=self.target, towards=self.towards)
 
-    def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
-        sure = teacher.softmax(-1).gather(-1, right).squeeze(-1)
+    def _score(self, teacher: Tensor, student: Tensor, correct: Tensor) -> Tensor:
+        confident = teacher.softmax(-1).gather(-1, correct).squeeze(-1)
         if self.towards is None:
-            unsure = _others(student.softmax(-1), right, fill=0.0).sum(-1)  # 1 - s without its rounding
+            doubt = _others(student.softmax(-1), correct, fill=0.0).sum(-1)  # 1 - s without its rounding
         else:
             classes = student.shape[-1]
             if self.towards % classes == 0:
-                raise ValueError(f"towards={self.towards} of {classes} classes is the right one; wanted another")
-            unsure = student.softmax(-1).gather(-1, (right + self.towards) % classes).squeeze(-1)
-        return sure**self.gamma + unsure**self.gamma
+                raise ValueError(f"towards={self.towards} of {classes} classes is the correct class; expected another")
+            doubt = student.softmax(-1).gather(-1, (correct + self.towards) % classes).squeeze(-1)
+        return confident**self.gamma + doubt**self.gamma
 
 
 class ConfidenceRatio(_Confidence):
     """`log t - log s`, in nats, unbounded.
 
     Args:
-        target: what the right class is.
+        target: Which class is the correct one: "label" or "teacher".
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import ConfidenceRatio, Reference
+        >>> teacher, student = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+        >>> reference = Reference(teacher, labels=torch.tensor([0]))
+        >>> round(float(ConfidenceRatio()(teacher_logits=teacher, student_logits=student, reference=reference)), 3)
+        3.0
     """
 
-    def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
-        return (teacher.log_softmax(-1) - student.log_softmax(-1)).gather(-1, right).squeeze(-1)
+    def _score(self, teacher: Tensor, student: Tensor, correct: Tensor) -> Tensor:
+        return (teacher.log_softmax(-1) - student.log_softmax(-1)).gather(-1, correct).squeeze(-1)
 
 
 class ConfidenceMargin(_Confidence):
-    """The teacher's margin of the right class less the student's, in units of logits, unbounded.
+    """The teacher's margin of the correct class minus the student's, in units of logits, unbounded.
 
     Args:
-        target: what the right class is.
+        target: Which class is the correct one: "label" or "teacher".
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import ConfidenceMargin, Reference
+        >>> teacher, student = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> reference = Reference(teacher, labels=torch.tensor([0]))
+        >>> ConfidenceMargin()(teacher_logits=teacher, student_logits=student, reference=reference)
+        tensor([4.])
     """
 
-    def _score(self, teacher: Tensor, student: Tensor, right: Tensor) -> Tensor:
-        return _margin(teacher, right) - _margin(student, right)
+    def _score(self, teacher: Tensor, student: Tensor, correct: Tensor) -> Tensor:
+        return _margin(teacher, correct) - _margin(student, correct)
 
 
-def _margin(logits: Tensor, right: Tensor) -> Tensor:
-    return logits.gather(-1, right).squeeze(-1) - _others(logits, right, fill=-math.inf).amax(-1)
+def _margin(logits: Tensor, correct: Tensor) -> Tensor:
+    return logits.gather(-1, correct).squeeze(-1) - _others(logits, correct, fill=-math.inf).amax(-1)
 
 
-def _others(values: Tensor, right: Tensor, *, fill: float) -> Tensor:
-    """`values`, `(B, K)`, with the right class replaced."""
-    return values.masked_fill(torch.zeros_like(values, dtype=torch.bool).scatter(-1, right, True), fill)
+def _others(values: Tensor, correct: Tensor, *, fill: float) -> Tensor:
+    """Replace the correct class of `values`, `(B, K)`, by `fill`."""
+    return values.masked_fill(torch.zeros_like(values, dtype=torch.bool).scatter(-1, correct, True), fill)

@@ -1,4 +1,6 @@
-"""Disagreement: what the augmenter maximises. Per sample, and differentiable in both players' logits.
+"""Disagreement of teacher and student per sample, which the augmenter maximises.
+
+It is differentiable in the logits of both networks.
 
 | class | formula | source |
 |---|---|---|
@@ -8,8 +10,8 @@
 | `LogitMSE` | mean over classes of the squared difference of logits | Kim et al., arXiv:2105.08919 |
 | `DecisionMaskedKL` | `KL` where the student's top class is still the teacher's, else 0 | |
 
-`t` and `s` are the softmax of the logits over T, and `KL(p, q) = sum p log(p / q)`, in nats. Further ones are in
-`response.py` and `confidence.py`.
+`t` and `s` are the softmax of the logits over T, and `KL(p, q) = sum p log(p / q)`, in nats. `response.py` and
+`confidence.py` define further objectives.
 """
 
 from __future__ import annotations
@@ -24,16 +26,24 @@ from torch import Tensor
 
 from hard_aug.ops.divergence import check_temperature, kl_divergence, kl_of_log_probabilities
 from hard_aug.ops.divergence.reference import same_type
+from hard_aug.utils.settings_repr import SettingsRepr
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What else an objective may look at.
+    """Predictions on the clean images and labels, which an objective may use besides the logits on the hard images.
 
     Attributes:
-        teacher_logits: `(B, K)`, on the clean images (for a mix, of both; see `Transform.reference`).
-        student_logits: `(B, K)`, on the clean images, for objectives that name them.
-        labels: `(B,)` integers, for objectives that name them.
+        teacher_logits: `(B, K)`, on the clean images (for mixed images, of both; see `Transform.reference`).
+        student_logits: `(B, K)`, on the clean images, for objectives that require them.
+        labels: Integers `(B,)`, for objectives that require them.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import Reference
+        >>> reference = Reference(torch.zeros(4, 3), labels=torch.tensor([0, 2, 1, 0]))
+        >>> reference.first(2).labels
+        tensor([0, 2])
     """
 
     teacher_logits: Tensor
@@ -41,31 +51,38 @@ class Reference:
     labels: Tensor | None = None
 
     def first(self, count: int) -> Reference:
-        """That of the first `count` images."""
+        """Slice to the first `count` images."""
         others = (None if part is None else part[:count] for part in (self.student_logits, self.labels))
         return Reference(self.teacher_logits[:count], *others)
 
 
-class Disagreement(ABC):
-    """A score `(B,)` of the two players' logits, the higher the more they disagree."""
+class Disagreement(SettingsRepr, ABC):
+    """A score `(B,)` of the two networks' logits; the higher it is, the more they disagree."""
 
-    #: Whether the student's part of it is the outer distillation loss on the hard view, as `Joint` needs.
-    is_distillation_loss: bool = False
-    #: Whether it is at least 0 and grows with the difference of the players, as `Threshold` needs.
+    #: Whether it is at least 0 and grows with the difference of the networks, as `Threshold` requires.
     is_divergence: bool = False
-    #: Whether it looks at `Reference.student_logits`.
-    wants_student_reference: bool = False
-    #: Whether it looks at `Reference.labels`.
-    wants_labels: bool = False
-    #: Whether it asks for one right class, which a mix of two images has not.
-    wants_one_class: bool = False
+    #: Whether it requires `Reference.student_logits`.
+    requires_student_reference: bool = False
+    #: Whether it requires `Reference.labels`.
+    requires_labels: bool = False
+    #: Whether it requires one correct class, which a mix of two images does not have.
+    requires_one_class: bool = False
 
     @abstractmethod
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
-        """`(B,)`, at least float32, from two `(B, K)` on the hard images."""
+        """Compute the score.
+
+        Args:
+            teacher_logits: `(B, K)`, on the hard images.
+            student_logits: `(B, K)`, on the hard images.
+            reference: Predictions on the clean images and labels, for objectives that require them.
+
+        Returns:
+            `(B,)`, at least float32.
+        """
 
     def at(self, progress: float) -> Disagreement:
-        """What a search ascends when the share `progress`, in [0, 1], of it is over; most stay as they are."""
+        """Return the objective at the fraction `progress`, in [0, 1], of a search; by default `self` throughout."""
         return self
 
 
@@ -88,33 +105,54 @@ class KL(Tempered):
 
     Args:
         temperature: `T`, above 0; also the default temperature of `HardBatch.loss`.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import KL
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> KL(temperature=1.0)(teacher_logits=logits, student_logits=logits)
+        tensor([0., 0.])
     """
 
-    is_distillation_loss = True
-
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         return kl_divergence(teacher_logits=teacher_logits, student_logits=student_logits, temperature=self.temperature)
 
 
 class ReverseKL(Tempered):
-    """`T^2 KL(student || teacher)`: large where the student is sure of what the teacher rules out.
+    """`T^2 KL(student || teacher)`: large where the student is confident in a class that the teacher rules out.
 
     Args:
         temperature: `T`, above 0.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import ReverseKL
+        >>> ReverseKL()(teacher_logits=torch.zeros(3, 5), student_logits=torch.randn(3, 5)).shape
+        torch.Size([3])
     """
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         return kl_divergence(teacher_logits=student_logits, student_logits=teacher_logits, temperature=self.temperature)
 
 
 class JensenShannon(Tempered):
-    """`T^2` times the Jensen-Shannon divergence, symmetric and at most `T^2 log 2`.
+    """`T^2` times the Jensen-Shannon divergence, which is symmetric and at most `T^2 log 2`.
 
     Args:
         temperature: `T`, above 0.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import JensenShannon
+        >>> teacher, student = torch.tensor([[100.0, 0.0]]), torch.tensor([[0.0, 100.0]])
+        >>> round(float(JensenShannon(temperature=1.0)(teacher_logits=teacher, student_logits=student)), 3)  # log 2
+        0.693
     """
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         teacher, student = _log_probabilities(teacher_logits, student_logits, self.temperature)
         middle = torch.logaddexp(teacher, student) - math.log(2)
         return (
@@ -125,11 +163,19 @@ class JensenShannon(Tempered):
 
 
 class LogitMSE(Disagreement):
-    """Mean over the classes of the squared difference of the logits."""
+    """Mean over the classes of the squared difference of the logits.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import LogitMSE
+        >>> LogitMSE()(teacher_logits=torch.zeros(2, 4), student_logits=torch.full((2, 4), 3.0))
+        tensor([9., 9.])
+    """
 
     is_divergence = True
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         teacher, student = same_type(teacher_logits, student_logits)
         return (teacher - student).square().mean(-1)
 
@@ -137,15 +183,23 @@ class LogitMSE(Disagreement):
 class DecisionMaskedKL(Tempered):
     """`KL` on the samples where the student's top class is the teacher's, 0 on the others.
 
-    It pushes only where the student still agrees, and spends nothing on samples that are lost already.
+    Its gradient acts only where the student still agrees, not on samples that it already classifies differently.
 
     Args:
         temperature: `T`, above 0.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import DecisionMaskedKL
+        >>> teacher, student = torch.tensor([[5.0, 0.0]]), torch.tensor([[0.0, 5.0]])
+        >>> DecisionMaskedKL()(teacher_logits=teacher, student_logits=student)
+        tensor([0.])
     """
 
-    is_divergence = False  # it falls to zero once the students disagree
+    is_divergence = False  # it is zero where the networks disagree most
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
+        """See `Disagreement.__call__`."""
         divergence = kl_divergence(
             teacher_logits=teacher_logits, student_logits=student_logits, temperature=self.temperature
         )

@@ -1,12 +1,12 @@
-"""Invariance: keep the teacher's answer. `I = KL(teacher(reference) || teacher(hard))`, in nats.
+"""Invariance: the cost of changing the teacher's prediction, `I = KL(teacher(reference) || teacher(hard))`, in nats.
 
-The augmenter ascends `D - cost(I)`:
+The augmenter maximises `D - cost(I)`, where D is the disagreement:
 
 | class | cost(I) |
 |---|---|
 | `Penalty` | `weight * I` |
-| `Constraint` | `multiplier * I`, the multiplier being the dual variable of `E[I] <= epsilon` |
-| `Hinge` | `weight * max(0, I - epsilon)` for each sample by itself |
+| `Constraint` | `multiplier * I`, where the multiplier is the dual variable of `E[I] <= epsilon` |
+| `Hinge` | `weight * max(0, I - epsilon)`, per sample |
 """
 
 from __future__ import annotations
@@ -18,76 +18,112 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.ops.divergence import kl_divergence
+from hard_aug.utils.settings_repr import describe_settings
 
 
-def teacher_change(*, reference_logits: Tensor, hard_logits: Tensor) -> Tensor:
-    """`KL(softmax(reference) || softmax(hard))` per sample, `(B,)`, at temperature 1, in nats."""
+def teacher_divergence(*, reference_logits: Tensor, hard_logits: Tensor) -> Tensor:
+    """Compute `KL(softmax(reference) || softmax(hard))` per sample at temperature 1.
+
+    Args:
+        reference_logits: `(B, K)`, the teacher's on the clean images (see `Transform.reference`).
+        hard_logits: `(B, K)`, the teacher's on the hard images.
+
+    Returns:
+        `(B,)`, in nats, at least float32.
+    """
     return kl_divergence(teacher_logits=reference_logits, student_logits=hard_logits)
 
 
 class Invariance(nn.Module, ABC):
-    """How strongly the teacher's answer is kept."""
+    """The cost of changing the teacher's prediction, with a multiplier that may be learned."""
 
     multiplier: Tensor
 
-    def cost(self, change: Tensor) -> Tensor:
-        """`(B,)` from `I`, `(B,)`, with a graph to it."""
-        return self.multiplier * change
+    def cost(self, divergence: Tensor) -> Tensor:
+        """Compute the differentiable cost `(B,)` of the teacher divergence `I`, `(B,)`."""
+        return self.multiplier * divergence
 
     @abstractmethod
-    def update(self, mean_change: Tensor) -> None:
-        """Take note of the mean of `I` over the batch of one ascent, a scalar."""
+    def update(self, mean_divergence: Tensor) -> None:
+        """Update the multiplier after a policy update, given the mean of `I` over the batch, a scalar."""
+
+    def extra_repr(self) -> str:
+        """Format the settings."""
+        return describe_settings(self)
 
 
 class Penalty(Invariance):
-    """A fixed multiplier.
+    """A penalty with a fixed weight.
 
     Args:
-        weight: the multiplier, at least 0.
+        weight: The multiplier, at least 0.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import Penalty
+        >>> Penalty(2.0).cost(torch.tensor([0.0, 0.5]))
+        tensor([0., 1.])
     """
 
     def __init__(self, weight: float = 8.0) -> None:
         super().__init__()
         if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"weight={weight}: wanted a number of at least 0")
-        self.register_buffer("multiplier", torch.tensor(float(weight)), persistent=False)  # a setting, not a state
+            raise ValueError(f"weight={weight}: expected a number >= 0")
+        self.weight = float(weight)
+        self.register_buffer("multiplier", torch.tensor(self.weight), persistent=False)  # a setting, not a state
 
-    def update(self, mean_change: Tensor) -> None:
-        """A fixed multiplier learns nothing."""
+    def update(self, mean_divergence: Tensor) -> None:
+        """Do nothing: the multiplier is fixed."""
 
 
 class Hinge(Penalty):
-    """Nothing for changes of up to `epsilon`, a fixed price beyond, for each sample by itself.
+    """No cost up to `epsilon` and a fixed weight beyond it, per sample.
 
-    A mean can hide a few destroyed images; this can not. It is what `Search` works under.
+    A mean can hide a few images that the transform has destroyed; a limit per sample can't. It is the default with
+    `Search`.
 
     Args:
-        epsilon: the change of the teacher's answer that is free, nats, at least 0.
-        weight: the price of a nat beyond, at least 0.
+        epsilon: Divergence of the teacher's prediction that is free of cost, nats, at least 0.
+        weight: Cost per nat beyond it, at least 0.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import Hinge
+        >>> Hinge(0.5, weight=2.0).cost(torch.tensor([0.25, 1.0]))
+        tensor([0., 1.])
     """
 
     def __init__(self, epsilon: float = 0.1, *, weight: float = 8.0) -> None:
         super().__init__(weight)
         if not (epsilon >= 0 and math.isfinite(epsilon)):
-            raise ValueError(f"epsilon={epsilon}: wanted a number of nats of at least 0")
+            raise ValueError(f"epsilon={epsilon}: expected a number of nats >= 0")
         self.epsilon = float(epsilon)
 
-    def cost(self, change: Tensor) -> Tensor:
-        return self.multiplier * (change - self.epsilon).clamp(min=0)
+    def cost(self, divergence: Tensor) -> Tensor:
+        """See `Invariance.cost`."""
+        return self.multiplier * (divergence - self.epsilon).clamp(min=0)
 
 
 class Constraint(Invariance):
-    """`E[I] <= epsilon`, by dual ascent on a moving mean of `I`.
+    """The constraint `E[I] <= epsilon`, enforced by dual ascent on a moving mean of `I`.
 
-    After each ascent `m <- decay m + (1 - decay) mean(I)`, and `multiplier <- clamp(multiplier + rate (m - epsilon) /
-    epsilon, 0, maximum)`.
+    After each policy update `m <- decay m + (1 - decay) mean(I)`, and `multiplier <- clamp(multiplier + rate
+    (m - epsilon) / epsilon, 0, maximum)`.
 
     Args:
-        epsilon: the largest mean change of the teacher's answer, nats, above 0.
-        rate: step of the dual variable.
-        decay: of the moving mean, in [0, 1).
-        initial: the multiplier at the start.
-        maximum: bound of the multiplier.
+        epsilon: Largest mean divergence of the teacher's prediction, nats, above 0.
+        rate: Step size of the dual variable.
+        decay: Decay of the moving mean, in [0, 1).
+        initial: Initial multiplier.
+        maximum: Upper bound of the multiplier.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import Constraint
+        >>> constraint = Constraint(epsilon=0.1, rate=0.5, decay=0.5)
+        >>> constraint.update(torch.tensor(0.3))  # the moving mean is 0.2, twice epsilon
+        >>> constraint.multiplier
+        tensor(1.5000)
     """
 
     moving_mean: Tensor
@@ -103,18 +139,19 @@ class Constraint(Invariance):
     ) -> None:
         super().__init__()
         if not (epsilon > 0 and math.isfinite(epsilon)):
-            raise ValueError(f"epsilon={epsilon}: wanted a positive number of nats")
+            raise ValueError(f"epsilon={epsilon}: expected a positive number of nats")
         if not (rate > 0 and 0 <= decay < 1 and 0 <= initial <= maximum):
             raise ValueError(
-                f"rate={rate}, decay={decay}, initial={initial}, maximum={maximum}: wanted rate > 0, 0 <= decay < 1 "
+                f"rate={rate}, decay={decay}, initial={initial}, maximum={maximum}: expected rate > 0, 0 <= decay < 1 "
                 "and 0 <= initial <= maximum"
             )
-        self.epsilon, self.rate, self.decay, self.maximum = epsilon, rate, decay, maximum
+        self.epsilon, self.rate, self.decay, self.initial, self.maximum = epsilon, rate, decay, initial, maximum
         self.register_buffer("multiplier", torch.tensor(float(initial)))
         self.register_buffer("moving_mean", torch.tensor(float(epsilon)))
 
     @torch.no_grad()
-    def update(self, mean_change: Tensor) -> None:
-        self.moving_mean.lerp_(mean_change.to(self.moving_mean), 1 - self.decay)
+    def update(self, mean_divergence: Tensor) -> None:
+        """See `Invariance.update`."""
+        self.moving_mean.lerp_(mean_divergence.to(self.moving_mean), 1 - self.decay)
         step = self.rate * (self.moving_mean - self.epsilon) / self.epsilon
         self.multiplier.add_(step).clamp_(0, self.maximum)

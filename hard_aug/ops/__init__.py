@@ -1,6 +1,9 @@
-"""Fused batch operations. Each folder holds one: reference in PyTorch (the truth), Triton kernels, dispatch, README."""
+"""Fused batch operations.
+
+Each folder holds one operation: the PyTorch reference, Triton kernels, the choice between them, and a README.
+"""
 
 from hard_aug.ops.backend import Backend, use_backend
-from hard_aug.ops.warp_color import fold_normalization, warp_color, warp_color_normalized
+from hard_aug.ops.warp_color import warp_color
 
-__all__ = ["Backend", "fold_normalization", "use_backend", "warp_color", "warp_color_normalized"]
+__all__ = ["Backend", "use_backend", "warp_color"]

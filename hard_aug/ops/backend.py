@@ -1,17 +1,17 @@
-"""Backend: which implementation of an operation runs, PyTorch's own functions or a Triton kernel.
+"""Choice of the implementation of an operation: PyTorch functions or Triton kernels.
 
 | backend | meaning |
 |---|---|
-| `auto` | Triton for CUDA tensors that the kernel serves, where triton is installed; else PyTorch |
-| `torch` | the reference in PyTorch, on any device, float64 too |
-| `triton` | the kernel, or an error that says why it can't be: never a silent replacement |
+| `auto` | Triton for CUDA tensors that the kernel supports, if triton is installed; else PyTorch |
+| `torch` | the PyTorch reference, on any device, also in float64 |
+| `triton` | the kernel; raises an error with the reason if it can't run, never falls back silently |
 
-Chosen by the argument of a call; without one by the innermost `use_backend`; without one by the environment variable
-HARD_AUG_BACKEND; without that it is `auto`. Tensors on the CPU are served by `triton` only under its interpreter
-(TRITON_INTERPRET=1 before Python starts), for tests; `auto` never takes that for them, it is slow.
+The `backend` argument of a call takes precedence, then the innermost `use_backend`, then the environment variable
+HARD_AUG_BACKEND, then `auto`. With `triton` CPU tensors require Triton's interpreter (TRITON_INTERPRET=1 before Python
+starts), which is for tests; `auto` never uses it, because it is slow.
 
-The kernels have first derivatives in reverse mode, by `backward` and `torch.autograd.grad`. `torch.func` and second
-derivatives want `torch`.
+The kernels have first derivatives in reverse mode, by `backward` and `torch.autograd.grad`. `torch.func` and
+second derivatives require `torch`.
 """
 
 from __future__ import annotations
@@ -28,63 +28,73 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 Backend = Literal["auto", "torch", "triton"]
-VARIABLE = "HARD_AUG_BACKEND"
-_within: ContextVar[Backend | None] = ContextVar("hard_aug_backend", default=None)
+ENVIRONMENT_VARIABLE = "HARD_AUG_BACKEND"
+_context_backend: ContextVar[Backend | None] = ContextVar("hard_aug_backend", default=None)
 _installed = find_spec("triton") is not None
 
 
 @contextmanager
 def use_backend(backend: Backend | None) -> Iterator[None]:
-    """Within it, calls that name no backend take this one; None changes nothing.
+    """Set the default backend of the calls within the context.
 
-    To be entered outside what `torch.compile` compiles: it can't be entered inside. What is compiled takes the backend
-    of the context, and of the environment variable as it was when that was compiled.
+    Enter it outside functions that `torch.compile` compiles; it can't be entered inside. A compiled function uses the
+    backend of the context, and the environment variable as it was at compile time.
+
+    Args:
+        backend: "auto", "torch" or "triton"; None: change nothing.
 
     Raises:
         ValueError: an unknown backend.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.ops import use_backend, warp_color
+        >>> with use_backend("torch"):
+        ...     warp_color(torch.rand(2, 3, 8, 8), clamp=True).shape
+        torch.Size([2, 3, 8, 8])
     """
     if backend is None:
         yield
         return
     check_backend(backend)
-    token = _within.set(backend)
+    token = _context_backend.set(backend)
     try:
         yield
     finally:
-        _within.reset(token)
+        _context_backend.reset(token)
 
 
 def current_backend() -> Backend:
-    """What calls that name no backend take here.
+    """Return the backend of calls without a `backend` argument.
 
     Raises:
-        ValueError: the environment variable holds something else.
+        ValueError: the environment variable holds an unknown backend.
     """
-    within = _within.get()
-    if within is not None:
-        return within
-    named = os.environ.get(VARIABLE) or "auto"
-    check_backend(named, source=VARIABLE)
+    backend = _context_backend.get()
+    if backend is not None:
+        return backend
+    named = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    check_backend(named, source=ENVIRONMENT_VARIABLE)
     return named  # type: ignore[return-value]  # checked in the line above
 
 
 def check_backend(backend: str, *, source: str = "backend") -> None:
-    """Raise `ValueError` for a backend that is none."""
+    """Raise `ValueError` for an unknown backend; `source` is named in the message."""
     if backend not in get_args(Backend):
-        raise ValueError(f"{source}={backend!r}: wanted one of {', '.join(get_args(Backend))}")
+        raise ValueError(f"{source}={backend!r}: expected one of {', '.join(get_args(Backend))}")
 
 
-def takes_triton(backend: Backend | None, device: torch.device, refusal: str | None) -> bool:
-    """Whether the kernel is to run.
+def use_triton(backend: Backend | None, device: torch.device, unsupported_reason: str | None) -> bool:
+    """Return whether to run the Triton kernel.
 
     Args:
         backend: of the call; None: that of the context.
-        device: where the tensors are.
-        refusal: why the kernel does not serve them; None: it does.
+        device: of the tensors.
+        unsupported_reason: why the kernel does not support the arguments; None if it does.
 
     Raises:
         ValueError: an unknown backend.
-        RuntimeError: `triton` was asked for, and can't serve.
+        RuntimeError: the backend is `triton`, and the kernel can't run.
     """
     if backend is None:
         backend = current_backend()
@@ -93,23 +103,25 @@ def takes_triton(backend: Backend | None, device: torch.device, refusal: str | N
     if backend == "torch":
         return False
     if forward_ad._current_level >= 0:
-        refusal = "the kernels have derivatives in reverse mode alone, and this is a forward-mode derivative"
+        unsupported_reason = "the kernels have reverse-mode derivatives only, and this is a forward-mode derivative"
     if backend == "auto":
-        return device.type == "cuda" and _installed and refusal is None
+        return device.type == "cuda" and _installed and unsupported_reason is None
     if not _installed:
-        refusal = "triton is not installed (it comes with torch on Linux)"
+        unsupported_reason = "triton is not installed (it comes with torch on Linux)"
     elif device.type != "cuda" and not interpreted():
-        refusal = (
-            f"the tensors are on {device}, where kernels run only under Triton's interpreter; move them to a CUDA "
+        unsupported_reason = (
+            f"the tensors are on {device}, where kernels run only in Triton's interpreter; move them to a CUDA "
             "device, or set TRITON_INTERPRET=1 before Python starts"
         )
-    if refusal is not None:
-        raise RuntimeError(f"backend='triton': {refusal}; or use backend='torch' (or 'auto', which takes what serves)")
+    if unsupported_reason is not None:
+        raise RuntimeError(
+            f"backend='triton': {unsupported_reason}; or use backend='torch' (or 'auto', which falls back to it)"
+        )
     return True
 
 
 def refuse_second_order(operation: str, remedy: str) -> Callable[..., None]:
-    """A backward for the operators that are backwards themselves."""
+    """Return a backward function, for operators that are themselves backward passes, which raises `RuntimeError`."""
 
     def refuse(ctx: Any, *gradients: Any) -> None:
         raise RuntimeError(f"{operation}: the kernels have no second derivative; {remedy}")
@@ -118,10 +130,10 @@ def refuse_second_order(operation: str, remedy: str) -> Callable[..., None]:
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
-    """Within it kernels are launched where `tensor` is."""
+    """Return a context in which kernels are launched on the device of `tensor`."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def interpreted() -> bool:
-    """Whether Triton's kernels run under its interpreter, on the CPU."""
+    """Return whether Triton runs kernels in its interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

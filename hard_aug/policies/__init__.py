@@ -1,9 +1,10 @@
-"""Where a transform's parameters come from, and what is learned."""
+"""Policies: where the parameters of a transform come from, and what of that is learned."""
 
 from hard_aug.policies.base import Policy
 from hard_aug.policies.conditional import Conditional
 from hard_aug.policies.gaussian import Gaussian
 from hard_aug.policies.generator import Generator
 from hard_aug.policies.search import Search
+from hard_aug.policies.uniform import Uniform
 
-__all__ = ["Conditional", "Gaussian", "Generator", "Policy", "Search"]
+__all__ = ["Conditional", "Gaussian", "Generator", "Policy", "Search", "Uniform"]

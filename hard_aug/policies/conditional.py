@@ -6,35 +6,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.draws import normal
 from hard_aug.policies.base import Policy, log_std_at_start
-from hard_aug.transforms.base import Parameter
+from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.rng import randn
 
 SIDE = 16
 QUANTILES = 16
 
 
 class Conditional(Policy):
-    """`u = mean(x) + std(x) e`, `e ~ N(0, I)`; both depend on the image `x`, and on nothing at the start.
+    """`u = mean(x) + std(x) e`, `e ~ N(0, I)`; both depend on the image `x`, though not yet at the start.
 
-    The network sees the image brought to 16 x 16 (by averages), through two strided convolutions and a hidden layer.
+    The image, average-pooled to 16 x 16, goes through two strided convolutions and a hidden layer.
+
+    Its relative entropy is the mean over the images, in closed form: a policy that is one point for each image counts
+    as collapsed, however far the points are apart. Its relative variance is that of all images' draws together.
 
     Args:
         spec: the transform's parameters, `transform.spec`.
         channels: of the images.
-        std: standard deviation of each `u` at the start, above 0; None: what the transform suggests, mostly 0.3.
-        width: channels of the first convolution; units of the hidden layer are four times as many.
+        std: standard deviation of each `u` at the start, above 0; None: each parameter's `start`, mostly 0.3.
+        width: channels of the first convolution; the hidden layer has four times as many units.
         seed: of the initial weights.
 
-    Its relative entropy is the mean over the images, in closed form: a policy that is one point for each image counts
-    as collapsed, however far the points lie apart. Its variance share is that of all images' draws together.
-
     Raises:
-        ValueError: images of other channels, no images where they are wanted, or settings that are not positive.
+        ValueError: images of other channels, no images where they are required, or settings that are not positive.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Affine
+        >>> policy = Conditional(Affine().spec, channels=1)
+        >>> policy.sample(torch.rand(4, 1, 28, 28), torch.Generator()).shape
+        torch.Size([4, 6])
     """
 
     learning_rate = 0.003
-    looks_at_images = True
+    is_conditional = True
     quantiles: Tensor
 
     def __init__(
@@ -49,7 +56,7 @@ class Conditional(Policy):
         super().__init__(spec)
         log_std = log_std_at_start(spec, std)
         if width < 1 or channels < 1:
-            raise ValueError(f"width={width}, channels={channels}: wanted positive numbers")
+            raise ValueError(f"width={width}, channels={channels}: expected positive numbers")
         self.channels = channels
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
@@ -73,14 +80,14 @@ class Conditional(Policy):
         self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
 
     def distribution(self, images: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""
+        """Return mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""
         if images is None:
-            raise ValueError("a Conditional is another distribution for each image: pass images (B, C, H, W)")
+            raise ValueError("a Conditional has another distribution for each image: pass images (B, C, H, W)")
         if images.ndim != 4 or images.shape[1] != self.channels:
             fits = images.shape[1] if images.ndim == 4 else "..."
             raise ValueError(
-                f"this Conditional wants images (B, {self.channels}, H, W), got {tuple(images.shape)}; "
-                f"make it with Conditional(transform.spec, channels={fits})"
+                f"this Conditional expects images (B, {self.channels}, H, W), got {tuple(images.shape)}; "
+                f"create it with Conditional(transform.spec, channels={fits})"
             )
         seen = F.adaptive_avg_pool2d(images.detach().to(self.log_std.dtype), SIDE)
         # On a GPU bad pixels are reported later, by HardAugmenter.check(); until then they make no bad parameters.
@@ -88,15 +95,18 @@ class Conditional(Policy):
         mean, change = self.network(2 * seen - 1).chunk(2, dim=1)
         return mean, (self.log_std + change).exp()
 
-    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.sample`."""
         mean, std = self.distribution(images)
-        return mean + std * normal((len(images), self.size), generator)
+        return mean + std * randn((len(images), self.size), generator)
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_entropy`."""
         mean, std = self.distribution(images)
         return 0.5 * (1 + 2 * std.log() - std.square() - mean.square()).sum(1).mean()
 
     @torch.no_grad()
-    def variance_share(self, images: Tensor | None = None) -> Tensor:
+    def relative_variance(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_variance`."""
         mean, std = self.distribution(images)
-        return self.variance_share_of((mean + std * self.quantiles[:, None, None]).flatten(0, 1))
+        return self.relative_variance_of((mean + std * self.quantiles[:, None, None]).flatten(0, 1))

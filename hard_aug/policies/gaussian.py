@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hard_aug.draws import normal
 from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, log_std_at_start
-from hard_aug.transforms.base import Parameter
+from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.rng import randn
 
 QUANTILES = 64
 
@@ -15,12 +15,21 @@ QUANTILES = 64
 class Gaussian(Policy):
     """`u = mean + L e`, `e ~ N(0, I)`, with `L` lower triangular inside each block of the transform's parameters.
 
+    Blocks of more than 64 parameters get a diagonal `L`. The diagonal is learned as its logarithm.
+
     Args:
         spec: the transform's parameters, `transform.spec`.
-        std: standard deviation of each `u` at the start, above 0 (1 would be random augmentation); None: what the
-            transform suggests, mostly 0.3.
+        std: standard deviation of each `u` at the start, above 0 (1 would be random augmentation); None: each
+            parameter's `start`, mostly 0.3.
 
-    Blocks of more than 64 parameters get a diagonal `L`. The diagonal is learned as its logarithm.
+    Raises:
+        ValueError: a standard deviation that is not positive.
+
+    Example:
+        >>> from hard_aug.transforms import Affine
+        >>> policy = Gaussian(Affine().spec, std=0.3)
+        >>> policy.scale().shape
+        torch.Size([6, 6])
     """
 
     mask: Tensor
@@ -37,21 +46,24 @@ class Gaussian(Policy):
         self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
 
     def scale(self) -> Tensor:
-        """`L`, `(P, P)`. Rows are in units of their own standard deviation, so that one learning rate serves all."""
+        """Return `L`, `(P, P)`. Rows are learned in units of their own standard deviation, for one learning rate."""
         std = self.log_std.exp()
         return torch.diag(std) + std[:, None] * self.lower * self.mask
 
-    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = normal((len(images), self.size), generator)
+    def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.sample`."""
+        noise = randn((len(images), self.size), generator)
         return self.mean + noise @ self.scale().T
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_entropy`."""
         scale = self.scale()
         return 0.5 * (self.size + 2 * self.log_std.sum() - scale.square().sum() - self.mean.square().sum())
 
     @torch.no_grad()
-    def variance_share(self, images: Tensor | None = None) -> Tensor:
-        return self.variance_share_of(self.mean + self.scale().norm(dim=1) * self.quantiles[:, None])
+    def relative_variance(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_variance`."""
+        return self.relative_variance_of(self.mean + self.scale().norm(dim=1) * self.quantiles[:, None])
 
 
 def _same_block(spec: tuple[Parameter, ...]) -> Tensor:

@@ -1,13 +1,13 @@
-"""Generator: a small network from noise to `u`, for shapes that a normal distribution can't take (modes, edges)."""
+"""Generator: a small network from noise to `u`, for distributions that are not normal (several modes, hard edges)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from hard_aug.draws import normal
 from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, gaussian_relative_entropy, log_std_at_start
-from hard_aug.transforms.base import Parameter
+from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.rng import randn
 
 PROBES = 512
 SMALLEST_VARIANCE = 1e-8
@@ -16,15 +16,25 @@ SMALLEST_VARIANCE = 1e-8
 class Generator(Policy):
     """`u = std * e + network(e)`, `e ~ N(0, I)`; the network's last layer starts at zero.
 
+    Its relative entropy is that of the normal distribution with its own mean and covariance (with more than 64
+    parameters: its variances alone), estimated from 512 fixed draws of noise.
+
     Args:
         spec: the transform's parameters, `transform.spec`.
-        std: standard deviation of each `u` at the start, above 0, learned from there on; None: what the transform
-            suggests, mostly 0.3.
+        std: standard deviation of each `u` at the start, above 0, learned from there on; None: each
+            parameter's `start`, mostly 0.3.
         width: units of the two hidden layers.
         seed: of the initial weights and of the fixed noise at which the spread is measured.
 
-    Its relative entropy is that of the normal distribution with its own mean and covariance (with more than 64
-    parameters: its variances alone), taken over 512 fixed draws of noise.
+    Raises:
+        ValueError: settings that are not positive.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Affine
+        >>> policy = Generator(Affine().spec, width=16)
+        >>> policy.sample(torch.rand(4, 1, 28, 28), torch.Generator()).shape
+        torch.Size([4, 6])
     """
 
     learning_rate = 0.003
@@ -36,7 +46,7 @@ class Generator(Policy):
         super().__init__(spec)
         log_std = log_std_at_start(spec, std)
         if width < 1:
-            raise ValueError(f"width={width}: wanted a positive number of units")
+            raise ValueError(f"width={width}: expected a positive number of units")
         generator = torch.Generator().manual_seed(seed)
         self.log_std = nn.Parameter(log_std)
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
@@ -55,23 +65,26 @@ class Generator(Policy):
         self.register_buffer("probes", torch.randn(PROBES, self.size, generator=generator), persistent=False)
 
     def transport(self, noise: Tensor) -> Tensor:
-        """`u`, `(N, P)`, for noise `(N, P)`."""
+        """Return `u`, `(N, P)`, for noise `(N, P)`."""
         return noise * self.log_std.exp() + self.network(noise)  # type: ignore[no-any-return]
 
-    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = normal((len(images), self.size), generator)
+    def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.sample`."""
+        noise = randn((len(images), self.size), generator)
         return self.transport(noise)
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_entropy`."""
         u = self.transport(self.probes)
         mean = u.mean(0)
         centred = u - mean
-        if self.size > LARGEST_FULL_BLOCK:  # a determinant of so many directions wants more draws
+        if self.size > LARGEST_FULL_BLOCK:  # the determinant of a large covariance requires more draws
             variance = centred.square().mean(0) + SMALLEST_VARIANCE
             return 0.5 * (1 + variance.log() - variance - mean.square()).sum()
         covariance = centred.T @ centred / PROBES + SMALLEST_VARIANCE * torch.eye(self.size, device=u.device)
         return gaussian_relative_entropy(mean, covariance)
 
     @torch.no_grad()
-    def variance_share(self, images: Tensor | None = None) -> Tensor:
-        return self.variance_share_of(self.transport(self.probes))
+    def relative_variance(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_variance`."""
+        return self.relative_variance_of(self.transport(self.probes))

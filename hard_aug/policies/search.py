@@ -1,7 +1,7 @@
-"""Search: for each image the hardest of several draws, perhaps refined by ascent on `u` itself.
+"""Search: for each image the hardest of several draws, perhaps refined by gradient ascent on `u` itself.
 
-Nothing is learned from one call to the next (unless the draws come from a policy that is), so nothing can collapse, and
-where there is no single invariance to find every image still gets what is hard for it. The price is paid at each call.
+Nothing is learned from one call to the next (unless the draws come from a policy that learns), so nothing can collapse,
+and without a single invariance to find every image still gets what is hard for it. The price is paid at each call.
 """
 
 from __future__ import annotations
@@ -12,28 +12,41 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hard_aug.draws import normal
 from hard_aug.policies.base import Policy
-from hard_aug.transforms.base import Parameter
+from hard_aug.policies.uniform import Uniform
+from hard_aug.transforms.spec import Parameter
 
 
 class Search(Policy):
-    """The best of `candidates` draws by `D - cost(I)`, then `steps` of ascent from there; the best point seen is kept.
+    """The best of `candidates` draws by `D - cost(I)`, then `steps` of gradient ascent; the best point seen is kept.
 
     A step moves `u` along its gradient by `step_size`, in root mean square over the parameters.
+
+    It costs M forwards of both networks (none for one candidate), and K forwards and backwards and one forward more if
+    K > 0. By default it only draws: at equal cost more draws were better than gradient ascent on both data sets of
+    `experiments.ablation`, and draws need no gradient through the teacher. Its default invariance is `Hinge`. The
+    schedule's `every` and `fraction` say at which calls and on what fraction of the batch it searches; other images get
+    plain draws.
 
     Args:
         spec: the transform's parameters, `transform.spec`.
         candidates: M, at least 1.
         steps: K, at least 0.
         step_size: in units of `u`, above 0.
-        draws: another policy for the same transform, which goes on learning; None: uniform in the ranges.
+        proposal: another policy for the same transform, which goes on learning; None: `Uniform(spec)`.
 
-    Costs M forwards of both networks (none for one candidate), and K forwards and backwards and one forward more where
-    K > 0. By default it only draws: at equal cost more draws were better than ascent on both data sets of
-    `experiments.ablation`. `Hinge` is its invariance unless another is given. It is served by `Alternating`, whose
-    `every` and `fraction` say at which calls and on which share of the batch it searches; other images get plain draws.
+    Raises:
+        TypeError: a proposal that is no policy.
+        ValueError: settings out of range, or a proposal that is a `Search` or for another transform.
+
+    Example:
+        >>> from hard_aug.transforms import Affine
+        >>> search = Search(Affine().spec, candidates=4)
+        >>> search.candidates, search.is_per_sample
+        (4, True)
     """
+
+    is_per_sample = True
 
     def __init__(
         self,
@@ -42,57 +55,54 @@ class Search(Policy):
         candidates: int = 8,
         steps: int = 0,
         step_size: float = 0.5,
-        draws: Policy | None = None,
+        proposal: Policy | None = None,
     ) -> None:
         super().__init__(spec)
         for name, value, least in (("candidates", candidates, 1), ("steps", steps, 0)):
             if not (isinstance(value, int) and value >= least):
-                raise ValueError(f"{name}={value}: wanted a whole number of at least {least}")
+                raise ValueError(f"{name}={value}: expected an integer >= {least}")
         if not (step_size > 0 and math.isfinite(step_size)):
-            raise ValueError(f"step_size={step_size}: wanted a positive number")
+            raise ValueError(f"step_size={step_size}: expected a positive number")
         if candidates == 1 and steps == 0:
             raise ValueError("Search(candidates=1, steps=0) searches nothing; give more candidates or steps")
-        if draws is not None and not isinstance(draws, Policy):
-            raise TypeError(f"draws={draws!r}: wanted a policy, such as Gaussian(transform.spec), or None")
-        if draws is not None and draws.size != self.size:
-            raise ValueError(f"the draws' policy has {draws.size} parameters, the transform {self.size}")
-        if isinstance(draws, Search):
-            raise ValueError("Search among the draws of a Search; give that one more candidates instead")
+        proposal = Uniform(spec) if proposal is None else proposal
+        if not isinstance(proposal, Policy):
+            raise TypeError(f"proposal={proposal!r}: expected a policy, such as Gaussian(transform.spec), or None")
+        if proposal.size != self.size:
+            raise ValueError(f"the proposal has {proposal.size} parameters and the transform {self.size}")
+        if proposal.is_per_sample:
+            raise ValueError("a Search cannot be the proposal of a Search; give that one more candidates instead")
         self.candidates, self.steps, self.step_size = candidates, steps, step_size
-        self.draws = draws
-        if draws is not None:
-            self.learning_rate = draws.learning_rate
-            self.looks_at_images = draws.looks_at_images
+        self.proposal = proposal
+        # A gradient takes a forward and a backward of both networks, a score a forward of both.
+        self.refine_evaluations = (2 * candidates if candidates > 1 else 0) + (4 * steps + 2 if steps else 0)
+        self.learning_rate = proposal.learning_rate
+        self.is_conditional = proposal.is_conditional
 
-    def propose(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        if self.draws is not None:
-            return self.draws.propose(images, generator)
-        return normal((len(images), self.size), generator)
+    def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.sample`."""
+        return self.proposal.sample(images, generator)
 
-    def search(
+    def refine(
         self,
-        draw: Callable[[], Tensor],
+        u: Tensor,
+        *,
+        sample: Callable[[], Tensor],
         score: Callable[[Tensor], Tensor],
-        ascent: Callable[[Tensor], tuple[Tensor, Tensor]],
+        score_with_gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
     ) -> Tensor:
-        """The best `u`, `(B, P)`, detached.
-
-        Args:
-            draw: makes a candidate, `(B, P)`.
-            score: `(B,)` for `u`; one that is not finite counts as the worst.
-            ascent: score `(B,)` and its gradient `(B, P)` for `u`.
-        """
-        best = draw()
+        """See `Policy.refine`; the search starts from new draws. Scores that are not finite count as the worst."""
+        best = sample()
         if self.candidates > 1:
             top = _ordered(score(best))
             for _ in range(self.candidates - 1):
-                candidate = draw()
+                candidate = sample()
                 best, top = _better(best, top, candidate, score(candidate))
         if self.steps:
             u = best
             top = torch.full((len(u),), -math.inf, device=u.device)
             for _ in range(self.steps):
-                found, gradient = ascent(u)
+                found, gradient = score_with_gradient(u)
                 best, top = _better(best, top, u, found)
                 size = gradient.square().mean(1, keepdim=True).sqrt()
                 u = u + self.step_size * (gradient / size.clamp(min=1e-30)).nan_to_num(0.0)
@@ -100,22 +110,16 @@ class Search(Policy):
         return best
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
-        return (
-            self.one_sided.new_zeros((), dtype=torch.float32)
-            if self.draws is None
-            else self.draws.relative_entropy(images)
-        )
+        """See `Policy.relative_entropy`; it is that of the proposal."""
+        return self.proposal.relative_entropy(images)
 
-    def variance_share(self, images: Tensor | None = None) -> Tensor:
-        return (
-            torch.ones(self.size, device=self.one_sided.device)
-            if self.draws is None
-            else self.draws.variance_share(images)
-        )
+    def relative_variance(self, images: Tensor | None = None) -> Tensor:
+        """See `Policy.relative_variance`; it is that of the proposal."""
+        return self.proposal.relative_variance(images)
 
     def variables(self, u: Tensor) -> list[Tensor]:
-        """The parameters of the draws' policy; what is ascended in a search is `u`."""
-        return [] if self.draws is None else self.draws.variables(u)
+        """See `Policy.variables`; they are those of the proposal."""
+        return self.proposal.variables(u)
 
 
 def _ordered(scores: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ def _ordered(scores: Tensor) -> Tensor:
 
 
 def _better(u: Tensor, score: Tensor, other: Tensor, other_score: Tensor) -> tuple[Tensor, Tensor]:
-    """By row, whichever scores higher; the first where they are equal."""
+    """Keep, row by row, what scores higher; the first where they are equal."""
     other_score = _ordered(other_score)
     higher = other_score > score
     return torch.where(higher[:, None], other, u), torch.where(higher, other_score, score)

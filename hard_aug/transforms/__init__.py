@@ -1,23 +1,23 @@
 """Differentiable image transforms with explicit per-sample parameters."""
 
+from hard_aug.transforms.affine import Affine
 from hard_aug.transforms.base import (
     ColorTransform,
-    Context,
     DisplacementTransform,
-    Parameter,
     SpatialTransform,
     Transform,
 )
 from hard_aug.transforms.color import Color
 from hard_aug.transforms.compose import Compose
-from hard_aug.transforms.diffusion import Diffusion
+from hard_aug.transforms.context import Context, make_context
+from hard_aug.transforms.diffusion_noise import Diffusion
 from hard_aug.transforms.elastic import Elastic
-from hard_aug.transforms.filters import Filter
-from hard_aug.transforms.hierarchical import Hierarchical, HierarchicalLatent, latent_spread
-from hard_aug.transforms.mix import PatchMix
+from hard_aug.transforms.filter import Filter
+from hard_aug.transforms.hierarchical_latent import Hierarchical, HierarchicalLatent, measure_latent_std
+from hard_aug.transforms.patch_mix import PatchMix
 from hard_aug.transforms.perspective import Perspective
-from hard_aug.transforms.spatial import Affine
-from hard_aug.transforms.vae import VAELatent
+from hard_aug.transforms.spec import Parameter
+from hard_aug.transforms.vae_latent import VAELatent
 
 __all__ = [
     "Affine",
@@ -37,5 +37,6 @@ __all__ = [
     "SpatialTransform",
     "Transform",
     "VAELatent",
-    "latent_spread",
+    "make_context",
+    "measure_latent_std",
 ]

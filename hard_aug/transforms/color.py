@@ -1,8 +1,9 @@
 """Color: brightness, contrast, saturation and hue as one affine map of the channels.
 
-In this order: contrast about mid-grey 1/2, brightness (an offset), saturation `g g^T + s (I - g g^T)` about the grey
-axis `g = (1, 1, 1) / sqrt(3)`, hue as a rotation about that axis. Nothing is clamped between them, so they multiply
-out to one matrix and gradients never vanish inside. (Hue by rotation is not the hue of HSV: it keeps the mean.)
+The order is: contrast about mid-grey 1/2, brightness (an offset), saturation `g g^T + s (I - g g^T)` about the grey
+axis `g = (1, 1, 1) / sqrt(3)`, hue as a rotation about that axis. Nothing is clamped in between, so the four multiply
+out to one matrix and gradients do not vanish inside. (This rotation differs from the hue of HSV: it preserves the
+mean.)
 
 | parameter | unit |
 |---|---|
@@ -17,25 +18,36 @@ from torch import Tensor
 
 from hard_aug.ops import warp_color
 from hard_aug.ops.compose import compose_color
-from hard_aug.transforms.base import ColorTransform, Context, Parameter, plan_of
-from hard_aug.transforms.settings import check_factors, check_positive
+from hard_aug.transforms.argument_checks import check_factors, check_positive
+from hard_aug.transforms.base import ColorTransform
+from hard_aug.transforms.context import Context
+from hard_aug.transforms.spec import Parameter, make_plan
 
 
 class Color(ColorTransform):
-    """Colour changes with parameters inside symmetric ranges.
+    """Colour changes with parameters in symmetric ranges. `u = 0` is the identity.
+
+    A range of None switches that part off. For images with one channel: `Color(saturation=None, hue=None)`.
+    Gradients: images yes, parameters yes, second order no.
 
     Args:
-        brightness: largest offset, in intensity (images are in [0, 1]).
-        contrast: largest factor, above 1; its reciprocal is the smallest.
-        saturation: likewise. Wants 3 channels.
-        hue: largest rotation in degrees. Wants 3 channels.
-
-    None switches a part off. For images of one channel: `Color(saturation=None, hue=None)`. `u = 0` is the identity.
+        brightness: Largest offset, in intensity (images are in [0, 1]).
+        contrast: Largest factor, above 1; its reciprocal is the smallest.
+        saturation: Largest factor, above 1; its reciprocal is the smallest. Requires 3 channels.
+        hue: Largest rotation about the grey axis, degrees. Requires 3 channels.
 
     Raises:
-        ValueError: a range that is not positive, a factor under 1, every part switched off, or unfit channels.
+        ValueError: If a range is not positive, a factor is not above 1, or every part is switched off; at a call, if
+            the number of channels is not supported.
 
-    Gradients: images yes, parameters yes, second order no.
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Color
+        >>> transform = Color(brightness=0.1, hue=None)
+        >>> [parameter.name for parameter in transform.spec]
+        ['brightness', 'contrast', 'saturation']
+        >>> transform(torch.rand(2, 3, 8, 8), torch.randn(2, transform.size)).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(
@@ -56,27 +68,32 @@ class Color(ColorTransform):
             if value is not None:
                 spec.append(Parameter(name, 1 / value, value, 1.0, "factor", True, "color"))
         if not spec:
-            raise ValueError("Color with every part switched off does nothing; give at least one range")
+            raise ValueError("Color with every part switched off has no effect; give at least one range")
+        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
         self.spec = tuple(spec)
-        self.plan = plan_of("color", self.spec)
+        self.plan = make_plan("color", self.spec)
 
     def check_channels(self, channels: int) -> None:
+        """See `Transform.check_channels`."""
         chromatic = [p.name for p in self.spec if p.name in ("saturation", "hue")]
         if channels == 3 or (channels == 1 and not chromatic):
             return
         if channels == 1:
             raise ValueError(
-                f"Color({', '.join(chromatic)}) wants 3 channels, got images of 1; "
+                f"Color({', '.join(chromatic)}) requires 3 channels, got images with 1; "
                 "use Color(saturation=None, hue=None) for grey images"
             )
-        raise ValueError(f"Color wants images of 1 or 3 channels, got {channels}")
+        raise ValueError(f"Color expected images with 1 or 3 channels, got {channels}")
 
     def color_matrix(self, u: Tensor, channels: int) -> Tensor:
+        """See `ColorTransform.color_matrix`."""
         self._check_parameters(u)
         return compose_color(u, self.plan, channels=channels)
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        """See `Transform.apply`."""
         return warp_color(images, color_matrix=self.color_matrix(u, images.shape[1]))
 
     def apply_clamped(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
+        """See `Transform.apply_clamped`."""
         return warp_color(images, color_matrix=self.color_matrix(u, images.shape[1]), clamp=True)

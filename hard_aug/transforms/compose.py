@@ -1,9 +1,9 @@
-"""Compose: transforms in turn, each run of spatial stages followed by colour stages as one gather and one matrix.
+"""Compose: transforms in sequence, where spatial and colour stages are fused into one gather and one matrix per pixel.
 
-A run is: maps (`Affine`, `Perspective`), then a displacement (`Elastic`), then colours; each part may be missing. What
-does not fit in that order starts a new gather, so put `Elastic` after the maps. One-gather semantics are the
-definition. They differ from applying the stages in turn by what resampling twice blurs, and by the fill: content that a
-stage moves out of the frame and a later one moves back in is not lost.
+A fused stage is: maps (`Affine`, `Perspective`), then a displacement (`Elastic`), then colours; each kind may be
+missing. A stage that breaks this order starts a new gather, so put `Elastic` after the maps. The result is defined by
+the single gather. It differs from applying the stages one by one in two ways: nothing is blurred by resampling twice,
+and content that one stage moves out of the frame and a later one moves back in is not lost.
 """
 
 from __future__ import annotations
@@ -14,84 +14,115 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from hard_aug.transforms.base import Context, Parameter, Transform
-from hard_aug.transforms.runs import runs_of
+from hard_aug.transforms.base import Transform
+from hard_aug.transforms.context import Context
+from hard_aug.transforms.fusion import fuse
+from hard_aug.transforms.spec import Parameter
 
 
 class Compose(Transform):
     """Apply `stages` in order; `u` is the concatenation of theirs.
 
-    Where two stages share the name of a parameter or a block, the later one's has a suffix: `rotation`, `rotation_2`.
-    Colour before a spatial stage starts a new gather. Gradients: images yes, parameters yes, second order no.
+    If two stages share the name of a parameter or a block, that of the later one gets a suffix: `rotation`,
+    `rotation_2`. A colour stage before a spatial stage costs another gather. Gradients: images yes, parameters yes,
+    second order no.
+
+    Args:
+        stages: the transforms; nested `Compose` are flattened, so that fusion also joins their stages.
+
+    Attributes:
+        fused_stages: the stages in groups that are applied together.
 
     Raises:
-        ValueError: no stage, or spatial stages of one run with different padding.
+        TypeError: a stage that is not a transform.
+        ValueError: no stage, or neighbouring spatial stages with different padding modes.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Affine, Color, Compose
+        >>> transform = Compose(Affine(), Color(saturation=None, hue=None))
+        >>> transform.size, len(transform.fused_stages)
+        (8, 1)
+        >>> transform(torch.rand(2, 1, 28, 28), torch.randn(2, 8)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(self, *stages: Transform) -> None:
         if not stages:
-            raise ValueError("Compose wants at least one transform, got none")
+            raise ValueError("Compose: expected at least one transform, got none")
         for stage in stages:
             if not isinstance(stage, Transform):
-                raise TypeError(f"Compose wants transforms, got {type(stage).__name__}")
-        stages = _flat(stages)
+                raise TypeError(f"Compose: expected transforms, got {type(stage).__name__}")
+        stages = _flatten(stages)
         self.stages = stages
         self._sizes = [stage.size for stage in stages]
-        self.runs = runs_of(stages)
+        self.fused_stages = fuse(stages)
         spec: list[Parameter] = []
         for stage in stages:
             names, blocks = {p.name for p in spec}, {p.block for p in spec}
-            spec += [replace(p, name=_free(p.name, names), block=_free(p.block, blocks)) for p in stage.spec]
+            spec += [replace(p, name=_unique(p.name, names), block=_unique(p.block, blocks)) for p in stage.spec]
         self.spec = tuple(spec)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.stages))})"
 
     @property
     def bounded(self) -> bool:
+        """See `Transform.bounded`."""
         return all(stage.bounded for stage in self.stages)
 
     @property
-    def wants_partner(self) -> bool:
-        return any(stage.wants_partner for stage in self.stages)
+    def requires_partner(self) -> bool:
+        """See `Transform.requires_partner`."""
+        return any(stage.requires_partner for stage in self.stages)
 
     @property
-    def wants_noise(self) -> bool:
-        return any(stage.wants_noise for stage in self.stages)
+    def requires_noise(self) -> bool:
+        """See `Transform.requires_noise`."""
+        return any(stage.requires_noise for stage in self.stages)
 
     @property
-    def wants_labels(self) -> bool:
-        return any(stage.wants_labels for stage in self.stages)
+    def requires_labels(self) -> bool:
+        """See `Transform.requires_labels`."""
+        return any(stage.requires_labels for stage in self.stages)
 
     def check_channels(self, channels: int) -> None:
+        """See `Transform.check_channels`."""
         for stage in self.stages:
             stage.check_channels(channels)
 
-    def faults(self) -> list[str]:
-        return [fault for stage in self.stages for fault in stage.faults()]
+    def pop_nonfinite_reports(self) -> list[str]:
+        """See `Transform.pop_nonfinite_reports`."""
+        return [report for stage in self.stages for report in stage.pop_nonfinite_reports()]
 
     def reference(self, logits: Tensor, u: Tensor, context: Context) -> Tensor:
-        for stage, part in zip(self.stages, torch.split(u, self._sizes, dim=1), strict=True):
-            logits = stage.reference(logits, part, context)
+        """See `Transform.reference`."""
+        for stage, columns in zip(self.stages, torch.split(u, self._sizes, dim=1), strict=True):
+            logits = stage.reference(logits, columns, context)
         return logits
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
-        for run in self.runs:
-            images = run.apply(images, u, context)
+        """See `Transform.apply`."""
+        for stage in self.fused_stages:
+            images = stage.apply(images, u, context)
         return images
 
     def apply_clamped(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
-        *first, last = self.runs
-        for run in first:
-            images = run.apply(images, u, context)
+        """See `Transform.apply_clamped`."""
+        *first, last = self.fused_stages
+        for stage in first:
+            images = stage.apply(images, u, context)
         return last.apply(images, u, context, clamp=not self.bounded)
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """The name, with the first number behind it that makes it a new one where it is taken."""
+def _unique(name: str, taken: set[str]) -> str:
+    """Append the first number from 2 that makes `name` unique, if it is taken."""
     return name if name not in taken else next(f"{name}_{i}" for i in count(2) if f"{name}_{i}" not in taken)
 
 
-def _flat(stages: tuple[Transform, ...]) -> tuple[Transform, ...]:
-    """The stages of compositions in place of these, so that runs reach across them."""
+def _flatten(stages: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    """Replace nested compositions by their stages."""
     flat: list[Transform] = []
     for stage in stages:
-        flat.extend(_flat(stage.stages) if type(stage) is Compose else (stage,))
+        flat.extend(_flatten(stage.stages) if type(stage) is Compose else (stage,))
     return tuple(flat)

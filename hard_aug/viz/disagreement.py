@@ -1,4 +1,4 @@
-"""The distribution of the disagreement over images, one histogram above the other."""
+"""Histograms of the disagreement over images, one above the other."""
 
 from __future__ import annotations
 
@@ -8,35 +8,42 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hard_aug.viz.pictures import HARD
+from hard_aug.viz.drawing import HARD
 
-#: Smaller ones are drawn as this: whoever agrees has no disagreement, which a logarithm can't show.
-SMALLEST = 1e-6
+#: Smaller values are drawn here, because a logarithmic axis can't show 0.
+MIN_VALUE = 1e-6
 BINS = 40
 
 
 def draw_disagreement(
-    disagreement: Mapping[str, Tensor], *, unit: str = "disagreement, nats", title: str = ""
+    disagreement: Mapping[str, Tensor], *, unit: str = "disagreement (nats)", title: str = ""
 ) -> Figure:
-    """Draw a histogram of each, on one logarithmic axis, with its median.
+    """Draw one histogram for each name, on a common logarithmic axis, with its median.
 
     Args:
-        disagreement: `(N,)` of values of at least 0 by name, in the order in which they are drawn: for example
-            `hard.disagreement` of the same images before and after a training.
-        unit: below the axis.
-        title: above all.
+        disagreement: Values `(N,)`, at least 0, by name and in the order of drawing: for example `hard.disagreement` of
+            the same images before and after training.
+        unit: Label of the axis.
+        title: Title of the figure.
 
     Raises:
-        ValueError: nothing to draw, or values that are negative or not finite.
+        ValueError: If there is nothing to draw, or a value is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.viz import draw_disagreement
+        >>> figure = draw_disagreement({"before": torch.full((9,), 2.0), "after": torch.full((9,), 0.5)})
+        >>> [axis.get_title(loc="left") for axis in figure.axes]
+        ['before: median 2', 'after: median 0.5']
     """
     if not disagreement:
-        raise ValueError("nothing to draw; give draw_disagreement({'before': before, 'after': after})")
+        raise ValueError("nothing to draw; pass for example draw_disagreement({'before': before, 'after': after})")
     values = {}
     for name, given in disagreement.items():
         found = given.detach().double().flatten().cpu().numpy()
-        if not len(found) or not np.isfinite(found).all() or found.min() < -SMALLEST:
-            raise ValueError(f"{name!r}: wanted at least one value, all finite and at least 0, as those of KL are")
-        values[name] = found.clip(SMALLEST)
+        if not len(found) or not np.isfinite(found).all() or found.min() < -MIN_VALUE:
+            raise ValueError(f"{name!r}: expected at least one value, all of them finite and >= 0, as those of KL are")
+        values[name] = found.clip(MIN_VALUE)
     low, high = min(map(np.min, values.values())), max(map(np.max, values.values()))
     bins = np.geomspace(low / 1.05, high * 1.05, BINS)
     figure = Figure(figsize=(6.0, 1.1 * len(values) + 0.7), layout="constrained")
@@ -47,7 +54,7 @@ def draw_disagreement(
         axis.axvline(median, color="black", lw=1.2)
         axis.set_title(f"{name}: median {median:.2g}", size=9, loc="left", pad=3)
         axis.set_xscale("log")
-        axis.set_ylabel("images, %", size=8)
+        axis.set_ylabel("images (%)", size=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel(unit, size=9)

@@ -1,4 +1,4 @@
-"""Learned distributions side by side: a row for each policy, a column for each parameter, inside its whole range."""
+"""Learned distributions side by side: a row for each policy, a column for each parameter, over its whole range."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hard_aug.transforms import Parameter
-from hard_aug.viz.pictures import HARD
+from hard_aug.viz.drawing import HARD
 
 BINS = 31
-#: So many columns can still be read.
-MOST = 12
+#: Largest number of columns that can still be read.
+MAX_COLUMNS = 12
 
 
 def draw_distributions(
@@ -23,26 +23,37 @@ def draw_distributions(
     """Draw histograms of decoded parameters.
 
     Args:
-        drawn: for each policy, by the name of its row, the values `(N,)` of each parameter, as `hard.params` or
-            `transform.decode(u)` has them.
-        spec: the parameters that are drawn, at most 12, of the transform's `spec`.
-        title: above all.
+        drawn: For each policy, by the name of its row, the values `(N,)` of each parameter, as in `hard.params` or
+            returned by `transform.decode(u)`.
+        spec: The parameters to draw, at most 12, from the transform's `spec`.
+        title: Title of the figure.
 
     Returns:
-        A figure. The axis of values is the whole range; a factor's is logarithmic. The dashed line is the identity, and
-        the gray level is random augmentation, which is uniform. In the corner stands the spread that is left: the
-        standard deviation in units of the uniform distribution's.
+        A figure. The axis of values is the whole range; it is logarithmic for factors. The dashed line is the identity,
+        the grey line the density of uniform random augmentation. The number is the standard deviation relative to
+        uniform random augmentation.
 
     Raises:
-        ValueError: nothing to draw, more than 12 parameters, or a row that lacks one.
+        ValueError: If there is nothing to draw, there are more than 12 parameters, or a row lacks one of them.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Affine
+        >>> from hard_aug.viz import draw_distributions
+        >>> transform = Affine(scale=None, shear=None)
+        >>> values = transform.decode(torch.randn(100, transform.size))
+        >>> len(draw_distributions({"random": values}, transform.spec).axes)
+        3
     """
-    if not drawn or not 1 <= len(spec) <= MOST:
-        raise ValueError(f"{len(drawn)} rows of {len(spec)} parameters: wanted a row, and 1 to {MOST} parameters")
+    if not drawn or not 1 <= len(spec) <= MAX_COLUMNS:
+        raise ValueError(
+            f"{len(drawn)} rows of {len(spec)} parameters: expected at least one row, and 1 to {MAX_COLUMNS} parameters"
+        )
     for name, values in drawn.items():
-        lacking = [parameter.name for parameter in spec if parameter.name not in values]
-        if lacking:
-            raise ValueError(f"{name!r} lacks {', '.join(lacking)}; has {', '.join(values)}")
-    figure = Figure(figsize=(1.45 * len(spec) + 0.6, 1.3 * len(drawn) + 0.7), layout="constrained")
+        missing = [parameter.name for parameter in spec if parameter.name not in values]
+        if missing:
+            raise ValueError(f"{name!r} lacks {', '.join(missing)}; it has {', '.join(values)}")
+    figure = Figure(figsize=(1.45 * len(spec) + 0.6, 1.3 * len(drawn) + 1.0), layout="constrained")
     axes = figure.subplots(len(drawn), len(spec), squeeze=False)
     for line, (name, values) in zip(axes, drawn.items(), strict=True):
         for axis, parameter in zip(line, spec, strict=True):
@@ -51,9 +62,12 @@ def draw_distributions(
     for axis, parameter in zip(axes[0], spec, strict=True):
         axis.set_title(parameter.name.replace("_", " "), size=9)
     for axis, parameter in zip(axes[-1], spec, strict=True):
-        axis.set_xlabel(parameter.unit.replace("fraction of ", "of "), size=8)
+        axis.set_xlabel(parameter.unit, size=8)
     for axis in axes[:-1].flat:
         axis.set_xticklabels([])
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=3, frameon=False
+    )
     if title:
         figure.suptitle(title, size=11)
     return figure
@@ -62,13 +76,14 @@ def draw_distributions(
 def _panel(axis: Axes, parameter: Parameter, values: np.ndarray) -> None:
     scale = np.log if parameter.logarithmic else np.asarray
     low, high, identity = (float(scale(end)) for end in (parameter.low, parameter.high, parameter.identity))
-    places = (scale(values) - low) / (high - low)  # in [0, 1], where random augmentation is uniform
-    axis.hist(places, bins=BINS, range=(0, 1), density=True, color=HARD)
-    axis.axhline(1, color="0.5", lw=1)
-    axis.axvline((identity - low) / (high - low), color="black", ls="--", lw=0.8)
-    axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the text
-    spread = float(places.std()) * 12**0.5
-    axis.text(0.97, 0.95, f"{spread:.2f}", transform=axis.transAxes, ha="right", va="top", size=8)
+    positions = (scale(values) - low) / (high - low)  # in [0, 1], where random augmentation is uniform
+    axis.hist(positions, bins=BINS, range=(0, 1), density=True, color=HARD, label="drawn")
+    axis.axhline(1, color="0.5", lw=1, label="uniform")
+    axis.axvline((identity - low) / (high - low), color="black", ls="--", lw=0.8, label="identity")
+    axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # space for the text
+    relative = float(positions.std()) * 12**0.5
+    box = {"facecolor": "white", "lw": 0, "pad": 1}  # hides the line of the identity behind the text
+    axis.text(0.97, 0.97, f"rel. std {relative:.2f}", transform=axis.transAxes, ha="right", va="top", size=7, bbox=box)
     axis.set_xlim(0, 1)
     axis.set_yticks([])
     ends = [0.0, 1.0] if parameter.one_sided else [0.0, 0.5, 1.0]

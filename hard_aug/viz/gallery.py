@@ -1,4 +1,4 @@
-"""A gallery: each clean image above its hard one, with what teacher and student answer to both."""
+"""Gallery: each clean image above its hard view, with the predictions of teacher and student for both."""
 
 from __future__ import annotations
 
@@ -9,50 +9,60 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from hard_aug.batch import HardBatch
-from hard_aug.models.guard import evaluation_mode, unwrapped
-from hard_aug.viz.pictures import answer, check_names, show
+from hard_aug.models.eval_mode import eval_mode, unwrap_model
+from hard_aug.viz.drawing import check_class_names, prediction_text, show_image
 
 
 def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | None = None, columns: int = 8) -> Figure:
-    """Draw the first `columns` images of a batch.
+    """Draw the first images of a batch, clean and hard.
 
     Args:
-        batch: what a `HardAugmenter` returned.
-        student: asked on both views, in evaluation mode; left as it was.
-        classes: a name for each class; None: its number.
-        columns: how many images, at least 1.
+        batch: Result of a call of a `HardAugmenter`.
+        student: The student. It is evaluated on both views in evaluation mode; its modes are restored.
+        classes: A name for each class; None: its number.
+        columns: Number of images, at least 1.
 
     Returns:
-        A figure of two rows. Under each image stand the top class and its probability, the teacher's above the
-        student's, in red where it is not the teacher's answer to the clean image.
+        A figure of two rows. The text below each image is the predicted class with its probability, first the
+        teacher's, then the student's. It is bold and red where it differs from the teacher's prediction on the clean
+        image.
 
     Raises:
-        ValueError: an empty batch, or fewer names than classes.
+        ValueError: If the batch is empty, there is no column, or there are fewer names than classes.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug import HardAugmenter
+        >>> from hard_aug.transforms import Affine
+        >>> from hard_aug.viz import gallery
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> hard = HardAugmenter(teacher=network, student=network, transform=Affine())(torch.rand(4, 1, 8, 8))
+        >>> len(gallery(hard, network, columns=3).axes)
+        6
     """
     columns = min(columns, len(batch))
     if columns < 1:
-        raise ValueError("a gallery wants at least one image and one column")
-    check_names(classes, batch.teacher_logits.shape[1])
-    student = unwrapped(student)  # a wrapper's forward may wait for other processes
-    with torch.no_grad(), evaluation_mode(student):
+        raise ValueError("expected at least one image and one column")
+    check_class_names(classes, batch.teacher_logits.shape[1])
+    student = unwrap_model(student)  # the forward of a wrapper may synchronise with other processes
+    with torch.no_grad(), eval_mode(student):
         rows = [
             (batch.clean_images, batch.clean_teacher_logits, student(batch.clean_images)),
             (batch.images.detach(), batch.teacher_logits, student(batch.images.detach())),
         ]
-    truth = batch.clean_teacher_logits.argmax(1)
+    expected = batch.clean_teacher_logits.argmax(1)
     figure = Figure(figsize=(1.5 * columns, 4.1), layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False)
     for row, (images, teacher_logits, student_logits) in enumerate(rows):
         for column in range(columns):
             axis = axes[row, column]
-            show(axis, images[column])
-            answers = [("teacher", teacher_logits[column]), ("student", student_logits[column])]
-            for line, (player, logits) in enumerate(answers):
-                text, top = answer(logits, classes)
-                text = f"{player}: {text}"
-                color = "black" if top == int(truth[column]) else "tab:red"
+            show_image(axis, images[column])
+            for line, (network, logits) in enumerate((("teacher", teacher_logits), ("student", student_logits))):
+                text, top = prediction_text(logits[column], classes)
+                text = f"{network}: {text}"
                 axis.text(0.5, -0.04 - 0.13 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
-                axis.texts[-1].set_color(color)
+                if top != int(expected[column]):
+                    axis.texts[-1].set(color="tab:red", weight="bold")
         axes[row, 0].text(
             -0.12, 0.5, ("clean", "hard")[row], transform=axes[row, 0].transAxes, rotation=90, ha="right", va="center"
         )

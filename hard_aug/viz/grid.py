@@ -1,4 +1,4 @@
-"""A grid over one parameter: images by rows, its values by columns, and where each player's answer changes."""
+"""Grid over one parameter: images in rows, values in columns, and where each network's prediction changes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from hard_aug.checks import check_images, check_kinds, check_same_classes
-from hard_aug.diagnosis import END
-from hard_aug.models.guard import evaluation_mode
-from hard_aug.players import Players
-from hard_aug.transforms import Context, Transform
-from hard_aug.viz.pictures import HARD, STUDENT, TEACHER, answer, check_names, show
+from hard_aug.diagnosis.diagnose import END
+from hard_aug.inner_loop.networks import Networks
+from hard_aug.models.eval_mode import eval_mode
+from hard_aug.transforms import Context, Transform, make_context
+from hard_aug.utils.checks import check_images, check_kinds, check_same_classes
+from hard_aug.viz.drawing import HARD, STUDENT, TEACHER, check_class_names, prediction_text, show_image
 
 
 def parameter_grid(
@@ -28,55 +28,69 @@ def parameter_grid(
     classes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Figure:
-    """Move one parameter over its range, the others at the identity, and write under each image what both answer.
+    """Move one parameter over its range, the others at the identity, and draw the images with both predictions.
 
     Args:
-        teacher, student: from images in [0, 1] to logits. Run in evaluation mode, left as they were.
-        images: `(N, C, H, W)` in [0, 1], a row each; a few.
-        transform: what may be done to an image.
-        parameter: its name in `transform.spec`.
-        columns: how many values, at least 2, evenly spread over the range (of a factor over its logarithm).
-        classes: a name for each class; None: its number.
-        seed: of noise, where the transform adds any.
+        teacher: From images in [0, 1] to logits. Runs in evaluation mode; its modes are restored.
+        student: From images in [0, 1] to logits. Runs in evaluation mode; its modes are restored.
+        images: `(N, C, H, W)` in [0, 1], one row each; a few.
+        transform: The transform.
+        parameter: Name of the parameter in `transform.spec`.
+        columns: Number of values, at least 2, evenly spaced over the range (for a factor over its logarithm).
+        classes: A name for each class; None: its number.
+        seed: Seed of the noise, if the transform adds any.
 
     Returns:
-        A figure. An answer that differs from the same player's to the untouched image is bold and in its colour; an
-        orange frame is where the teacher keeps its answer and the student does not: there is something to transfer.
+        A figure. A prediction that differs from the same network's on the clean image is bold and coloured. A frame in
+        orange marks images where the teacher's prediction is unchanged and the student's is not: an invariance to
+        transfer.
 
     Raises:
-        TypeError, ValueError: images of wrong type, shape or range, no image, an unknown parameter, fewer than two
-            columns, fewer names than classes, or a transform that mixes images, which has no grid.
+        TypeError: If an argument or the images have the wrong type.
+        ValueError: If the images have the wrong shape or range or there are none, the parameter is unknown, there are
+            fewer than two columns or fewer names than classes, or the transform mixes images.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Affine
+        >>> from hard_aug.viz import parameter_grid
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> figure = parameter_grid(network, network, torch.rand(2, 1, 8, 8), Affine(), "rotation", columns=3)
+        >>> [axis.get_title() for axis in figure.axes[:3]]
+        ['-34', '0', '34']
     """
     check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
     images = check_images(images)
     names = [one.name for one in transform.spec]
     if parameter not in names:
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise ValueError(f"parameter {parameter!r}: wanted one of {shown}")
+        raise ValueError(f"parameter={parameter!r}: expected one of {shown}")
     if not len(images) or columns < 2:
-        raise ValueError(f"{len(images)} images and columns={columns}: wanted at least one image and two columns")
-    if transform.wants_partner:
-        raise ValueError(f"{type(transform).__name__} mixes images, so none has a grid of its own; use gallery")
-    players = Players(teacher=teacher, student=student)
+        raise ValueError(f"{len(images)} images and columns={columns}: expected at least one image and two columns")
+    if transform.requires_partner:
+        raise ValueError(
+            f"{type(transform).__name__} mixes images, so there is no grid for a single image; use gallery instead"
+        )
+    networks = Networks(teacher=teacher, student=student)
     u = _over_the_range(transform, names.index(parameter), columns).to(images.device)
     values = transform.decode(u)[parameter].tolist()
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
-    with torch.no_grad(), evaluation_mode(players.teacher, players.student):
-        clean = [players.teacher_logits(images), players.student_logits(images)]
+    context = make_context(transform, images, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad(), eval_mode(networks.teacher, networks.student):
+        clean = [networks.teacher_logits(images), networks.student_logits(images)]
         check_same_classes(teacher_logits=clean[0], student_logits=clean[1])
-        check_names(classes, clean[0].shape[1])
+        check_class_names(classes, clean[0].shape[1])
         rows = []
         for index, image in enumerate(images):
-            context = Context(noise=noise[index].expand(columns, -1, -1, -1))
-            views = transform.render(image.expand(columns, -1, -1, -1), u, context)
-            rows.append((views, players.teacher_logits(views), players.student_logits(views)))
+            noise = None if context.noise is None else context.noise[index].expand(columns, -1, -1, -1)
+            views = transform.render(image.expand(columns, -1, -1, -1), u, Context(noise=noise))
+            rows.append((views, networks.teacher_logits(views), networks.student_logits(views)))
     figure = Figure(figsize=(1.12 * columns + 0.3, 1.52 * len(images) + 0.6), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)
-    for row, (views, *answers) in enumerate(rows):
-        own = [int(logits[row].argmax()) for logits in clean]
+    for row, (views, *predictions) in enumerate(rows):
+        expected = [int(logits[row].argmax()) for logits in clean]
         for column in range(columns):
-            logits = [one[column] for one in answers]
-            _cell(axes[row, column], views[column], logits, own, classes)
+            logits = [one[column] for one in predictions]
+            _cell(axes[row, column], views[column], logits, expected, classes)
     for axis, value in zip(axes[0], values, strict=True):
         axis.set_title(f"{float(f'{value:.2g}'):g}", size=9)  # 120 and not 1.2e+02
     unit = transform.spec[names.index(parameter)].unit
@@ -84,12 +98,13 @@ def parameter_grid(
     return figure
 
 
-def _cell(axis: Axes, view: Tensor, logits: list[Tensor], own: list[int], classes: Sequence[str] | None) -> None:
-    show(axis, view)
+def _cell(axis: Axes, view: Tensor, logits: list[Tensor], expected: list[int], classes: Sequence[str] | None) -> None:
+    """Draw one image with both predictions; `expected` are the classes that both predict for the clean image."""
+    show_image(axis, view)
     changed = []
     for line, (letter, color) in enumerate((("t", TEACHER), ("s", STUDENT))):
-        text, top = answer(logits[line], classes)
-        changed.append(top != own[line])
+        text, top = prediction_text(logits[line], classes)
+        changed.append(top != expected[line])
         text = f"{letter}: {text}"
         axis.text(0.5, -0.05 - 0.15 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
         if changed[line]:
@@ -100,9 +115,9 @@ def _cell(axis: Axes, view: Tensor, logits: list[Tensor], own: list[int], classe
 
 
 def _over_the_range(transform: Transform, index: int, columns: int) -> Tensor:
-    """`(columns, P)`: zeros but for the parameter, whose decoded values are evenly spread over its range."""
+    """Return `u`, `(columns, P)`: zeros, except one parameter, whose values are evenly spaced over its range."""
     low = 0.0 if transform.spec[index].one_sided else -END
-    shares = torch.linspace(low, END, columns)
+    fractions = torch.linspace(low, END, columns)
     u = torch.zeros(columns, transform.size)
-    u[:, index] = torch.special.ndtri((1 + shares) / 2)
+    u[:, index] = torch.special.ndtri((1 + fractions) / 2)
     return u

@@ -1,4 +1,4 @@
-"""The learned distribution of each physical parameter over training, inside the range that it could have used."""
+"""The learned distribution of each physical parameter during training, within its whole range."""
 
 from __future__ import annotations
 
@@ -13,19 +13,32 @@ from hard_aug.transforms import Parameter
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 DRAWS = 1024
-#: Parameters that a picture has room for; a transform of noise has hundreds.
+#: Largest number of parameters in a figure; some transforms have hundreds.
 MOST_DRAWN = 96
 
 
 class PolicyHistory:
-    """Quantiles, means and standard deviations of a policy's decoded parameters, one row for each record.
+    """Quantiles, means and standard deviations of a policy's decoded parameters, recorded during training.
 
     Args:
-        spec: of the transform.
+        spec: The transform's `spec`.
 
     Attributes:
-        steps: when the records were made.
-        rows: by parameter, for each record `[mean, sd, *QUANTILES]` in physical units.
+        spec: The transform's `spec`.
+        steps: Steps of the records.
+        rows: By parameter, for each record `[mean, standard deviation, *QUANTILES]` in physical units.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug import HardAugmenter
+        >>> from hard_aug.transforms import Affine
+        >>> from hard_aug.viz import PolicyHistory
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> augmenter = HardAugmenter(teacher=network, student=network, transform=Affine())
+        >>> history = PolicyHistory(augmenter.transform.spec)
+        >>> history.record(0, augmenter)
+        >>> history
+        PolicyHistory(6 parameters, 1 record)
     """
 
     def __init__(self, spec: tuple[Parameter, ...]) -> None:
@@ -33,25 +46,30 @@ class PolicyHistory:
         self.steps: list[int] = []
         self.rows: dict[str, list[list[float]]] = {parameter.name: [] for parameter in spec}
 
+    def __repr__(self) -> str:
+        records = f"{len(self.steps)} record{'' if len(self.steps) == 1 else 's'}"
+        return f"PolicyHistory({len(self.spec)} parameters, {records})"
+
     @torch.no_grad()
     def record(self, step: int, augmenter: HardAugmenter, images: torch.Tensor | None = None) -> None:
-        """Draw what the augmenter draws, with a generator of its own; the augmenter's is left alone.
+        """Sample the augmenter's policy with a separate generator, and record statistics of the decoded values.
 
         Args:
-            step: when this is.
-            images: `(B, C, H, W)`, for a policy that looks at them; the others get blank ones.
+            step: Training step of the record.
+            augmenter: The augmenter; its own random state is unchanged.
+            images: `(B, C, H, W)`, for a conditional policy; others are sampled with blank images.
 
         Raises:
-            ValueError: a policy that looks at images, and none.
+            ValueError: If the policy is conditional and there are no images.
         """
         device = augmenter.device
-        if not augmenter.policy.looks_at_images:
+        if not augmenter.policy.is_conditional:
             images = torch.zeros(DRAWS, 1, 1, 1, device=device)
         if images is None:
             name = type(augmenter.policy).__name__
-            raise ValueError(f"a {name} is another distribution for each image: record(step, augmenter, images)")
+            raise ValueError(f"{name} depends on the images; call record(step, augmenter, images)")
         images = images[:DRAWS]
-        u = augmenter.propose(images, torch.Generator(device).manual_seed(0))
+        u = augmenter.sample(images, torch.Generator(device).manual_seed(0))
         values = augmenter.transform.decode(u)
         self.steps.append(step)
         for name, drawn in values.items():
@@ -60,11 +78,11 @@ class PolicyHistory:
             self.rows[name].append([float(drawn.mean()), float(drawn.std()), *map(float, quantiles)])
 
     def scalars(self) -> dict[str, float]:
-        """The last record's standard deviations, named `policy/<parameter>_sd`."""
+        """Return the standard deviations of the last record, named `policy/<parameter>_sd`."""
         return {f"policy/{name}_sd": rows[-1][1] for name, rows in self.rows.items() if rows}
 
     def last(self) -> dict[str, dict[str, Any]]:
-        """The last record by parameter: mean, sd, unit and the range."""
+        """Return the last record by parameter: mean, standard deviation `sd`, unit and range."""
         if not self.steps:
             raise ValueError("nothing has been recorded yet; call record(step, augmenter)")
         return {
@@ -78,26 +96,42 @@ class PolicyHistory:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The records."""
+        """Return all records."""
         return {"steps": list(self.steps), "rows": {name: [list(r) for r in rows] for name, rows in self.rows.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up `state_dict()`."""
+        """Load a state returned by `state_dict()`."""
         if state["rows"].keys() != self.rows.keys():
-            raise ValueError(f"a history of {sorted(state['rows'])}, wanted one of {sorted(self.rows)}")
+            raise ValueError(f"state: expected a history of {sorted(self.rows)}, got one of {sorted(state['rows'])}")
         self.steps = list(state["steps"])
         self.rows = {name: [list(r) for r in rows] for name, rows in state["rows"].items()}
 
 
 def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
-    """Draw the median, the middle half and the middle nine tenths of each parameter over the training steps.
+    """Draw the median and two quantile bands of each parameter over the training steps.
 
-    The axis of values is the whole range; a factor's is logarithmic. The dashed line is the identity, and the dotted
-    ones are the quartiles of random augmentation, which is uniform in the range (in its logarithm for factors). Of more
-    than `MOST_DRAWN` parameters the first ones are drawn.
+    The axis of values is the whole range; it is logarithmic for factors. The dashed line is the identity. The dotted
+    lines are the quartiles of uniform random augmentation (uniform in the logarithm for factors). Only the first 96
+    parameters are drawn.
+
+    Args:
+        history: The recorded history.
+        title: Title of the figure.
 
     Raises:
-        ValueError: an empty history.
+        ValueError: If the history is empty.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug import HardAugmenter
+        >>> from hard_aug.transforms import Affine
+        >>> from hard_aug.viz import PolicyHistory, draw_policy
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> augmenter = HardAugmenter(teacher=network, student=network, transform=Affine(scale=None, shear=None))
+        >>> history = PolicyHistory(augmenter.transform.spec)
+        >>> history.record(0, augmenter)
+        >>> [axis.get_title() for axis in draw_policy(history).axes]
+        ['translation x', 'translation y', 'rotation']
     """
     if not history.steps:
         raise ValueError("nothing has been recorded yet; call record(step, augmenter)")
@@ -113,8 +147,8 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
         axis.fill_between(history.steps, lower, upper, alpha=0.45, color="tab:blue", lw=0, label="25 to 75 %")
         axis.plot(history.steps, median, color="tab:blue", label="median")
         axis.axhline(parameter.identity, color="black", ls="--", lw=0.8, label="identity")
-        for share in (0.25, 0.75):
-            axis.axhline(_within(parameter, share), color="gray", ls=":", lw=0.8)
+        for fraction, label in ((0.25, "quartiles of uniform augmentation"), (0.75, None)):
+            axis.axhline(_value_at(parameter, fraction), color="gray", ls=":", lw=0.8, label=label)
         if parameter.logarithmic:
             axis.set_yscale("log")
             axis.set_yticks([parameter.low, parameter.identity, parameter.high], minor=False)
@@ -123,13 +157,12 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
         axis.set_ylim(parameter.low, parameter.high)
         axis.set_title(parameter.name.replace("_", " "), size=9)
         axis.set_ylabel(parameter.unit, size=8)
+        axis.set_xlabel("training step", size=8)
         axis.tick_params(labelsize=7, which="both")
     for axis in axes.flat[len(spec) :]:
         axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("training step", size=8)
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4, frameon=False
+        *axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=5, frameon=False
     )
     if title:
         rest = "" if spec == history.spec else f" ({len(spec)} of {len(history.spec)} parameters)"
@@ -137,7 +170,8 @@ def draw_policy(history: PolicyHistory, *, title: str = "") -> Figure:
     return figure
 
 
-def _within(parameter: Parameter, share: float) -> float:
+def _value_at(parameter: Parameter, fraction: float) -> float:
+    """Return the value at a fraction of the range, in the logarithm for factors."""
     if parameter.logarithmic:
-        return float(parameter.low ** (1 - share) * parameter.high**share)
-    return parameter.low + share * (parameter.high - parameter.low)
+        return float(parameter.low ** (1 - fraction) * parameter.high**fraction)
+    return parameter.low + fraction * (parameter.high - parameter.low)

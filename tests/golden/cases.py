@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hard_aug import HardAugmenter, Normalized, diagnose
+from hard_aug import Exploration, HardAugmenter, Normalized, diagnose
 from hard_aug.objectives import (
     KL,
     ConfidenceGap,
@@ -32,9 +32,9 @@ from hard_aug.objectives import (
 )
 from hard_aug.policies import Conditional, Gaussian, Generator, Search
 from hard_aug.schedules import Alternating, Threshold
-from hard_aug.solvers import BestOfN, GuidedSampler, NoiseOptimizer, PixelPGD
+from hard_aug.synthesis import BestOfN, GuidedSampler, NoiseOptimizer, PixelPGD
 from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective
-from tests import generative_parts
+from tests.helpers import generative_parts
 
 STEPS = 20
 CLASSES = 5
@@ -97,12 +97,10 @@ def augmenter(teacher: nn.Module, student: nn.Module, **settings: Any) -> HardAu
         "objective": KL(2.0),
         "invariance": Penalty(8.0),
         "schedule": Alternating(every=1, fraction=1.0, steps=1),
-        "spread_weight": 0.08,
-        "spread_floor": 0.15,
-        "uniform_floor": 0.0,
+        "exploration": Exploration(entropy_weight=0.08, min_variance=0.15, min_uniform_fraction=0.0),
         "learning_rate": 0.02,
-        "share": 1.0,
-        "warm_up": 0,
+        "hard_fraction": 1.0,
+        "warmup_calls": 0,
         "batch_norm": "shared",
         "backend": "torch",
         "seed": 3,
@@ -132,12 +130,9 @@ def flattened(value: Any, path: str) -> Tensors:
 
 def state(made: HardAugmenter) -> Tensors:
     """The state dict under the names that the frozen file has."""
-    found = {k: v for k, v in made.state_dict().items() if k != "pending"}
+    found = made.state_dict()
     optimizer = found.pop("optimizer")["state"]
-    phase = found.pop("phase")
-    renamed = {"uniform_share": "uniform_fraction", "dropped": "dropped_steps"}
-    found = {renamed.get(key, key): value for key, value in found.items()}
-    schedule = {"updating": phase["ascending"], "clean": phase["clean"], "hard": phase["hard"], "idle": phase["rested"]}
+    schedule = {"updating": True, "clean": None, "hard": None, "idle_calls": 0} | found.pop("schedule")
     return flattened({**found, "optimizer": optimizer, "schedule": schedule}, "state")
 
 
@@ -175,7 +170,7 @@ def train(
 
 
 LABELS = torch.arange(8) % CLASSES
-THRESHOLD = {"every": 1, "fraction": 0.5, "low": 1.05, "high": 1.2, "max_steps": 2, "max_rest": 3, "decay": 0.9}
+THRESHOLD = {"every": 1, "fraction": 0.5, "low": 1.05, "high": 1.2, "max_steps": 2, "max_idle_calls": 3, "decay": 0.9}
 
 #: Settings of the augmenter that differ from `augmenter`'s, by case.
 TRAINED: dict[str, Callable[[], dict[str, Any]]] = {
@@ -199,18 +194,18 @@ TRAINED: dict[str, Callable[[], dict[str, Any]]] = {
         "schedule": Alternating(every=2, fraction=1.0, steps=1),
     },
     "search_gaussian": lambda: {
-        "policy": lambda t: Search(t.spec, candidates=2, steps=1, step_size=0.5, draws=Gaussian(t.spec, std=0.3)),
+        "policy": lambda t: Search(t.spec, candidates=2, steps=1, step_size=0.5, proposal=Gaussian(t.spec, std=0.3)),
         "invariance": Hinge(0.1, weight=8.0),
     },
     "constraint": lambda: {
         "invariance": Constraint(0.02, rate=0.02, decay=0.9, initial=1.0, maximum=100.0),
-        "uniform_floor": 0.3,
+        "exploration": Exploration(min_uniform_fraction=0.3),
     },
-    "fallback": lambda: {"spread_floor": 0.9, "spread_weight": 0.0},
-    "no_floor": lambda: {"spread_floor": None},
+    "fallback": lambda: {"exploration": Exploration(min_variance=0.9, entropy_weight=0.0)},
+    "no_floor": lambda: {"exploration": Exploration(min_variance=None)},
     "split": lambda: {"batch_norm": "split"},
     "frozen": lambda: {"batch_norm": "frozen"},
-    "part_of_the_batch": lambda: {"share": 0.5, "warm_up": 3},
+    "part_of_the_batch": lambda: {"hard_fraction": 0.5, "warmup_calls": 3},
     "mixed": lambda: {"transform": mixed()},
     "mixed_threshold": lambda: {"transform": mixed(), "schedule": Threshold(**THRESHOLD)},
     "reverse_kl": lambda: {"objective": ReverseKL(2.0)},
@@ -232,7 +227,7 @@ def trained(name: str) -> Tensors:
     settings = TRAINED[name]()
     shares = batches()
     if name == "normalized":
-        key = "input_normalization"
+        key = "normalization"
         settings[key] = ((0.4,), (0.3,))
         teacher = Normalized(teacher, (0.5,), (0.25,))
         shares = [(images - 0.4) / 0.3 for images in shares]
@@ -280,10 +275,10 @@ def two_processes() -> Tensors:
 def exported() -> Tensors:
     """An export draws and augments as it did, also bytes and single images."""
     teacher, student = networks()
-    made = augmenter(teacher, student, uniform_floor=0.3)
+    made = augmenter(teacher, student, exploration=Exploration(min_uniform_fraction=0.3))
     for images in batches(5):
         made(images)
-    augmentation = made.export(share=0.7)
+    augmentation = made.export(p=0.7)
     images = batches(1)[0]
     generator = torch.Generator().manual_seed(11)
     return {
@@ -298,23 +293,31 @@ def diagnosed() -> Tensors:
     images = torch.cat(batches(4))
     found = {}
     for name, transform in (("affine_color", affine_color()), ("mixed", mixed())):
-        result = diagnose(teacher, student.eval(), images, transform, values=5, kept=0.9, batch_size=12, seed=2)
+        result = diagnose(teacher, student.eval(), images, transform, values=5, threshold=0.9, batch_size=12, seed=2)
         for index, row in enumerate(result.rows):
-            columns = (row.teacher_keeps, row.student_keeps, row.student_agrees, row.teacher_change, row.student_change)
-            found |= flattened([row.shares, row.values, *columns, row.to_transfer], f"{name}/{index}")
+            columns = (
+                row.teacher_consistency,
+                row.student_consistency,
+                row.student_agreement,
+                row.teacher_divergence,
+                row.student_divergence,
+            )
+            found |= flattened([row.fractions, row.values, *columns, row.transfer_gap], f"{name}/{index}")
     return found
 
 
 def searched(method: str) -> Tensors:
     """Hard images from tiny generative models, and their scores before and after."""
-    chain = generative_parts.chain(steps=4, strength=0.6)
+    sampler = generative_parts.make_sampler(steps=4, strength=0.6)
     invariance = Hinge(0.1, weight=2.0)
     search = {
-        "mpgd": lambda: GuidedSampler(chain, mu=0.3, mu_shape="noise"),
-        "guided": lambda: GuidedSampler(chain, mu=0.2, rho=0.2, iterations=2, recurrence=2, smooth=2, smooth_sigma=0.1),
-        "noise": lambda: NoiseOptimizer(chain, iterations=3, learning_rate=0.1),
-        "best_of_n": lambda: BestOfN(chain, count=3),
-        "pgd": lambda: PixelPGD(chain, radius=0.05, steps=3),
+        "mpgd": lambda: GuidedSampler(sampler, mu=0.3, mu_shape="noise"),
+        "guided": lambda: GuidedSampler(
+            sampler, mu=0.2, rho=0.2, iterations=2, recurrence=2, smooth=2, smooth_sigma=0.1
+        ),
+        "noise": lambda: NoiseOptimizer(sampler, iterations=3, learning_rate=0.1),
+        "best_of_n": lambda: BestOfN(sampler, count=3),
+        "pgd": lambda: PixelPGD(sampler, eps=0.05, steps=3),
     }[method]()
     score = generative_parts.score(KL(2.0) if method == "noise" else None, invariance=invariance)
     found = search(

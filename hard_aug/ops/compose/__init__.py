@@ -1,7 +1,7 @@
-"""From raw parameters `u` to the map and the colour matrix that `warp_color` takes, in one kernel.
+"""Compute the map and the colour matrix that `warp_color` takes from raw parameters `u`, in one kernel.
 
-In PyTorch the decoding, the sines and the products of small matrices are a hundred launches on a GPU, more than the
-gather they prepare.
+In PyTorch the decoding, the sines and the products of small matrices take about a hundred launches on a GPU, longer
+than the gather that they prepare.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hard_aug.ops.backend import Backend, takes_triton
+from hard_aug.ops.backend import Backend, use_triton
 from hard_aug.ops.compose import custom, reference
 from hard_aug.ops.compose.plan import LOGARITHMIC, SLOTS, Plan
 
@@ -21,31 +21,40 @@ _STAGES = {"affine": 1, "perspective": 2}
 def compose(
     u: Tensor, plan: Plan, *, height: int, width: int, channels: int, backend: Backend | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The inverse map and the colour matrix of each sample.
+    """Compute the inverse map and the colour matrix of each sample.
 
     Args:
-        u: `(B, P)`, unbounded, float32 (with PyTorch any floating point).
+        u: `(B, P)`, unbounded, float32 (with the PyTorch backend any floating point).
         plan: which columns are which parameters, and their ranges.
-        height, width: of the images, pixels.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
         channels: of the images, 1 or 3.
         backend: see `hard_aug.ops.backend`; None: that of the context.
 
     Returns:
-        `(B, 3, 3)` from output to input positions, in pixels from the centre; None where no stage moves pixels. Its
-            last row counts where the plan has a perspective. And `(B, C, C + 1)`; None where no stage recolours.
+        The map `(B, 3, 3)` from output to input positions, in pixels from the centre; None if no stage moves pixels.
+        Its last row is used only if the plan has a perspective stage. And the colour matrix `(B, C, C + 1)`; None if no
+        stage recolours.
 
-    Gradients: u yes, second order with PyTorch alone.
+    Gradients: u yes, second order with the PyTorch backend only.
 
     Raises:
         ValueError: wrong shapes, or channels that are neither 1 nor 3.
-        RuntimeError: `backend="triton"`, and the kernel does not serve: it takes float32.
+        RuntimeError: `backend="triton"`, and `u` is not float32, which the kernel requires.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.transforms import Affine
+        >>> inverse_map, color_matrix = compose(torch.zeros(1, 6), Affine().plan, height=8, width=8, channels=3)
+        >>> torch.equal(inverse_map, torch.eye(3)[None]), color_matrix
+        (True, None)
     """
     if u.ndim != 2 or u.shape[1] <= max(plan.columns):
-        raise ValueError(f"u: wanted shape (B, P) with P above {max(plan.columns)}, got {tuple(u.shape)}")
+        raise ValueError(f"u: expected shape (B, P) with P above {max(plan.columns)}, got {tuple(u.shape)}")
     if plan.colors and channels not in (1, 3):
-        raise ValueError(f"channels={channels}: colour matrices are for 1 or 3")
-    refusal = None if u.dtype == torch.float32 else f"the kernel takes u of float32, got {u.dtype}"
-    if not takes_triton(backend, u.device, refusal):
+        raise ValueError(f"channels={channels}: colour stages expected 1 or 3")
+    unsupported_reason = None if u.dtype == torch.float32 else f"the kernel requires u in float32, got {u.dtype}"
+    if not use_triton(backend, u.device, unsupported_reason):
         return reference.compose(u, plan, height=height, width=width, channels=channels)
     first, second = (*(_STAGES[stage] for stage in plan.maps), 0, 0)[:2]
     inverse_map, color = custom.compose(
@@ -65,24 +74,24 @@ def compose(
 
 
 def compose_map(u: Tensor, plan: Plan, *, height: int, width: int) -> Tensor:
-    """The inverse map alone, `(B, 3, 3)`.
+    """Compute only the inverse map, `(B, 3, 3)`; see `compose`.
 
     Raises:
         ValueError: a plan without a stage that moves pixels.
     """
     inverse_map, _ = compose(u, plan, height=height, width=width, channels=1)
     if inverse_map is None:
-        raise ValueError(f"a plan of {', '.join(plan.stages)} moves no pixels")
+        raise ValueError(f"a plan of {', '.join(plan.stages)} has no stage that moves pixels")
     return inverse_map
 
 
 def compose_color(u: Tensor, plan: Plan, *, channels: int) -> Tensor:
-    """The colour matrix alone, `(B, C, C + 1)`.
+    """Compute only the colour matrix, `(B, C, C + 1)`; see `compose`.
 
     Raises:
         ValueError: a plan without a stage that recolours.
     """
     _, color = compose(u, plan, height=1, width=1, channels=channels)
     if color is None:
-        raise ValueError(f"a plan of {', '.join(plan.stages)} recolours nothing")
+        raise ValueError(f"a plan of {', '.join(plan.stages)} has no stage that recolours")
     return color

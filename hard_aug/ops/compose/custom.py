@@ -1,6 +1,6 @@
-"""The compose kernels as custom operators of PyTorch: known to autograd, `torch.compile` and CUDA graphs.
+"""PyTorch custom operators of the compose kernels, for autograd, `torch.compile` and CUDA graphs.
 
-They are registered when this file is imported; triton is imported, and a kernel compiled, when one runs.
+Importing this module registers the operators. Triton is imported, and a kernel compiled, at the first call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from hard_aug.ops.backend import on_device_of, refuse_second_order
 from hard_aug.ops.compose.plan import SLOTS
 
-#: Samples of one program, and the warps that do them.
+#: Samples per program, and warps.
 BLOCK, WARPS = 64, 2
 
 
@@ -32,13 +32,13 @@ def compose(
     channels: int,
     distance: float,
 ) -> tuple[Tensor, Tensor]:
-    """The map `(B, 3, 3)` and the colour matrix `(B, C, C + 1)`, each empty where there is none.
+    """Compute the map `(B, 3, 3)` and the colour matrix `(B, C, C + 1)`, each empty if there is none.
 
     `u` is contiguous float32. `first` and `second` are the stages that move pixels: 1 affine, 2 perspective, 0 none.
     """
     from hard_aug.ops.compose import triton as kernels
 
-    inverse_map, color = _outputs(u, first, colored, channels)
+    inverse_map, color = _empty_outputs(u, first, colored, channels)
     if len(u):
         with on_device_of(u):
             kernels._forward[_grid(u)](
@@ -53,23 +53,12 @@ def compose(
 
 
 @compose.register_fake
-def _(
-    u: Tensor,
-    columns: Sequence[int],
-    centres: Sequence[float],
-    halves: Sequence[float],
-    first: int,
-    second: int,
-    colored: bool,
-    height: int,
-    width: int,
-    channels: int,
-    distance: float,
-) -> tuple[Tensor, Tensor]:
-    return _outputs(u, first, colored, channels)
+def _(u: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    _columns, _centres, _halves, first, _second, colored, _height, _width, channels, _distance = settings
+    return _empty_outputs(u, first, colored, channels)
 
 
-def _outputs(u: Tensor, first: int, colored: bool, channels: int) -> tuple[Tensor, Tensor]:
+def _empty_outputs(u: Tensor, first: int, colored: bool, channels: int) -> tuple[Tensor, Tensor]:
     batch = u.shape[0]
     return (
         u.new_empty((batch, 3, 3) if first else 0),
@@ -92,12 +81,11 @@ def compose_backward(
     channels: int,
     distance: float,
 ) -> Tensor:
-    """The gradient of `u`, from those of the map and of the colours, contiguous; None for none."""
+    """Compute the gradient of `u` from those of the map and the colour matrix, contiguous; None if there is none."""
     from hard_aug.ops.compose import triton as kernels
 
-    out = (
-        torch.empty_like(u) if _all_written(u, columns, channels, map_gradient, color_gradient) else torch.zeros_like(u)
-    )
+    fully_written = _writes_every_column(u, columns, channels, map_gradient, color_gradient)
+    out = torch.empty_like(u) if fully_written else torch.zeros_like(u)
     if len(u):
         with on_device_of(u):
             kernels._backward[_grid(u)](
@@ -126,7 +114,7 @@ def _common(
     channels: int,
     distance: float,
 ) -> dict[str, Any]:
-    """Arguments of both kernels."""
+    """Return the arguments of both kernels."""
     return {
         "u": u,
         "batch": len(u),
@@ -143,10 +131,10 @@ def _common(
     }
 
 
-def _all_written(
+def _writes_every_column(
     u: Tensor, columns: Sequence[int], channels: int, map_gradient: Tensor | None, color_gradient: Tensor | None
 ) -> bool:
-    """Whether every column of `u` is a parameter of something that has a gradient."""
+    """Return whether every column of `u` belongs to a parameter of an output that has a gradient."""
     names = list(SLOTS)
     given = [name for name, column in zip(names, columns, strict=True) if column >= 0]
     of_color = {name for name in given if SLOTS[name] == "color"}
@@ -156,20 +144,7 @@ def _all_written(
 
 
 @compose_backward.register_fake
-def _(
-    map_gradient: Tensor | None,
-    color_gradient: Tensor | None,
-    u: Tensor,
-    columns: Sequence[int],
-    centres: Sequence[float],
-    halves: Sequence[float],
-    first: int,
-    second: int,
-    height: int,
-    width: int,
-    channels: int,
-    distance: float,
-) -> Tensor:
+def _(map_gradient: Tensor | None, color_gradient: Tensor | None, u: Tensor, *settings: Any) -> Tensor:
     return torch.empty_like(u)
 
 

@@ -1,4 +1,4 @@
-"""Plan: which columns of `u` are which parameters of the built-in spatial and colour stages, and their ranges."""
+"""Plan: the columns of `u` and the ranges of the parameters of the built-in spatial and colour stages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 Stage = Literal["affine", "perspective", "color"]
 
-#: Every parameter that an operation on `u` knows, in the order of its arguments, with the stage it belongs to.
+#: Every parameter that the kernels know, in the order of their arguments, with the stage it belongs to.
 SLOTS: dict[str, Stage] = {
     "translation_x": "affine",
     "translation_y": "affine",
@@ -23,21 +23,28 @@ SLOTS: dict[str, Stage] = {
     "saturation": "color",
     "hue": "color",
 }
-#: Those that are spanned in log space: factors.
+#: Factors: their ranges are spanned in log space.
 LOGARITHMIC = ("scale_x", "scale_y", "contrast", "saturation")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How `u`, `(B, P)`, becomes a map and a colour matrix.
+    """Description of how `u`, `(B, P)`, is decoded to a map and a colour matrix.
 
     The value of a parameter is `centre + half * (2 Phi(u) - 1)`, and the exponential of that for factors.
 
     Attributes:
         stages: in the order in which they are applied, each at most once, colour last.
-        columns: of `u`, by slot; -1 where a parameter is switched off and stays at its identity.
-        centres, halves: by slot, in physical units or their logarithms; 0 where switched off.
+        columns: the column of `u` of each slot; -1 where a parameter is switched off and has its identity value.
+        centres: the centre of the range of each slot, in physical units or their logarithms; 0 where switched off.
+        halves: half the width of the range of each slot, in the units of `centres`.
         focal_length: of the perspective, in units of the longer side.
+
+    Example:
+        >>> from hard_aug.transforms import Affine, Color
+        >>> affine, color = Affine().plan, Color().plan
+        >>> affine.then(color.shifted(6)).stages
+        ('affine', 'color')
     """
 
     stages: tuple[Stage, ...]
@@ -47,11 +54,15 @@ class Plan:
     focal_length: float = 1.0
 
     @classmethod
-    def of(cls, stage: Stage, ranges: Mapping[str, tuple[int, float, float]], *, focal_length: float = 1.0) -> Plan:
-        """That of one stage.
+    def from_ranges(
+        cls, stage: Stage, ranges: Mapping[str, tuple[int, float, float]], *, focal_length: float = 1.0
+    ) -> Plan:
+        """Make the plan of one stage.
 
         Args:
+            stage: "affine", "perspective" or "color".
             ranges: by parameter, its column and its lowest and highest value (for factors: their logarithms).
+            focal_length: of the perspective, in units of the longer side.
         """
         known = {name: ranges.get(name, (-1, 0.0, 0.0)) for name in SLOTS}
         return cls(
@@ -63,11 +74,11 @@ class Plan:
         )
 
     def shifted(self, columns: int) -> Plan:
-        """For a `u` that has so many columns before."""
+        """Return the plan for a `u` with `columns` more columns in front."""
         return replace(self, columns=tuple(c + columns if c >= 0 else c for c in self.columns))
 
     def then(self, other: Plan) -> Plan | None:
-        """Both in turn on one `u`; None where that is no plan: a stage twice, or a map after colours."""
+        """Return the plan of both, one after the other; None if a stage would come twice, or a map after colours."""
         if set(self.stages) & set(other.stages) or "color" in self.stages:
             return None
         mine = [column >= 0 for column in self.columns]
@@ -85,10 +96,10 @@ class Plan:
 
     @property
     def maps(self) -> tuple[Stage, ...]:
-        """The stages that move pixels."""
+        """Stages that move pixels."""
         return tuple(stage for stage in self.stages if stage != "color")
 
     @property
     def colors(self) -> bool:
-        """Whether one recolours them."""
+        """Whether a stage recolours."""
         return "color" in self.stages

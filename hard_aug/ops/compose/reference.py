@@ -1,6 +1,6 @@
-"""The maps and the colour matrix in PyTorch: the truth that the kernel is held against, and what runs on the CPU.
+"""PyTorch reference of the maps and the colour matrix: runs on the CPU, and the kernels are tested against it.
 
-The formulas are in the README beside this file, with where they come from.
+The README beside this file has the formulas and their sources.
 """
 
 from __future__ import annotations
@@ -12,33 +12,28 @@ import torch
 from torch import Tensor
 
 from hard_aug.ops.compose.plan import LOGARITHMIC, SLOTS, Plan
+from hard_aug.ops.elementwise import unit_interval
 
-SQRT_HALF = math.sqrt(0.5)
 Values = dict[str, Tensor]
 
 
 def compose(u: Tensor, plan: Plan, *, height: int, width: int, channels: int) -> tuple[Tensor | None, Tensor | None]:
-    """See `hard_aug.ops.compose.compose`."""
-    values = _decoded(u, plan)
+    """Compute the inverse map and the colour matrix; see `hard_aug.ops.compose.compose`."""
+    values = _decode(u, plan)
     makers = {"affine": affine_inverse, "perspective": perspective_inverse}
     maps = [makers[stage](values, height=height, width=width, focal_length=plan.focal_length) for stage in plan.maps]
     inverse_map = reduce(matrix_product, maps) if maps else None
     return inverse_map, color_matrix(values, channels) if plan.colors else None
 
 
-def unit_interval(u: Tensor) -> Tensor:
-    """`2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
-    return torch.erf(u * SQRT_HALF)
-
-
-def _decoded(u: Tensor, plan: Plan) -> Values:
-    """Values `(B,)` by name; those that are switched off at their identity."""
+def _decode(u: Tensor, plan: Plan) -> Values:
+    """Decode `u` to values `(B,)` by name; parameters that are switched off have their identity value."""
     fraction = unit_interval(u)
-    off, neutral = u.new_zeros(len(u)), u.new_ones(len(u))
+    zero, one = u.new_zeros(len(u)), u.new_ones(len(u))
     values: Values = {}
     for name, column, centre, half in zip(SLOTS, plan.columns, plan.centres, plan.halves, strict=True):
         if column < 0:
-            values[name] = neutral if name in LOGARITHMIC else off
+            values[name] = one if name in LOGARITHMIC else zero
             continue
         value = centre + half * fraction[:, column]
         values[name] = value.exp() if name in LOGARITHMIC else value
@@ -46,7 +41,7 @@ def _decoded(u: Tensor, plan: Plan) -> Values:
 
 
 def affine_inverse(values: Values, *, height: int, width: int, focal_length: float) -> Tensor:
-    """`(B, 3, 3)`, the inverse of `p -> R H S p + t`."""
+    """Return `(B, 3, 3)`, the inverse of `p -> R H S p + t`."""
     angle, shear = torch.deg2rad(values["rotation"]), values["shear"]
     inverse_x, inverse_y = 1 / values["scale_x"], 1 / values["scale_y"]
     x, y = values["translation_x"] * width, values["translation_y"] * height
@@ -60,7 +55,7 @@ def affine_inverse(values: Values, *, height: int, width: int, focal_length: flo
 
 
 def perspective_inverse(values: Values, *, height: int, width: int, focal_length: float) -> Tensor:
-    """`(B, 3, 3)`, the adjugate of the homography of a plane turned before a camera, over its squared distance."""
+    """Return `(B, 3, 3)`, the adjugate of the homography of a plane tilted before a camera, over squared distance."""
     distance = focal_length * max(height, width)
     tilt_x, tilt_y = torch.deg2rad(values["tilt_x"]), torch.deg2rad(values["tilt_y"])
     sin_x, cos_x, sin_y, cos_y = tilt_x.sin(), tilt_x.cos(), tilt_y.sin(), tilt_y.cos()
@@ -74,7 +69,7 @@ def perspective_inverse(values: Values, *, height: int, width: int, focal_length
 
 
 def color_matrix(values: Values, channels: int) -> Tensor:
-    """`(B, C, C + 1)`: contrast about 1/2, then brightness, saturation and hue about the grey axis."""
+    """Return `(B, C, C + 1)`: contrast about 1/2, then brightness, saturation and hue about the grey axis."""
     contrast = values["contrast"]
     offset = 0.5 * (1 - contrast) + values["brightness"]
     if channels == 1:
@@ -94,5 +89,5 @@ def color_matrix(values: Values, channels: int) -> Tensor:
 
 
 def matrix_product(first: Tensor, second: Tensor) -> Tensor:
-    """`(B, i, k)` by `(B, k, j)`, by elements: `@` may be taken in TensorFloat-32, a tenth of a pixel off."""
+    """Multiply `(B, i, k)` by `(B, k, j)` without `@`, which may use TensorFloat-32, a tenth of a pixel off."""
     return (first[:, :, :, None] * second[:, None]).sum(2)

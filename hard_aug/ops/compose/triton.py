@@ -1,7 +1,8 @@
-"""The compose kernels: from `u` to the map and the colour matrix, and back, one program for a block of samples.
+"""Triton kernels that compute the map and the colour matrix from `u`, and the gradient of `u`.
 
-The forward is `reference.py`, the backward its derivative in closed form; both are in the README beside this file. The
-tuples `at`, `centres` and `halves` have one entry for each of `plan.SLOTS`, in their order.
+One program computes a block of samples. The forward pass is that of `reference.py`, the backward pass its derivative in
+closed form; the README beside this file has both. The tuples `at`, `centres` and `halves` have one entry for each of
+`plan.SLOTS`, in their order.
 """
 
 import math
@@ -9,9 +10,9 @@ import math
 import triton
 import triton.language as tl
 
-#: The kernels that are launched; the others are parts of them.
+#: The kernels that are launched; the other functions are inlined into them.
 LAUNCHED = ("_forward", "_backward")
-# A kernel may read a global only where it is a constexpr.
+# A kernel may read a global only if it is a constexpr.
 _SQRT_HALF = tl.constexpr(math.sqrt(0.5))
 _TWICE_DENSITY = tl.constexpr(math.sqrt(2 / math.pi))
 _RADIANS = tl.constexpr(math.pi / 180)
@@ -23,33 +24,33 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = tl.constexpr(8), tl.constexpr(9), tl
 
 
 @triton.jit
-def _value(u, sample, there, size, at, centres, halves, SLOT: tl.constexpr):
-    """The decoded parameter of a slot; for factors its logarithm. 0 where it is switched off."""
+def _value(u, sample, valid, size, at, centres, halves, SLOT: tl.constexpr):
+    """Decode the parameter of a slot (for factors its logarithm); 0 if it is switched off."""
     value = tl.zeros(sample.shape, tl.float32)
     if at[SLOT] >= 0:
-        value = tl.load(u + sample * size + at[SLOT], mask=there, other=0.0)
+        value = tl.load(u + sample * size + at[SLOT], mask=valid, other=0.0)
         value = centres[SLOT] + halves[SLOT] * tl.erf(value * _SQRT_HALF)
     return value
 
 
 @triton.jit
-def _learn(gradient, u, out, sample, there, size, at, halves, SLOT: tl.constexpr):
+def _store_gradient(gradient, u, out, sample, valid, size, at, halves, SLOT: tl.constexpr):
     """Store the gradient of a slot's `u` from that of its value (for factors: of the logarithm)."""
     if at[SLOT] >= 0:
-        value = tl.load(u + sample * size + at[SLOT], mask=there, other=0.0)
+        value = tl.load(u + sample * size + at[SLOT], mask=valid, other=0.0)
         slope = halves[SLOT] * _TWICE_DENSITY * tl.exp(-0.5 * value * value)
-        tl.store(out + sample * size + at[SLOT], gradient * slope, mask=there)
+        tl.store(out + sample * size + at[SLOT], gradient * slope, mask=valid)
 
 
 @triton.jit
-def _affine(u, sample, there, size, at, centres, halves, height, width):
-    """The entries `a b c d` of the linear part, the shift `x y`, and what the backward wants beside."""
-    x = _value(u, sample, there, size, at, centres, halves, _TRANSLATION_X) * width
-    y = _value(u, sample, there, size, at, centres, halves, _TRANSLATION_Y) * height
-    angle = _value(u, sample, there, size, at, centres, halves, _ROTATION) * _RADIANS
-    inverse_x = tl.exp(-_value(u, sample, there, size, at, centres, halves, _SCALE_X))
-    inverse_y = tl.exp(-_value(u, sample, there, size, at, centres, halves, _SCALE_Y))
-    shear = _value(u, sample, there, size, at, centres, halves, _SHEAR)
+def _affine(u, sample, valid, size, at, centres, halves, height, width):
+    """Return the entries `a b c d` of the linear part, the shift `x y`, and intermediates for the backward pass."""
+    x = _value(u, sample, valid, size, at, centres, halves, _TRANSLATION_X) * width
+    y = _value(u, sample, valid, size, at, centres, halves, _TRANSLATION_Y) * height
+    angle = _value(u, sample, valid, size, at, centres, halves, _ROTATION) * _RADIANS
+    inverse_x = tl.exp(-_value(u, sample, valid, size, at, centres, halves, _SCALE_X))
+    inverse_y = tl.exp(-_value(u, sample, valid, size, at, centres, halves, _SCALE_Y))
+    shear = _value(u, sample, valid, size, at, centres, halves, _SHEAR)
     cos = tl.cos(angle)
     sin = tl.sin(angle)
     a = (cos + shear * sin) * inverse_x
@@ -67,9 +68,9 @@ def _affine_map(parts):
 
 
 @triton.jit
-def _tilts(u, sample, there, size, at, centres, halves):
-    tilt_x = _value(u, sample, there, size, at, centres, halves, _TILT_X) * _RADIANS
-    tilt_y = _value(u, sample, there, size, at, centres, halves, _TILT_Y) * _RADIANS
+def _tilts(u, sample, valid, size, at, centres, halves):
+    tilt_x = _value(u, sample, valid, size, at, centres, halves, _TILT_X) * _RADIANS
+    tilt_y = _value(u, sample, valid, size, at, centres, halves, _TILT_Y) * _RADIANS
     return tl.sin(tilt_x), tl.cos(tilt_x), tl.sin(tilt_y), tl.cos(tilt_y)
 
 
@@ -86,7 +87,7 @@ def _perspective_map(parts, distance):
 
 @triton.jit
 def _product(first, second):
-    """Of 3x3 matrices as tuples."""
+    """Multiply 3x3 matrices given as tuples."""
     entries = ()
     for i in tl.static_range(3):
         for j in tl.static_range(3):
@@ -107,69 +108,69 @@ def _forward(
     AT: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, C: tl.constexpr, COLORED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """FIRST and SECOND are the stages that move pixels: 1 affine, 2 perspective, 0 none."""
+    """Compute map and matrix; FIRST and SECOND are the stages that move pixels: 1 affine, 2 perspective, 0 none."""
     sample = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    there = sample < batch
+    valid = sample < batch
     if FIRST > 0:
         if FIRST == 1:
-            entries = _affine_map(_affine(u, sample, there, size, AT, centres, halves, height, width))
+            entries = _affine_map(_affine(u, sample, valid, size, AT, centres, halves, height, width))
         else:
-            entries = _perspective_map(_tilts(u, sample, there, size, AT, centres, halves), distance)
+            entries = _perspective_map(_tilts(u, sample, valid, size, AT, centres, halves), distance)
         if SECOND == 1:
             entries = _product(
-                entries, _affine_map(_affine(u, sample, there, size, AT, centres, halves, height, width))
+                entries, _affine_map(_affine(u, sample, valid, size, AT, centres, halves, height, width))
             )
         if SECOND == 2:
-            entries = _product(entries, _perspective_map(_tilts(u, sample, there, size, AT, centres, halves), distance))
+            entries = _product(entries, _perspective_map(_tilts(u, sample, valid, size, AT, centres, halves), distance))
         for i in tl.static_range(9):
-            tl.store(inverse_map + sample * 9 + i, entries[i], mask=there)
+            tl.store(inverse_map + sample * 9 + i, entries[i], mask=valid)
     if COLORED:
-        contrast = tl.exp(_value(u, sample, there, size, AT, centres, halves, _CONTRAST))
-        offset = 0.5 * (1 - contrast) + _value(u, sample, there, size, AT, centres, halves, _BRIGHTNESS)
+        contrast = tl.exp(_value(u, sample, valid, size, AT, centres, halves, _CONTRAST))
+        offset = 0.5 * (1 - contrast) + _value(u, sample, valid, size, AT, centres, halves, _BRIGHTNESS)
         place = color + sample * (C * (C + 1))
         if C == 1:
-            tl.store(place, contrast, mask=there)
-            tl.store(place + 1, offset, mask=there)
+            tl.store(place, contrast, mask=valid)
+            tl.store(place + 1, offset, mask=valid)
         else:
-            strength = contrast * tl.exp(_value(u, sample, there, size, AT, centres, halves, _SATURATION))
-            angle = _value(u, sample, there, size, AT, centres, halves, _HUE) * _RADIANS
+            strength = contrast * tl.exp(_value(u, sample, valid, size, AT, centres, halves, _SATURATION))
+            angle = _value(u, sample, valid, size, AT, centres, halves, _HUE) * _RADIANS
             across = strength * tl.cos(angle)
             turn = strength * tl.sin(angle) * _SQRT_THIRD
             grey = (contrast - across) / 3
             for i in tl.static_range(3):
-                tl.store(place + 4 * i + i, grey + across, mask=there)
-                tl.store(place + 4 * i + (i + 1) % 3, grey - turn, mask=there)
-                tl.store(place + 4 * i + (i + 2) % 3, grey + turn, mask=there)
-                tl.store(place + 4 * i + 3, offset, mask=there)
+                tl.store(place + 4 * i + i, grey + across, mask=valid)
+                tl.store(place + 4 * i + (i + 1) % 3, grey - turn, mask=valid)
+                tl.store(place + 4 * i + (i + 2) % 3, grey + turn, mask=valid)
+                tl.store(place + 4 * i + 3, offset, mask=valid)
 
 
 @triton.jit
-def _learn_affine(g, parts, u, out, sample, there, size, at, halves, height, width):
-    """From the gradient of the nine entries to those of the affine's parameters."""
+def _store_affine_gradients(g, parts, u, out, sample, valid, size, at, halves, height, width):
+    """Store the gradients of the affine parameters, from those of the nine entries `g`."""
     a, b, c, d, x, y, cos, sin, inverse_x = parts
     to_a = g[0] - g[2] * x
     to_b = g[1] - g[2] * y
     to_c = g[3] - g[5] * x
     to_d = g[4] - g[5] * y
-    _learn(-(g[2] * a + g[5] * c) * width, u, out, sample, there, size, at, halves, _TRANSLATION_X)
-    _learn(-(g[2] * b + g[5] * d) * height, u, out, sample, there, size, at, halves, _TRANSLATION_Y)
+    _store_gradient(-(g[2] * a + g[5] * c) * width, u, out, sample, valid, size, at, halves, _TRANSLATION_X)
+    _store_gradient(-(g[2] * b + g[5] * d) * height, u, out, sample, valid, size, at, halves, _TRANSLATION_Y)
     turned = to_b * a - to_a * b + to_d * c - to_c * d
-    _learn(turned * _RADIANS, u, out, sample, there, size, at, halves, _ROTATION)
-    _learn(-(to_a * a + to_b * b), u, out, sample, there, size, at, halves, _SCALE_X)
-    _learn(-(to_c * c + to_d * d), u, out, sample, there, size, at, halves, _SCALE_Y)
-    _learn(inverse_x * (to_a * sin - to_b * cos), u, out, sample, there, size, at, halves, _SHEAR)
+    _store_gradient(turned * _RADIANS, u, out, sample, valid, size, at, halves, _ROTATION)
+    _store_gradient(-(to_a * a + to_b * b), u, out, sample, valid, size, at, halves, _SCALE_X)
+    _store_gradient(-(to_c * c + to_d * d), u, out, sample, valid, size, at, halves, _SCALE_Y)
+    _store_gradient(inverse_x * (to_a * sin - to_b * cos), u, out, sample, valid, size, at, halves, _SHEAR)
 
 
 @triton.jit
-def _learn_tilts(g, parts, u, out, sample, there, size, at, halves, distance):
-    """From the gradient of the nine entries to those of the perspective's parameters."""
+def _store_tilt_gradients(g, parts, u, out, sample, valid, size, at, halves, distance):
+    """Store the gradients of the perspective parameters, from those of the nine entries `g`."""
     sin_x, cos_x, sin_y, cos_y = parts
     tilted_x = (
         -g[0] * sin_x - g[1] * cos_x * sin_y + (g[6] * sin_x * sin_y + g[7] * cos_x) / distance - g[8] * sin_x * cos_y
     )
     tilted_y = -g[1] * sin_x * cos_y - g[4] * sin_y - g[6] * cos_x * cos_y / distance - g[8] * cos_x * sin_y
-    _learn(tilted_x * _RADIANS, u, out, sample, there, size, at, halves, _TILT_X)
-    _learn(tilted_y * _RADIANS, u, out, sample, there, size, at, halves, _TILT_Y)
+    _store_gradient(tilted_x * _RADIANS, u, out, sample, valid, size, at, halves, _TILT_X)
+    _store_gradient(tilted_y * _RADIANS, u, out, sample, valid, size, at, halves, _TILT_Y)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -178,50 +179,50 @@ def _backward(
     AT: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, C: tl.constexpr, COLORED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`out` holds zeros, for columns that belong to no slot. FIRST is 0 where the map has no gradient."""
+    """Write to `out`, which holds zeros for columns that belong to no slot. FIRST is 0 if the map has no gradient."""
     sample = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    there = sample < batch
+    valid = sample < batch
     if FIRST > 0:
         g = ()
         for i in tl.static_range(9):
-            g = g + (tl.load(map_gradient + sample * 9 + i, mask=there, other=0.0),)
+            g = g + (tl.load(map_gradient + sample * 9 + i, mask=valid, other=0.0),)
         if FIRST == 1 or SECOND == 1:
-            affine = _affine(u, sample, there, size, AT, centres, halves, height, width)
+            affine = _affine(u, sample, valid, size, AT, centres, halves, height, width)
         if FIRST == 2 or SECOND == 2:
-            tilts = _tilts(u, sample, there, size, AT, centres, halves)
+            tilts = _tilts(u, sample, valid, size, AT, centres, halves)
         if FIRST == 1:
             mine = g
             if SECOND == 2:
                 mine = _product(g, _transposed(_perspective_map(tilts, distance)))
                 theirs = _product(_transposed(_affine_map(affine)), g)
-                _learn_tilts(theirs, tilts, u, out, sample, there, size, AT, halves, distance)
-            _learn_affine(mine, affine, u, out, sample, there, size, AT, halves, height, width)
+                _store_tilt_gradients(theirs, tilts, u, out, sample, valid, size, AT, halves, distance)
+            _store_affine_gradients(mine, affine, u, out, sample, valid, size, AT, halves, height, width)
         else:
             mine = g
             if SECOND == 1:
                 mine = _product(g, _transposed(_affine_map(affine)))
                 theirs = _product(_transposed(_perspective_map(tilts, distance)), g)
-                _learn_affine(theirs, affine, u, out, sample, there, size, AT, halves, height, width)
-            _learn_tilts(mine, tilts, u, out, sample, there, size, AT, halves, distance)
+                _store_affine_gradients(theirs, affine, u, out, sample, valid, size, AT, halves, height, width)
+            _store_tilt_gradients(mine, tilts, u, out, sample, valid, size, AT, halves, distance)
     if COLORED:
         place = color_gradient + sample * (C * (C + 1))
-        contrast = tl.exp(_value(u, sample, there, size, AT, centres, halves, _CONTRAST))
+        contrast = tl.exp(_value(u, sample, valid, size, AT, centres, halves, _CONTRAST))
         if C == 1:
-            to_offset = tl.load(place + 1, mask=there, other=0.0)
-            to_contrast = tl.load(place, mask=there, other=0.0) - 0.5 * to_offset
-            _learn(contrast * to_contrast, u, out, sample, there, size, AT, halves, _CONTRAST)
+            to_offset = tl.load(place + 1, mask=valid, other=0.0)
+            to_contrast = tl.load(place, mask=valid, other=0.0) - 0.5 * to_offset
+            _store_gradient(contrast * to_contrast, u, out, sample, valid, size, AT, halves, _CONTRAST)
         else:
             to_same = tl.zeros(sample.shape, tl.float32)
             to_before = to_same
             to_after = to_same
             to_offset = to_same
             for i in tl.static_range(3):
-                to_same += tl.load(place + 4 * i + i, mask=there, other=0.0)
-                to_before += tl.load(place + 4 * i + (i + 1) % 3, mask=there, other=0.0)
-                to_after += tl.load(place + 4 * i + (i + 2) % 3, mask=there, other=0.0)
-                to_offset += tl.load(place + 4 * i + 3, mask=there, other=0.0)
-            strength = contrast * tl.exp(_value(u, sample, there, size, AT, centres, halves, _SATURATION))
-            angle = _value(u, sample, there, size, AT, centres, halves, _HUE) * _RADIANS
+                to_same += tl.load(place + 4 * i + i, mask=valid, other=0.0)
+                to_before += tl.load(place + 4 * i + (i + 1) % 3, mask=valid, other=0.0)
+                to_after += tl.load(place + 4 * i + (i + 2) % 3, mask=valid, other=0.0)
+                to_offset += tl.load(place + 4 * i + 3, mask=valid, other=0.0)
+            strength = contrast * tl.exp(_value(u, sample, valid, size, AT, centres, halves, _SATURATION))
+            angle = _value(u, sample, valid, size, AT, centres, halves, _HUE) * _RADIANS
             cos = tl.cos(angle)
             sin = tl.sin(angle) * _SQRT_THIRD
             to_grey = to_same + to_before + to_after
@@ -230,7 +231,7 @@ def _backward(
             to_strength = strength * (to_across * cos + to_turn * sin)
             to_contrast = contrast * (to_grey / 3 - 0.5 * to_offset)
             to_angle = strength * (to_turn * cos * _SQRT_THIRD - to_across * tl.sin(angle))
-            _learn(to_contrast + to_strength, u, out, sample, there, size, AT, halves, _CONTRAST)
-            _learn(to_strength, u, out, sample, there, size, AT, halves, _SATURATION)
-            _learn(to_angle * _RADIANS, u, out, sample, there, size, AT, halves, _HUE)
-        _learn(to_offset, u, out, sample, there, size, AT, halves, _BRIGHTNESS)
+            _store_gradient(to_contrast + to_strength, u, out, sample, valid, size, AT, halves, _CONTRAST)
+            _store_gradient(to_strength, u, out, sample, valid, size, AT, halves, _SATURATION)
+            _store_gradient(to_angle * _RADIANS, u, out, sample, valid, size, AT, halves, _HUE)
+        _store_gradient(to_offset, u, out, sample, valid, size, AT, halves, _BRIGHTNESS)

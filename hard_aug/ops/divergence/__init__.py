@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence of two softmax distributions from raw logits, with gradients, in fused kernels."""
+"""Kullback-Leibler divergence of two softmax distributions from raw logits, with gradients, in fused kernels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from hard_aug.ops.backend import Backend, takes_triton
+from hard_aug.ops.backend import Backend, use_triton
 from hard_aug.ops.divergence import custom, reference
 from hard_aug.ops.divergence.reference import check_same_shape, kl_of_log_probabilities
-from hard_aug.ops.formats import KERNEL_TYPES
+from hard_aug.ops.memory_formats import KERNEL_DTYPES
 
 __all__ = ["check_temperature", "kl_divergence", "kl_divergence_with_gradients", "kl_of_log_probabilities"]
 
@@ -24,34 +24,44 @@ def kl_divergence(
     mask: Tensor | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
-    """`T^2 KL(softmax(t / T) || softmax(s / T))` per sample, in nats. The reverse divergence: swap the arguments.
+    """Compute `T^2 KL(softmax(t / T) || softmax(s / T))` per sample, in nats; swap the arguments for the reverse KL.
 
-    The factor `T^2` keeps the gradient's size independent of the temperature (Hinton et al., arXiv:1503.02531).
+    The factor `T^2` makes the magnitude of the gradient independent of the temperature (Hinton et al.,
+    arXiv:1503.02531).
 
     Args:
-        teacher_logits: `t`, `(B, K)`; -inf rules a class out.
+        teacher_logits: `t`, `(B, K)`; -inf gives a class the probability 0.
         student_logits: `s`, `(B, K)`.
         temperature: `T`, above 0.
-        weights: `(B,)`, constants by which the samples' divergences are multiplied; None: 1.
-        mask: `(B,)` bool; False: the sample counts 0 and has no gradient, whatever its logits hold; None: all count.
+        weights: `(B,)`, constants that multiply the divergence of each sample; None: 1.
+        mask: `(B,)` bool; False: the divergence of the sample is 0 and has no gradient, whatever its logits are;
+            None: all samples are used.
         backend: see `hard_aug.ops.backend`; None: that of the context.
 
     Returns:
-        `(B,)`, at least float32. A class that the teacher rules out adds nothing. Where the student rules out what the
-            teacher does not, it is infinite and has no gradient. Gradients: both logits, any order (second and higher
-            with PyTorch alone).
+        `(B,)`, at least float32. A class with probability 0 under the teacher contributes 0. If a class has probability
+        0 under the student only, the divergence is infinite and has no gradient.
+
+    Gradients: both logits, any order (second and higher with the PyTorch backend only).
 
     Raises:
-        TypeError, ValueError: a temperature that is not positive, other types or shapes.
-        RuntimeError: `backend="triton"`, and the kernel does not serve: it takes no float64.
+        TypeError: wrong types.
+        ValueError: wrong shapes, a temperature that is not positive, arguments on several devices.
+        RuntimeError: `backend="triton"`, and the kernel does not support the arguments: it requires `(B, K)` logits and
+            no float64.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> kl_divergence(teacher_logits=logits, student_logits=logits + 5.0, temperature=2.0)
+        tensor([0.])
     """
-    if not _takes_kernel(teacher_logits, student_logits, temperature, weights, mask, backend):
+    if not _runs_kernel(teacher_logits, student_logits, temperature, weights, mask, backend):
         return reference.kl_divergence(
             teacher_logits, student_logits, temperature=temperature, weights=weights, mask=mask
         )
-    losses: Tensor = custom.kl_divergence(
-        *_plain(teacher_logits, student_logits, weights, mask), float(temperature), False, False
-    )[0]
+    given = _for_kernel(teacher_logits, student_logits, weights, mask)
+    losses: Tensor = custom.kl_divergence(*given, float(temperature), False, False)[0]
     return losses
 
 
@@ -64,15 +74,23 @@ def kl_divergence_with_gradients(
     mask: Tensor | None = None,
     backend: Backend | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`kl_divergence` and the gradients of its sum, with the kernel in a single launch.
+    """Compute `kl_divergence` and the gradients of its sum; with the kernel in a single launch.
+
+    Args:
+        teacher_logits: see `kl_divergence`.
+        student_logits: see `kl_divergence`.
+        temperature: see `kl_divergence`.
+        weights: see `kl_divergence`.
+        mask: see `kl_divergence`.
+        backend: see `kl_divergence`.
 
     Returns:
-        `(B,)`, and the gradients of the teacher's and of the student's logits, `(B, K)` of their types; no graph.
+        The divergences `(B,)`, and the gradients of the teacher's and of the student's logits, `(B, K)` of their types.
+        None of them is attached to an autograd graph.
     """
-    if _takes_kernel(teacher_logits, student_logits, temperature, weights, mask, backend):
-        losses, _, *gradients = custom.kl_divergence(
-            *_plain(teacher_logits.detach(), student_logits.detach(), weights, mask), float(temperature), True, True
-        )
+    if _runs_kernel(teacher_logits, student_logits, temperature, weights, mask, backend):
+        given = _for_kernel(teacher_logits.detach(), student_logits.detach(), weights, mask)
+        losses, _, *gradients = custom.kl_divergence(*given, float(temperature), True, True)
         return losses, gradients[0], gradients[1]
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [logits.detach().clone().requires_grad_() for logits in (teacher_logits, student_logits)]
@@ -82,12 +100,12 @@ def kl_divergence_with_gradients(
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise `ValueError` unless it is a positive number."""
+    """Raise `ValueError` unless `temperature` is a finite number above 0."""
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature={temperature}: wanted a positive number")
+        raise ValueError(f"temperature={temperature}: expected a positive number")
 
 
-def _takes_kernel(
+def _runs_kernel(
     teacher: Tensor,
     student: Tensor,
     temperature: float,
@@ -95,44 +113,44 @@ def _takes_kernel(
     mask: Tensor | None,
     backend: Backend | None,
 ) -> bool:
-    """Check all arguments and say whether the kernel is to run."""
+    """Check all arguments and return whether to run the kernel."""
     check_temperature(temperature)
     for name, value in (("teacher_logits", teacher), ("student_logits", student), ("weights", weights), ("mask", mask)):
         if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name}: wanted a torch.Tensor, got {type(value).__name__}")
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     check_same_shape(teacher, student)
     for name, rows in (("weights", weights), ("mask", mask)):
         if rows is not None and rows.shape != teacher.shape[:1]:
-            raise ValueError(f"{name}: wanted shape {tuple(teacher.shape[:1])}, got {tuple(rows.shape)}")
+            raise ValueError(f"{name}: expected shape {tuple(teacher.shape[:1])}, got {tuple(rows.shape)}")
     if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"mask is {mask.dtype}: wanted torch.bool")
+        raise TypeError(f"mask is {mask.dtype}: expected torch.bool")
     tensors = {"teacher_logits": teacher, "student_logits": student, "weights": weights}
     for name, tensor in tensors.items():
         if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} are {tensor.dtype}: wanted floating point")
+            raise TypeError(f"{name} are {tensor.dtype}: expected floating point")
     devices = {tensor.device for tensor in (*tensors.values(), mask) if tensor is not None}
     if len(devices) > 1:
-        raise ValueError(f"arguments on several devices, {', '.join(sorted(map(str, devices)))}: wanted one")
-    return takes_triton(backend, teacher.device, _refusal(tensors))
+        raise ValueError(f"arguments on several devices, {', '.join(sorted(map(str, devices)))}: expected one")
+    return use_triton(backend, teacher.device, _unsupported_reason(tensors))
 
 
-def _refusal(tensors: dict[str, Tensor | None]) -> str | None:
-    """Why the kernel does not serve; None: it does."""
+def _unsupported_reason(tensors: dict[str, Tensor | None]) -> str | None:
+    """Return why the kernel does not support the arguments; None if it does."""
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.dtype not in KERNEL_TYPES:
-            return f"the kernel takes float16, bfloat16 or float32, and {name} are {tensor.dtype}"
+        if tensor is not None and tensor.dtype not in KERNEL_DTYPES:
+            return f"the kernel requires float16, bfloat16 or float32, and {name} are {tensor.dtype}"
     logits = tensors["teacher_logits"]
     if logits is not None and (logits.ndim != 2 or logits.shape[1] == 0):
-        return f"the kernel takes logits of shape (B, K), got {tuple(logits.shape)}"
+        return f"the kernel requires logits of shape (B, K), got {tuple(logits.shape)}"
     if logits is not None and (5 * logits.shape[0] >= 2**31 or logits.shape[1] >= 2**31 - 8192):
-        return f"the kernel counts rows and classes in 32 bits, got {tuple(logits.shape)}; use smaller batches"
+        return f"the kernel indexes rows and classes in 32 bits, got {tuple(logits.shape)}; use smaller batches"
     return None
 
 
-def _plain(
+def _for_kernel(
     teacher: Tensor, student: Tensor, weights: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As the kernels read it."""
+    """Convert the arguments to the types and memory layouts that the kernels require."""
     teacher, student = (logits if logits.stride(1) == 1 else logits.contiguous() for logits in (teacher, student))
     if weights is not None:
         weights = weights.detach().to(torch.float32).contiguous()

@@ -1,6 +1,6 @@
-"""The divergence kernels as custom operators of PyTorch: known to autograd, `torch.compile` and CUDA graphs.
+"""PyTorch custom operators of the divergence kernels, for autograd, `torch.compile` and CUDA graphs.
 
-They are registered when this file is imported; triton is imported, and a kernel compiled, when one runs.
+Importing this module registers the operators. Triton is imported, and a kernel compiled, at the first call.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hard_aug.ops.backend import on_device_of, refuse_second_order
 
-#: Classes that a program takes at once, at most, and how many values of rows together it takes at least.
-LARGEST_BLOCK, VALUES = 4096, 512
+#: Maximum number of classes in a block, and minimum number of values in the rows of a program together.
+MAX_BLOCK, MIN_VALUES = 4096, 512
 
 
 def _common(
@@ -23,13 +23,13 @@ def _common(
     mask: Tensor | None,
     temperature: float,
     gradients: list[Tensor],
-    want_teacher: bool,
-    want_student: bool,
+    need_teacher: bool,
+    need_student: bool,
 ) -> tuple[tuple[int], dict[str, Any]]:
-    """The grid, and the arguments of both kernels. A pointer that is not read has the teacher in its place."""
+    """Return the grid and the arguments of both kernels; the teacher stands in for a pointer that is not read."""
     batch, classes = teacher.shape
-    block = min(1 << max(classes - 1, 1).bit_length(), LARGEST_BLOCK)
-    rows = max(1, VALUES // block)
+    block = min(1 << max(classes - 1, 1).bit_length(), MAX_BLOCK)
+    rows = max(1, MIN_VALUES // block)
     return (-(-batch // rows),), {
         "teacher": teacher,
         "student": student,
@@ -44,8 +44,8 @@ def _common(
         "temperature": temperature,
         "WEIGHTED": weights is not None,
         "MASKED": mask is not None,
-        "WANT_TEACHER": want_teacher,
-        "WANT_STUDENT": want_student,
+        "NEED_TEACHER": need_teacher,
+        "NEED_STUDENT": need_student,
         "ROWS": rows,
         "BLOCK": block,
         "num_warps": 8 if block > 2048 else 4,
@@ -59,46 +59,43 @@ def kl_divergence(
     weights: Tensor | None,
     mask: Tensor | None,
     temperature: float,
-    want_teacher: bool,
-    want_student: bool,
+    need_teacher: bool,
+    need_student: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses `(B,)`, what the backward wants to know of the rows, and gradients (empty where not wanted).
+    """Compute the losses `(B,)`, row statistics for the backward pass, and the gradients of the sum of the losses.
 
-    The classes of both logits lie side by side in memory.
+    A gradient is empty if it is not needed. The classes of both logits are contiguous in memory.
     """
     from hard_aug.ops.divergence import triton as kernels
 
-    losses, statistics, *gradients = _outputs(teacher, student, want_teacher, want_student)
-    if not len(teacher):
-        return losses, statistics, gradients[0], gradients[1]
-    grid, common = _common(teacher, student, weights, mask, temperature, gradients, want_teacher, want_student)
-    with on_device_of(teacher):
-        kernels._forward[grid](losses=losses, statistics=statistics, **common)
+    losses, statistics, *gradients = _empty_outputs(teacher, student, need_teacher, need_student)
+    if len(teacher):
+        grid, common = _common(teacher, student, weights, mask, temperature, gradients, need_teacher, need_student)
+        with on_device_of(teacher):
+            kernels._forward[grid](losses=losses, statistics=statistics, **common)
     return losses, statistics, gradients[0], gradients[1]
 
 
 @kl_divergence.register_fake
-def _(
-    teacher: Tensor,
-    student: Tensor,
-    weights: Tensor | None,
-    mask: Tensor | None,
-    temperature: float,
-    want_teacher: bool,
-    want_student: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(teacher, student, want_teacher, want_student)
+def _(teacher: Tensor, student: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _empty_outputs(teacher, student, *settings[-2:])
 
 
-def _outputs(
-    teacher: Tensor, student: Tensor, want_teacher: bool, want_student: bool
+def _empty_outputs(
+    teacher: Tensor, student: Tensor, need_teacher: bool, need_student: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, classes = teacher.shape
+    batch = len(teacher)
     return (
         teacher.new_empty(batch, dtype=torch.float32),
         teacher.new_empty(5, batch, dtype=torch.float32),
-        teacher.new_empty((batch, classes) if want_teacher else 0),
-        student.new_empty((batch, classes) if want_student else 0),
+        *_empty_gradients(teacher, student, need_teacher, need_student),
+    )
+
+
+def _empty_gradients(teacher: Tensor, student: Tensor, need_teacher: bool, need_student: bool) -> tuple[Tensor, Tensor]:
+    return (
+        teacher.new_empty(teacher.shape if need_teacher else 0),
+        student.new_empty(student.shape if need_student else 0),
     )
 
 
@@ -111,35 +108,27 @@ def kl_divergence_backward(
     mask: Tensor | None,
     statistics: Tensor,
     temperature: float,
-    want_teacher: bool,
-    want_student: bool,
+    need_teacher: bool,
+    need_student: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of both logits, each empty where it is not wanted, from that of the losses, `(B,)`."""
+    """Compute the gradients of both logits, each empty if it is not needed, from that of the losses, `(B,)`."""
     from hard_aug.ops.divergence import triton as kernels
 
-    _, _, *gradients = _outputs(teacher, student, want_teacher, want_student)
-    if not len(teacher):
-        return gradients[0], gradients[1]
-    grid, common = _common(teacher, student, weights, mask, temperature, gradients, want_teacher, want_student)
-    with on_device_of(teacher):
-        kernels._backward[grid](upstream=upstream, upstream_stride=upstream.stride(0), statistics=statistics, **common)
-    return gradients[0], gradients[1]
+    gradients = _empty_gradients(teacher, student, need_teacher, need_student)
+    if len(teacher):
+        grid, common = _common(
+            teacher, student, weights, mask, temperature, list(gradients), need_teacher, need_student
+        )
+        with on_device_of(teacher):
+            kernels._backward[grid](
+                upstream=upstream, upstream_stride=upstream.stride(0), statistics=statistics, **common
+            )
+    return gradients
 
 
 @kl_divergence_backward.register_fake
-def _(
-    upstream: Tensor,
-    teacher: Tensor,
-    student: Tensor,
-    weights: Tensor | None,
-    mask: Tensor | None,
-    statistics: Tensor,
-    temperature: float,
-    want_teacher: bool,
-    want_student: bool,
-) -> tuple[Tensor, Tensor]:
-    _, _, first, second = _outputs(teacher, student, want_teacher, want_student)
-    return first, second
+def _(upstream: Tensor, teacher: Tensor, student: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    return _empty_gradients(teacher, student, *settings[-2:])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -150,11 +139,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, upstream: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     nothing = (None,) * 5
-    want_teacher, want_student = ctx.needs_input_grad[:2]
-    if upstream is None or not (want_teacher or want_student):
+    need_teacher, need_student = ctx.needs_input_grad[:2]
+    if upstream is None or not (need_teacher or need_student):
         return (None, None, *nothing)
-    found = kl_divergence_backward(upstream, *ctx.saved_tensors, ctx.temperature, want_teacher, want_student)
-    return (found[0] if want_teacher else None, found[1] if want_student else None, *nothing)
+    teacher, student = kl_divergence_backward(upstream, *ctx.saved_tensors, ctx.temperature, need_teacher, need_student)
+    return (teacher if need_teacher else None, student if need_student else None, *nothing)
 
 
 kl_divergence.register_autograd(_backward, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence in PyTorch: the truth that the kernel is held against, and what runs on the CPU."""
+"""PyTorch reference of the divergence: runs on the CPU, and the kernels are tested against it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def kl_divergence(
     weights: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """See `hard_aug.ops.divergence.kl_divergence`; arguments are checked there."""
+    """Compute the divergence per sample; see `hard_aug.ops.divergence.kl_divergence`, which checks the arguments."""
     teacher, student = same_type(teacher_logits, student_logits)
-    if mask is not None:  # before anything is computed: nothing of such a row may come back as 0 * NaN
+    if mask is not None:  # before any arithmetic, so that no gradient of such a row is 0 * NaN
         teacher, student = (logits.masked_fill(~mask[:, None], 0.0) for logits in (teacher, student))
     divergence = kl_of_log_probabilities(
         F.log_softmax(teacher / temperature, dim=-1), F.log_softmax(student / temperature, dim=-1)
@@ -32,21 +32,25 @@ def kl_divergence(
 
 
 def kl_of_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
-    """`sum p log(p / q)` over the last axis. A class of probability 0 counts nothing.
+    """Compute `sum p log(p / q)` over the last axis; a class with `p = 0` contributes 0.
 
-    Where q rules out what p does not, the divergence is infinite and has no gradient.
+    If `q = 0` for a class with `p > 0`, the divergence is infinite and has no gradient.
+
+    Args:
+        first: log p, `(..., K)`.
+        second: log q, `(..., K)`.
     """
-    nowhere = (first == -math.inf) | (second == -math.inf)
-    divergence = (first.exp() * torch.where(nowhere, 0.0, first - second)).sum(-1)
+    excluded = (first == -math.inf) | (second == -math.inf)
+    divergence = (first.exp() * torch.where(excluded, 0.0, first - second)).sum(-1)
     infinite = ((second == -math.inf) & (first > -math.inf)).any(-1)
     return torch.where(infinite, math.inf, divergence)
 
 
 def same_type(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one type of at least float32.
+    """Convert both logits to one type of at least float32.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: different shapes.
     """
     check_same_shape(teacher_logits, student_logits)
     compute = torch.promote_types(torch.promote_types(teacher_logits.dtype, student_logits.dtype), torch.float32)
@@ -54,9 +58,9 @@ def same_type(teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, T
 
 
 def check_same_shape(teacher_logits: Tensor, student_logits: Tensor) -> None:
-    """Raise `ValueError` unless both name the same classes for as many images."""
+    """Raise `ValueError` unless both logits have the same shape."""
     if teacher_logits.shape != student_logits.shape:
         raise ValueError(
             f"teacher's logits are {tuple(teacher_logits.shape)}, student's {tuple(student_logits.shape)}: "
-            "both must name the same classes"
+            "expected the same samples and classes"
         )

@@ -1,17 +1,17 @@
-"""Warp and recolour a batch in one gather and one matrix per pixel.
+"""Warp and recolour a batch with one gather and one matrix per pixel.
 
-Conventions (pinned by `tests/test_ops.py`):
+Conventions (pinned by `tests/ops/test_warp_color.py`):
 
 - Pixel centres are at integer + 1/2; coordinates are pixels from the image's centre, `x` to the right and `y` down,
   in the order `(x, y)`. In PyTorch's terms this is `align_corners=False`.
-- `inverse_map` takes an *output* position to the *input* position that is read there. With
-  `projective=True` a position whose third coordinate is not positive lies behind the viewer, outside the image.
+- `inverse_map` takes an *output* position to the *input* position that is sampled for it. With `projective=True` a
+  position whose third coordinate is not positive lies behind the viewer, outside the image.
 - `displacement` is added to the output position before the map: `input = M(q + d(q))`. It is given at the points of a
   coarse grid, and `d` is their uniform cubic B-spline over the image (free-form deformation: Rueckert et al., 1999).
   The basis is positive and sums to one, so no pixel moves further than the largest control value.
-- Positions outside the image read zero by default; colour comes after the warp, so it applies to that fill too.
-- Any numbers may be in a map or displacement. A singular one reads along a line or at a point; where a position is no
-  finite number it lies outside the image, right of and below it by its own size, and has no gradient.
+- Positions outside the image read zero by default; colour is applied after the warp, so it applies to that fill too.
+- A map or a displacement may hold any values. A singular map samples along a line or at a point; a position that is
+  not finite lies outside the image, to the right of and below it by its own size, and has no gradient.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hard_aug.ops.backend import Backend, takes_triton
+from hard_aug.ops.backend import Backend, use_triton
 from hard_aug.ops.warp_color import custom, reference
-from hard_aug.ops.warp_color.checks import check_arguments, refusal
+from hard_aug.ops.warp_color.checks import check_arguments, unsupported_reason
 from hard_aug.ops.warp_color.reference import PaddingMode
 
-__all__ = ["PaddingMode", "fold_normalization", "warp_color", "warp_color_normalized"]
-
-_PADDING = {"zeros": 0, "border": 1, "reflection": 2}
+__all__ = ["PaddingMode", "warp_color"]
 
 
 def warp_color(
@@ -35,8 +33,6 @@ def warp_color(
     inverse_map: Tensor | None = None,
     displacement: Tensor | None = None,
     color_matrix: Tensor | None = None,
-    partner: Tensor | None = None,
-    partner_weight: Tensor | None = None,
     padding_mode: PaddingMode = "zeros",
     projective: bool = False,
     clamp: bool = False,
@@ -46,164 +42,53 @@ def warp_color(
     """Warp each image by its own map and displacement and recolour it by its own matrix.
 
     Args:
-        images: `(B, C, H, W)`, floating point, or bytes, which stand for shares of 255. Any strides.
+        images: `(B, C, H, W)`, floating point, or uint8, which is divided by 255. Any strides.
         inverse_map: `(B, 3, 3)` affine or projective maps from output to input positions, in pixels from the centre;
             None: the identity.
         displacement: `(B, 2, h, w)` pixels in x and in y, at least 4 control points on each axis; None: none.
-        color_matrix: `(B, C, C + 1)`; a pixel `s` becomes `M[:, :C] @ s + M[:, C]`; None: colours stay.
-        partner: `(B, C, H, W)` of the same type, mixed into the images before they are warped: `(1 - w) image + w
-            partner`; None: nothing.
-        partner_weight: `(B,)`, w.
-        padding_mode: what is read outside the image.
-        projective: whether the maps' last rows count. Otherwise they are taken to be (0, 0, 1), which is faster.
-        clamp: clamp to [0, 1] at the end. The gradient passes as if nothing had been clamped.
-        dtype: of the output, floating point; None: that of the images, float32 for bytes.
+        color_matrix: `(B, C, C + 1)`; a pixel `s` becomes `M[:, :C] @ s + M[:, C]`; None: colours are unchanged.
+        padding_mode: "zeros", "border" or "reflection": the values sampled outside the image.
+        projective: whether the last rows of the maps are used. Otherwise they are assumed to be (0, 0, 1), which is
+            faster.
+        clamp: clamp the output to [0, 1]. The gradient passes through the clamp unchanged.
+        dtype: floating-point type of the output; None: that of the images, float32 for uint8.
         backend: see `hard_aug.ops.backend`; None: that of the context.
 
     Returns:
-        `(B, C, H, W)` in the memory format of `images`, contiguous or channels_last.
+        `(B, C, H, W)` in the memory format of `images`, contiguous or channels_last. `images` itself if there is
+        nothing to do.
 
     The arithmetic is float32, or float64 where an argument is. Gradients: images yes, parameters yes, by `backward` and
-    `torch.autograd.grad`; second order no. With the kernel that of the parameters is the same from run to run to the
-    last bit; that of the images is not where they were gathered, and is refused under
-    `torch.use_deterministic_algorithms(True)`.
+    `torch.autograd.grad`; second order no. With the kernel the gradients of the parameters are bit-identical from run
+    to run; that of warped images is not, and raises under `torch.use_deterministic_algorithms(True)`.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes or numbers of samples, arguments on several devices.
-        RuntimeError: `backend="triton"`, and the kernel does not serve: it takes 1, 3 or 4 channels, no float64.
+        TypeError: wrong types.
+        ValueError: wrong shapes or numbers of samples, arguments on several devices.
+        RuntimeError: `backend="triton"`, and the kernel does not support the arguments: it requires 1, 3 or 4 channels
+            and no float64.
+
+    Example:
+        >>> import torch
+        >>> images = torch.arange(4.0).view(1, 1, 2, 2)
+        >>> flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))[None]
+        >>> warp_color(images, inverse_map=flip)
+        tensor([[[[1., 0.],
+                  [3., 2.]]]])
     """
-    return _outputs(
-        images,
-        inverse_map=inverse_map,
-        displacement=displacement,
-        color_matrix=color_matrix,
-        partner=partner,
-        partner_weight=partner_weight,
-        normalization=None,
-        padding_mode=padding_mode,
-        projective=projective,
-        clamp=clamp,
-        dtype=dtype,
-        backend=backend,
-    )[0]
-
-
-def warp_color_normalized(
-    images: Tensor,
-    *,
-    normalization: Tensor,
-    inverse_map: Tensor | None = None,
-    displacement: Tensor | None = None,
-    color_matrix: Tensor | None = None,
-    partner: Tensor | None = None,
-    partner_weight: Tensor | None = None,
-    padding_mode: PaddingMode = "zeros",
-    projective: bool = False,
-    clamp: bool = False,
-    dtype: torch.dtype | None = None,
-    backend: Backend | None = None,
-) -> tuple[Tensor, ...]:
-    """`warp_color`, and the same images as one or two networks want them, in one pass.
-
-    Args:
-        normalization: `(N, 2, C)`, N of 1 or 2: mean and standard deviation of each channel, constants.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as `warp_color`.
-
-    Returns:
-        the images, and for each n `(images - mean) / std`, all `(B, C, H, W)` of one type. Gradients: through all.
-    """
-    if not isinstance(normalization, Tensor):
-        raise TypeError(f"normalization is {type(normalization).__name__}: wanted a torch.Tensor of shape (N, 2, C)")
-    return _outputs(
-        images,
-        inverse_map=inverse_map,
-        displacement=displacement,
-        color_matrix=color_matrix,
-        partner=partner,
-        partner_weight=partner_weight,
-        normalization=normalization,
-        padding_mode=padding_mode,
-        projective=projective,
-        clamp=clamp,
-        dtype=dtype,
-        backend=backend,
-    )
-
-
-def fold_normalization(color_matrix: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The colour matrix that also normalises: where one network alone sees the images, this costs no pass over them.
-
-    Args:
-        color_matrix: `(B, C, C + 1)`.
-        mean, std: `(C,)`.
-
-    Returns:
-        `(B, C, C + 1)`, which takes a pixel to `(M s + o - mean) / std`.
-    """
-    centred = torch.cat((color_matrix[:, :, :-1], color_matrix[:, :, -1:] - mean[:, None]), dim=2)
-    return centred / std[:, None]
-
-
-def _outputs(
-    images: Tensor,
-    *,
-    inverse_map: Tensor | None,
-    displacement: Tensor | None,
-    color_matrix: Tensor | None,
-    partner: Tensor | None,
-    partner_weight: Tensor | None,
-    normalization: Tensor | None,
-    padding_mode: PaddingMode,
-    projective: bool,
-    clamp: bool,
-    dtype: torch.dtype | None,
-    backend: Backend | None,
-) -> tuple[Tensor, ...]:
-    parameters = {
-        "inverse_map": inverse_map,
-        "displacement": displacement,
-        "color_matrix": color_matrix,
-        "partner_weight": partner_weight,
-        "normalization": normalization,
-    }
-    check_arguments(images, parameters, partner=partner, padding_mode=padding_mode, dtype=dtype)
-    kernel = takes_triton(backend, images.device, refusal(images, parameters, partner=partner, dtype=dtype))
-    nothing = all(p is None for p in (*parameters.values(), partner)) and not clamp
+    parameters = {"inverse_map": inverse_map, "displacement": displacement, "color_matrix": color_matrix}
+    check_arguments(images, parameters, padding_mode=padding_mode, dtype=dtype)
+    kernel = use_triton(backend, images.device, unsupported_reason(images, parameters, dtype=dtype))
+    nothing = all(parameter is None for parameter in parameters.values()) and not clamp
     if nothing and images.is_floating_point() and dtype in (None, images.dtype):
-        return (images,)
-    normalization = None if normalization is None else normalization.detach()
+        return images
     if not kernel:
         return reference.warp_color(
-            images,
-            inverse_map=inverse_map,
-            displacement=displacement,
-            color_matrix=color_matrix,
-            partner=partner,
-            partner_weight=partner_weight,
-            normalization=normalization,
-            padding_mode=padding_mode,
-            projective=projective,
-            clamp=clamp,
-            dtype=dtype,
-        )
-    outputs = custom.warp_color(
-        images,
-        _plain(inverse_map),
-        _plain(displacement),
-        _plain(color_matrix),
-        partner,
-        _plain(partner_weight),
-        _plain(normalization),
-        _PADDING[padding_mode],
-        projective,
-        clamp,
-        reference.output_dtype(images, dtype),
-    )
-    return tuple(outputs[: 1 if normalization is None else 1 + len(normalization)])
-
-
-def _plain(parameter: Tensor | None) -> Tensor | None:
-    """As the kernels read it."""
-    return None if parameter is None else parameter.to(torch.float32).contiguous()
+            images, **parameters, padding_mode=padding_mode, projective=projective, clamp=clamp, dtype=dtype
+        )[0]
+    given = [None if value is None else value.to(torch.float32).contiguous() for value in parameters.values()]
+    dtype = reference.output_dtype(images, dtype)
+    unused = (None, None, None)  # of the operator: the partner, its weight, and the normalisation
+    outputs = custom.warp_color(images, *given, *unused, custom.PADDING[padding_mode], projective, clamp, dtype)
+    output: Tensor = outputs[0]
+    return output

@@ -1,6 +1,6 @@
-"""The warp-and-colour kernels as custom operators of PyTorch: known to autograd, `torch.compile` and CUDA graphs.
+"""PyTorch custom operators of the warp-and-colour kernels, for autograd, `torch.compile` and CUDA graphs.
 
-They are registered when this file is imported; triton is imported, and a kernel compiled, when one runs.
+Importing this module registers the operators. Triton is imported, and a kernel compiled, at the first call.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from hard_aug.ops.backend import refuse_second_order
-from hard_aug.ops.formats import memory_format_of
-from hard_aug.ops.warp_color.checks import LARGEST, span
+from hard_aug.ops.memory_formats import memory_format_of
+from hard_aug.ops.warp_color.checks import MAX_INT32, span
 
+#: Codes of the padding modes in the kernels.
+PADDING = {"zeros": 0, "border": 1, "reflection": 2}
+#: The optional tensor arguments, in the order in which the operators take them.
 PARTS = ("inverse_map", "displacement", "color_matrix", "partner", "partner_weight", "normalization")
-GRADIENTS = ("images", "inverse_map", "displacement", "color_matrix", "partner", "partner_weight")
+#: The arguments that have a gradient.
+DIFFERENTIABLE = ("images", "inverse_map", "displacement", "color_matrix", "partner", "partner_weight")
 
 
 @torch.library.custom_op("hard_aug::warp_color", mutates_args=())
@@ -33,43 +37,34 @@ def warp_color(
     clamp: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and up to two normalised ones (empty where there are none). Parameters are contiguous float32."""
+    """Return the images and up to two normalised copies, empty where there are none.
+
+    `reference.warp_color` describes the arguments. All but the images are contiguous float32 here, except for the
+    partner, which has the type of the images.
+    """
     from hard_aug.ops.warp_color import launch
 
-    outputs = _outputs(images, normalization, dtype)
-    parts = dict(
-        zip(PARTS, (inverse_map, displacement, color_matrix, partner, partner_weight, normalization), strict=True)
-    )
+    outputs = _empty_outputs(images, normalization, dtype)
+    values = (inverse_map, displacement, color_matrix, partner, partner_weight, normalization)
     if images.numel():
+        parts = dict(zip(PARTS, values, strict=True))
         launch.forward(images, parts, outputs, padding=padding, projective=projective, clamp=clamp)
     return outputs
 
 
 @warp_color.register_fake
-def _(
-    images: Tensor,
-    inverse_map: Tensor | None,
-    displacement: Tensor | None,
-    color_matrix: Tensor | None,
-    partner: Tensor | None,
-    partner_weight: Tensor | None,
-    normalization: Tensor | None,
-    padding: int,
-    projective: bool,
-    clamp: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(images, normalization, dtype)
+def _(images: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_outputs(images, normalization=others[len(PARTS) - 1], dtype=others[-1])
 
 
-def _outputs(images: Tensor, normalization: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_outputs(images: Tensor, normalization: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     count = 0 if normalization is None else normalization.shape[0]
-    form = memory_format_of(images)
+    memory_format = memory_format_of(images)
 
-    def output(wanted: bool) -> Tensor:
-        if not wanted:
+    def output(used: bool) -> Tensor:
+        if not used:
             return images.new_empty(0, dtype=dtype)
-        return torch.empty_like(images, dtype=dtype, memory_format=form, requires_grad=False)
+        return torch.empty_like(images, dtype=dtype, memory_format=memory_format, requires_grad=False)
 
     return output(True), output(count > 0), output(count > 1)
 
@@ -88,56 +83,39 @@ def warp_color_backward(
     normalization: Tensor | None,
     padding: int,
     projective: bool,
-    wanted: list[bool],
+    output_mask: list[bool],
 ) -> list[Tensor]:
-    """Gradients in the order of `GRADIENTS`, empty where none is wanted, from those of the three outputs."""
+    """Compute the gradients in the order of `DIFFERENTIABLE` from those of the three outputs.
+
+    A gradient is an empty tensor where `output_mask` is False.
+    """
     from hard_aug.ops.warp_color import launch
 
     values = (inverse_map, displacement, color_matrix, partner, partner_weight, normalization)
     parts = dict(zip(PARTS, values, strict=True))
     if not images.numel():
-        return [torch.zeros_like(g) for g in _gradients(images, parts, wanted)]
-    found = launch.backward(
-        images,
-        parts,
-        (first, second, third),
-        dict(zip(GRADIENTS, wanted, strict=True)),
-        padding=padding,
-        projective=projective,
-    )
-    return [found.get(name, images.new_empty(0)) for name in GRADIENTS]
+        return [torch.zeros_like(gradient) for gradient in _empty_gradients(images, parts, output_mask)]
+    needed = dict(zip(DIFFERENTIABLE, output_mask, strict=True))
+    gradients = launch.backward(images, parts, (first, second, third), needed, padding=padding, projective=projective)
+    return [gradients.get(name, images.new_empty(0)) for name in DIFFERENTIABLE]
 
 
 @warp_color_backward.register_fake
-def _(
-    first: Tensor | None,
-    second: Tensor | None,
-    third: Tensor | None,
-    images: Tensor,
-    inverse_map: Tensor | None,
-    displacement: Tensor | None,
-    color_matrix: Tensor | None,
-    partner: Tensor | None,
-    partner_weight: Tensor | None,
-    normalization: Tensor | None,
-    padding: int,
-    projective: bool,
-    wanted: list[bool],
-) -> list[Tensor]:
-    values = (inverse_map, displacement, color_matrix, partner, partner_weight, normalization)
-    return _gradients(images, dict(zip(PARTS, values, strict=True)), wanted)
+def _(first: Tensor | None, second: Tensor | None, third: Tensor | None, images: Tensor, *others: Any) -> list[Tensor]:
+    parts = dict(zip(PARTS, others, strict=False))
+    return _empty_gradients(images, parts, output_mask=others[-1])
 
 
-def _gradients(images: Tensor, parts: dict[str, Tensor | None], wanted: list[bool]) -> list[Tensor]:
-    """Empty tensors of the form that the gradients have."""
-    found = []
-    for name, want in zip(GRADIENTS, wanted, strict=True):
+def _empty_gradients(images: Tensor, parts: dict[str, Tensor | None], output_mask: list[bool]) -> list[Tensor]:
+    """Allocate tensors with the shapes and types of the gradients."""
+    gradients = []
+    for name, needed in zip(DIFFERENTIABLE, output_mask, strict=True):
         source = images if name in ("images", "partner") else parts[name]
-        if want and source is not None:
-            found.append(torch.empty_like(source, memory_format=torch.contiguous_format, requires_grad=False))
+        if needed and source is not None:
+            gradients.append(torch.empty_like(source, memory_format=torch.contiguous_format, requires_grad=False))
         else:
-            found.append(images.new_empty(0))
-    return found
+            gradients.append(images.new_empty(0))
+    return gradients
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -148,30 +126,30 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     images, *parts = ctx.saved_tensors
-    used = [_readable(gradient) if gradient is not None and gradient.numel() else None for gradient in upstream]
-    wanted = [bool(need) for need in ctx.needs_input_grad[: len(GRADIENTS)]]
+    used = [_with_int32_offsets(grad) if grad is not None and grad.numel() else None for grad in upstream]
+    output_mask = [bool(needed) for needed in ctx.needs_input_grad[: len(DIFFERENTIABLE)]]
     nothing = (None,) * 11
-    if not any(wanted) or (images.numel() and all(gradient is None for gradient in used)):
+    if not any(output_mask) or (images.numel() and all(gradient is None for gradient in used)):
         return nothing
-    if (wanted[0] or wanted[4]) and (parts[0] is not None or parts[1] is not None):
-        _refuse_where_determinism_is_asked_for()
-    found = warp_color_backward(*used, images, *parts, ctx.padding, ctx.projective, wanted)
-    gradients = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
+    if (output_mask[0] or output_mask[4]) and (parts[0] is not None or parts[1] is not None):
+        _check_determinism()
+    found = warp_color_backward(*used, images, *parts, ctx.padding, ctx.projective, output_mask)
+    gradients = [gradient if needed else None for gradient, needed in zip(found, output_mask, strict=True)]
     return (*gradients, *nothing[len(gradients) :])
 
 
-def _readable(gradient: Tensor) -> Tensor:
-    """With offsets inside a sample that fit 32 bits."""
-    return gradient if span(gradient) <= LARGEST else gradient.contiguous()
+def _with_int32_offsets(gradient: Tensor) -> Tensor:
+    """Make the offsets within a sample fit 32 bits."""
+    return gradient if span(gradient) <= MAX_INT32 else gradient.contiguous()
 
 
-def _refuse_where_determinism_is_asked_for() -> None:
-    """The gradient of images that were gathered is added up by atomics, in no fixed order."""
+def _check_determinism() -> None:
+    """Raise or warn where deterministic algorithms are required: the gradient of warped images uses atomic adds."""
     if not torch.are_deterministic_algorithms_enabled():
         return
     message = (
-        "warp_color's gradient of the images has no deterministic kernel (that of the parameters has); put colours "
-        "after spatial stages, so that none is needed"
+        "warp_color: the gradient of the images has no deterministic kernel (those of the parameters have); put colour "
+        "stages after spatial stages, so that it is not needed"
     )
     if torch.is_deterministic_algorithms_warn_only_enabled():
         warnings.warn(message, stacklevel=3)

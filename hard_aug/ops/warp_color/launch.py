@@ -1,4 +1,4 @@
-"""Launches the warp-and-colour kernels: tiles, grids and buffers. It imports triton, and is imported at first use."""
+"""Launch of the warp-and-colour kernels: tiles, grids and buffers. Imports triton; imported at the first launch."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hard_aug.ops.backend import on_device_of
 from hard_aug.ops.warp_color import triton as kernels
 from hard_aug.ops.warp_color.reference import spline_basis
 
-#: Pixels of a tile and the warps that do them, the fastest of some on an H100.
+#: Pixels of a tile, and warps: the fastest of those measured on an H100.
 FORWARD_TILE = (256, 2)
-#: Backward, where it depends on the pixels of an image.
+#: The same of the backward pass, which depends on the number of pixels of an image.
 SMALL_IMAGE, SMALL_BACKWARD_TILE, BACKWARD_TILE = 64 * 64, (256, 4), (128, 2)
-#: A row of a tile: 128 bytes of float32.
+#: Width of a tile: 128 bytes of float32.
 TILE_WIDTH = 32
-#: Tiles of the backward that one program adds up, if more programs than the most are not wanted for one sample.
-TILES_IN_A_PROGRAM, MOST_PROGRAMS = 8, 16
+#: Backward: tiles per program, and the maximum number of programs per sample, which takes precedence.
+TILES_PER_PROGRAM, MAX_PROGRAMS = 8, 16
 
 
 def backward_tile(height: int, width: int) -> tuple[int, int]:
-    """Pixels of a tile of the backward, and the warps that do it: the size of the image alone decides it."""
+    """Return the pixels of a tile of the backward pass and the warps: a function of the image size alone."""
     return SMALL_BACKWARD_TILE if height * width <= SMALL_IMAGE else BACKWARD_TILE
 
 
 def tiling(height: int, width: int, pixels: int) -> tuple[int, int, int, int]:
-    """Height and width of a tile of so many pixels, tiles across, and tiles of an image."""
+    """Return the height and width of a tile of `pixels` pixels, the tiles in a row, and the tiles of an image."""
     tile_width = min(triton.next_power_of_2(width), TILE_WIDTH)
     tile_height = pixels // tile_width
     across = triton.cdiv(width, tile_width)
@@ -36,8 +36,8 @@ def tiling(height: int, width: int, pixels: int) -> tuple[int, int, int, int]:
 
 
 def programs_for(tiles: int) -> int:
-    """How many programs share the backward's tiles of a sample: the size of the image alone decides it."""
-    return min(-(-tiles // TILES_IN_A_PROGRAM), MOST_PROGRAMS)
+    """Return the number of programs that share the tiles of a sample: a function of the image size alone."""
+    return min(-(-tiles // TILES_PER_PROGRAM), MAX_PROGRAMS)
 
 
 def forward(
@@ -49,7 +49,7 @@ def forward(
     projective: bool,
     clamp: bool,
 ) -> None:
-    """Fill `outputs`, of which the normalised ones may be empty. `parts` are the other arguments, by name."""
+    """Fill `outputs`, of which the normalised ones may be empty; `parts` are the optional tensors, by name."""
     height, width = images.shape[2:]
     pixels, warps = FORWARD_TILE
     tile_height, tile_width, across, tiles = tiling(height, width, pixels)
@@ -75,28 +75,28 @@ def backward(
     images: Tensor,
     parts: dict[str, Tensor | None],
     upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
-    wanted: dict[str, bool],
+    needed: dict[str, bool],
     *,
     padding: int,
     projective: bool,
 ) -> dict[str, Tensor]:
-    """The gradients that are wanted, by argument; fresh tensors."""
+    """Return the gradients that are `needed`, by argument, as new tensors."""
     batch, channels, height, width = images.shape
     pixels, warps = backward_tile(height, width)
     tile_height, tile_width, across, tiles = tiling(height, width, pixels)
     programs = programs_for(tiles)
     counts = {"inverse_map": 9, "color_matrix": channels * (channels + 1), "partner_weight": 1}
     sums = {
-        name: images.new_empty((batch, programs, count) if wanted[name] else 0, dtype=torch.float32)
+        name: images.new_empty((batch, programs, count) if needed[name] else 0, dtype=torch.float32)
         for name, count in counts.items()
     }
-    field = images.new_empty((batch, 2, height, width) if wanted["displacement"] else 0, dtype=torch.float32)
+    field = images.new_empty((batch, 2, height, width) if needed["displacement"] else 0, dtype=torch.float32)
     gathers = parts["inverse_map"] is not None or parts["displacement"] is not None
-    make = torch.zeros_like if gathers else torch.empty_like  # what was gathered is added up
+    make = torch.zeros_like if gathers else torch.empty_like  # the scatter of a gather accumulates
     image_sums = {
         name: make(images, dtype=torch.float32, memory_format=torch.contiguous_format)
         for name in ("images", "partner")
-        if wanted[name]
+        if needed[name]
     }
     one = next(iter(image_sums.values()), images)
     strides = [images.stride() if g is None else g.stride() for g in upstream]
@@ -122,12 +122,12 @@ def backward(
             FIRST=upstream[0] is not None,
             SECOND=upstream[1] is not None,
             THIRD=upstream[2] is not None,
-            WANT_MAP=wanted["inverse_map"],
-            WANT_FIELD=wanted["displacement"],
-            WANT_COLOR=wanted["color_matrix"],
-            WANT_WEIGHT=wanted["partner_weight"],
-            WANT_IMAGES=wanted["images"],
-            WANT_PARTNER=wanted["partner"],
+            NEED_MAP=needed["inverse_map"],
+            NEED_FIELD=needed["displacement"],
+            NEED_COLOR=needed["color_matrix"],
+            NEED_WEIGHT=needed["partner_weight"],
+            NEED_IMAGES=needed["images"],
+            NEED_PARTNER=needed["partner"],
             MAP_ROWS=3 if projective else 2,
             TILE_HEIGHT=tile_height,
             TILE_WIDTH=tile_width,
@@ -136,20 +136,22 @@ def backward(
     found = {name: image.to(images.dtype) for name, image in image_sums.items()}
     for name, total in sums.items():
         part = parts[name]
-        if wanted[name] and part is not None:
+        if needed[name] and part is not None:
             total = total.sum(1) if programs > 1 else total
             found[name] = total.view(part.shape)
     control = parts["displacement"]
-    if wanted["displacement"] and control is not None:
+    if needed["displacement"] and control is not None:
         rows, columns = control.shape[2:]
-        with torch.autocast(images.device.type, enabled=False):  # a backward may run inside the caller's
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # the backward pass may run inside the caller's autocast
             down, right = spline_basis(rows, height, control), spline_basis(columns, width, control)
             found["displacement"] = down.mT @ field @ right
     return found
 
 
 def _common(images: Tensor, parts: dict[str, Tensor | None], *, padding: int, projective: bool) -> dict[str, Any]:
-    """Arguments of both kernels. A pointer that is not read has the images in its place."""
+    """Return the arguments of both kernels; the images stand in for a pointer that is not read."""
     channels, height, width = images.shape[1:]
     control, partner = parts["displacement"], parts["partner"]
     return {

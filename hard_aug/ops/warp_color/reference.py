@@ -1,4 +1,4 @@
-"""The warp-and-colour operation in PyTorch: the truth that the kernels are held against, and what runs on the CPU.
+"""PyTorch reference of the warp-and-colour operation: runs on the CPU, and the kernels are tested against it.
 
 See `hard_aug.ops.warp_color` for the conventions and the README beside this file for the mathematics.
 """
@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hard_aug.ops.formats import memory_format_of
+from hard_aug.ops.elementwise import clamp_with_gradient
+from hard_aug.ops.memory_formats import memory_format_of
 
 PaddingMode = Literal["zeros", "border", "reflection"]
-SMALLEST_DEPTH = 1e-3
-#: In PyTorch's coordinates, where the image ends at 1: where positions are that are behind the viewer or no numbers.
+#: Positions with a smaller third coordinate are behind the viewer.
+MIN_DEPTH = 1e-3
+#: Coordinate given to positions behind the viewer or not finite; in PyTorch's coordinates the image ends at 1.
 OUTSIDE = 3.0
 
 
@@ -35,14 +37,34 @@ def warp_color(
     clamp: bool = False,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
-    """See `hard_aug.ops.warp_color.warp_color`: the images, and the normalised ones. Arguments are checked there."""
+    """Return the output images and up to two normalised copies; see `hard_aug.ops.warp_color.warp_color`.
+
+    Arguments are not checked here.
+
+    Args:
+        images: `(B, C, H, W)`, floating point or uint8.
+        inverse_map: see `hard_aug.ops.warp_color.warp_color`.
+        displacement: as `inverse_map`.
+        color_matrix: as `inverse_map`.
+        partner: `(B, C, H, W)` of the same type, mixed into the images before the warp: `(1 - w) image + w partner`;
+            None: no mixing.
+        partner_weight: `(B,)`, w.
+        normalization: `(N, 2, C)`, N of 1 or 2: mean and standard deviation of each channel, constants.
+        padding_mode: as `inverse_map`.
+        projective: as `inverse_map`.
+        clamp: as `inverse_map`.
+        dtype: as `inverse_map`.
+
+    Returns:
+        The images, and `(images - mean) / std` for each normalisation, all `(B, C, H, W)` of one type.
+    """
     compute = compute_dtype(images, inverse_map, displacement, color_matrix, partner_weight, normalization)
     dtype = output_dtype(images, dtype)
     with torch.autocast(device_type=images.device.type, enabled=False):
-        out = _unit(images, compute)
+        out = _to_unit_range(images, compute)
         if partner is not None and partner_weight is not None:
             weight = partner_weight.to(compute)[:, None, None, None]
-            out = torch.lerp(out, _unit(partner, compute), weight)
+            out = torch.lerp(out, _to_unit_range(partner, compute), weight)
         if (inverse_map is not None or displacement is not None) and out.numel():
             out = _warp(out, inverse_map, displacement, projective, padding_mode)
         if color_matrix is not None and out.numel():
@@ -56,45 +78,23 @@ def warp_color(
 
 
 def compute_dtype(images: Tensor, *parameters: Tensor | None) -> torch.dtype:
-    """float32, or float64 where an argument is."""
+    """Return float32, or float64 if an argument has that type."""
     types = [tensor.dtype for tensor in (images, *parameters) if tensor is not None and tensor.is_floating_point()]
     return reduce(torch.promote_types, types, torch.float32)
 
 
 def output_dtype(images: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    """What is asked for, or else the images' own; float32 for bytes."""
+    """Return `dtype` if given, else the type of the images; float32 for uint8."""
     if dtype is not None:
         return dtype
     return images.dtype if images.is_floating_point() else torch.float32
 
 
-class _Clamp(torch.autograd.Function):
-    """Clamp to [0, 1] and let the gradient pass as if nothing had been clamped, at any order."""
-
-    @staticmethod
-    def forward(images: Tensor) -> Tensor:
-        return images.clamp(0, 1)
-
-    @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-def clamp_with_gradient(images: Tensor) -> Tensor:
-    """Clamp to [0, 1]; the gradient passes as if nothing had been clamped, so saturated pixels still learn."""
-    clamped: Tensor = _Clamp.apply(images)
-    return clamped
-
-
 def control_to_pixels(control: Tensor, height: int, width: int) -> Tensor:
-    """The uniform cubic B-spline of a control grid `(B, D, h, w)` at the pixel centres, `(B, D, H, W)`.
+    """Evaluate the uniform cubic B-spline of a control grid `(B, D, h, w)` at the pixel centres, `(B, D, H, W)`.
 
     Raises:
-        ValueError: fewer than 4 control points on an axis, or more than pixels.
+        ValueError: fewer than 4 control points on an axis, or more control points than pixels.
     """
     check_control_grid(control, height, width)
     rows, columns = control.shape[-2:]
@@ -102,10 +102,10 @@ def control_to_pixels(control: Tensor, height: int, width: int) -> Tensor:
 
 
 def check_control_grid(control: Tensor, height: int, width: int) -> None:
-    """Raise `ValueError` for fewer than 4 control points on an axis, or more than pixels."""
+    """Raise `ValueError` for fewer than 4 control points on an axis, or more control points than pixels."""
     rows, columns = control.shape[-2:]
     if min(rows, columns) < 4:
-        raise ValueError(f"a control grid of {rows} x {columns}: a cubic B-spline wants at least 4 x 4 points")
+        raise ValueError(f"a control grid of {rows} x {columns}: a cubic B-spline needs at least 4 x 4 points")
     if rows > height or columns > width:
         raise ValueError(
             f"a control grid of {rows} x {columns} is larger than the images, {height} x {width}; use fewer points"
@@ -113,16 +113,16 @@ def check_control_grid(control: Tensor, height: int, width: int) -> None:
 
 
 def spline_basis(points: int, pixels: int, like: Tensor) -> Tensor:
-    """`(pixels, points)`: the weight of each control point at each pixel centre. Control point 1 lies at the edge."""
-    place = (torch.arange(pixels, dtype=like.dtype, device=like.device) + 0.5) * ((points - 3) / pixels)
-    distance = (place[:, None] + 1 - torch.arange(points, dtype=like.dtype, device=like.device)).abs()
+    """Return `(pixels, points)`: the weights of the control points at pixel centres; point 1 lies at the edge."""
+    position = (torch.arange(pixels, dtype=like.dtype, device=like.device) + 0.5) * ((points - 3) / pixels)
+    distance = (position[:, None] + 1 - torch.arange(points, dtype=like.dtype, device=like.device)).abs()
     near = 2 / 3 - distance.square() * (1 - distance / 2)
     far = (2 - distance).clamp(min=0) ** 3 / 6
     return torch.where(distance < 1, near, far)
 
 
-def _unit(images: Tensor, compute: torch.dtype) -> Tensor:
-    """Bytes become shares of 255."""
+def _to_unit_range(images: Tensor, compute: torch.dtype) -> Tensor:
+    """Convert to `compute`; uint8 is divided by 255."""
     return images.to(compute) if images.is_floating_point() else images.to(compute) / 255
 
 
@@ -134,7 +134,7 @@ def _warp(
     padding_mode: PaddingMode,
 ) -> Tensor:
     batch, _, height, width = images.shape
-    # Made on the device: `new_tensor` of a list copies from the host and waits for it.
+    # Made on the device: `new_tensor` of a list copies from the host and synchronises with the device.
     to_pixels = torch.stack([images.new_full((), size) for size in (width / 2, height / 2, 1.0)])
     x, y = (_pixel_centres(size, images) for size in (width, height))
     theta: Tensor | None = None
@@ -142,10 +142,10 @@ def _warp(
         theta = inverse_map.to(images.dtype) * to_pixels / to_pixels[:, None]
         theta = theta if projective else theta[:, :2]
         finite = theta.isfinite().all(2).all(1)[:, None, None]
-        theta = torch.where(finite, theta, _nowhere(images)[: theta.shape[1]])  # nothing comes back as 0 * NaN then
+        theta = torch.where(finite, theta, _map_outside(images)[: theta.shape[1]])  # so no gradient is 0 * NaN
     outside: Tensor | None = None
     if displacement is None and theta is not None:
-        # A part for each column and a part for each row: one sum of the two is all that touches every pixel.
+        # One term for each column and one for each row: their sum is the only operation on every pixel.
         a, b, c = theta[:, None, None].unbind(-1)
         grid = a * x[:, None] + (b * y[:, None, None] + c)
     else:
@@ -155,13 +155,13 @@ def _warp(
             finite = control.isfinite()
             moved = control_to_pixels(torch.where(finite, control, 0.0), height, width).permute(0, 2, 3, 1)
             grid = grid + moved / to_pixels[:2]
-            # The basis is positive: a pixel is touched where the spline of the points that are no numbers is not zero.
-            touched = control_to_pixels((~finite).to(control.dtype), height, width) > 0
-            outside = touched.any(1)[..., None]
+            # The basis is positive: a pixel is affected where the spline of the non-finite points is not zero.
+            affected = control_to_pixels((~finite).to(control.dtype), height, width) > 0
+            outside = affected.any(1)[..., None]
         if theta is not None:
             grid = (grid.flatten(1, 2) @ theta[:, :, :2].mT + theta[:, None, :, 2]).view(batch, height, width, -1)
     if theta is not None and projective:
-        grid = _projected(grid)
+        grid = _dehomogenize(grid)
     if projective or outside is not None:
         finite = grid.isfinite().all(-1, keepdim=True)
         grid = torch.where(finite if outside is None else finite & ~outside, grid, OUTSIDE)
@@ -170,22 +170,22 @@ def _warp(
 
 
 def _pixel_centres(size: int, images: Tensor) -> Tensor:
-    """`(size,)` in PyTorch's [-1, 1]; without rounding where the size is a power of two."""
+    """Return `(size,)` coordinates in PyTorch's [-1, 1]; exact where the size is a power of two."""
     return (torch.arange(size, dtype=images.dtype, device=images.device) + (0.5 - size / 2)) / (size / 2)
 
 
-def _nowhere(images: Tensor) -> Tensor:
-    """`(3, 3)`, the map that takes every position outside the image, in PyTorch's coordinates."""
-    nowhere = images.new_zeros(3, 3)
-    nowhere[:2, 2] = OUTSIDE
-    nowhere[2:, 2] = 1.0  # a slice is filled on the device; a single element would be copied there, and waited for
-    return nowhere
+def _map_outside(images: Tensor) -> Tensor:
+    """Return `(3, 3)`, the map that takes every position outside the image, in PyTorch's coordinates."""
+    matrix = images.new_zeros(3, 3)
+    matrix[:2, 2] = OUTSIDE
+    matrix[2:, 2] = 1.0  # filled on the device; assigning a single element would copy from the host
+    return matrix
 
 
-def _projected(homogeneous: Tensor) -> Tensor:
-    """`(..., 2)` from `(..., 3)`; what lies behind the viewer is put outside the image."""
+def _dehomogenize(homogeneous: Tensor) -> Tensor:
+    """Convert `(..., 3)` to `(..., 2)`; positions behind the viewer are put outside the image."""
     depth = homogeneous[..., 2:]
-    visible = (depth > SMALLEST_DEPTH) & (depth < math.inf)
+    visible = (depth > MIN_DEPTH) & (depth < math.inf)
     return torch.where(visible, homogeneous[..., :2] / torch.where(visible, depth, 1.0), OUTSIDE)
 
 

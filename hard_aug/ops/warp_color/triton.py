@@ -1,9 +1,9 @@
-"""The warp-and-colour kernels. The README beside this file has the mathematics; `reference.py` is the truth.
+"""Triton kernels of the warp-and-colour operation, tested against `reference.py`; the README derives the formulas.
 
-One program does a tile of one sample's output pixels. Everything is computed in float32, whatever is read and written.
-The backward sums over the pixels of a sample in a fixed order that depends on the image's size alone: each program adds
-up its tiles and writes its sums, and a second stage adds those. No atomics, but for the gradient of the images, whose
-positions collide.
+One program computes a tile of output pixels of one sample. The arithmetic is float32 for all input and output types.
+The backward pass sums over the pixels of a sample in a fixed order that depends on the image size alone: each program
+adds up its tiles and writes its sums, and a second stage adds those. Only the gradient of the images uses atomic adds,
+because several output pixels read the same input pixel.
 """
 
 import triton
@@ -11,13 +11,13 @@ import triton.language as tl
 
 from hard_aug.ops.warp_color.triton_sampling import corner, sampled, sources
 
-#: The kernels that are launched; the others are parts of them.
+#: The kernels that are launched; the other functions are inlined into them.
 LAUNCHED = ("_forward", "_backward")
 
 
 @triton.jit
 def _numbers(pointer, present: tl.constexpr, COUNT: tl.constexpr):
-    """So many scalars from memory."""
+    """Load `COUNT` scalars; an empty tuple if not `present`."""
     values = ()
     if present:
         for i in tl.static_range(COUNT):
@@ -27,7 +27,7 @@ def _numbers(pointer, present: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def _pixels(tile, tiles_across, height, width, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr):
-    """Rows and columns of a tile's pixels, and which of them the image has."""
+    """Return the rows and columns of the pixels of a tile, and which of them are inside the image."""
     index = tl.arange(0, TILE_HEIGHT * TILE_WIDTH)
     row = (tile // tiles_across) * TILE_HEIGHT + index // TILE_WIDTH
     column = (tile % tiles_across) * TILE_WIDTH + index % TILE_WIDTH
@@ -35,11 +35,11 @@ def _pixels(tile, tiles_across, height, width, TILE_HEIGHT: tl.constexpr, TILE_W
 
 
 @triton.jit
-def _blended(values, others, share, C: tl.constexpr):
-    """From the ones to the others, by channel."""
+def _blended(values, others, mix, C: tl.constexpr):
+    """Interpolate linearly between `values` and `others`, by channel."""
     blend = ()
     for c in tl.static_range(C):
-        blend = blend + (values[c] + share * (others[c] - values[c]),)
+        blend = blend + (values[c] + mix * (others[c] - values[c]),)
     return blend
 
 
@@ -66,13 +66,13 @@ def _forward(
     else:
         values = corner(image, row, column, inside, image_strides, height, width, SCALE, C)
     if MIXED:
-        share = tl.load(weight + sample).to(tl.float32)
+        mix = tl.load(weight + sample).to(tl.float32)
         other = partner + sample * partner_strides[0]
         if MAP or DISPLACED:
             mixed, _mixed_x, _mixed_y = sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
         else:
             mixed = corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
-        values = _blended(values, mixed, share, C)
+        values = _blended(values, mixed, mix, C)
     offset = sample * out_strides[0] + row * out_strides[2] + column * out_strides[3]
     matrix = _numbers(color + sample * (C * (C + 1)), COLORED, C * (C + 1))
     for c in tl.static_range(C):
@@ -82,7 +82,7 @@ def _forward(
             for i in tl.static_range(C):
                 value += matrix[c * (C + 1) + i] * values[i]
         if CLAMP:
-            # A minimum of CUDA's own would turn NaN into a colour.
+            # CUDA's own minimum would replace NaN by a number.
             value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
             value = tl.minimum(value, 1.0, propagate_nan=tl.PropagateNan.ALL)
         place = offset + c * out_strides[1]
@@ -97,7 +97,7 @@ def _forward(
 
 @triton.jit
 def _upstream(pointer, strides, sample, row, column, inside, C: tl.constexpr):
-    """The gradient of one output, by channel."""
+    """Load the gradient of one output, by channel."""
     offset = sample * strides[0] + row * strides[2] + column * strides[3]
     values = ()
     for c in tl.static_range(C):
@@ -107,7 +107,7 @@ def _upstream(pointer, strides, sample, row, column, inside, C: tl.constexpr):
 
 @triton.jit
 def _added(gradients, more, std, C: tl.constexpr):
-    """The gradients, and with them those of a normalised output."""
+    """Add the gradients of a normalised output, divided by its standard deviation, to `gradients`."""
     total = ()
     for c in tl.static_range(C):
         total = total + (gradients[c] + more[c] / tl.load(std + c),)
@@ -116,7 +116,7 @@ def _added(gradients, more, std, C: tl.constexpr):
 
 @triton.jit
 def _scattered(pointer, gradients, x, y, inside, factor, strides, height, width, C: tl.constexpr):
-    """Add the gradients of samples at (x, y) to the pixels they were read from."""
+    """Add the gradients of bilinear samples at (x, y) to the pixels they were read from, with atomics."""
     left = tl.floor(x)
     top = tl.floor(y)
     for i in tl.static_range(2):
@@ -125,11 +125,11 @@ def _scattered(pointer, gradients, x, y, inside, factor, strides, height, width,
             row = top.to(tl.int32) + i
             across = x - left if j == 1 else 1 - (x - left)
             down = y - top if i == 1 else 1 - (y - top)
-            there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            valid = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
             offset = row * strides[2] + column * strides[3]
             for c in tl.static_range(C):
                 tl.atomic_add(
-                    pointer + offset + c * strides[1], gradients[c] * across * down * factor, mask=there, sem="relaxed"
+                    pointer + offset + c * strides[1], gradients[c] * across * down * factor, mask=valid, sem="relaxed"
                 )
 
 
@@ -149,8 +149,8 @@ def _backward(
     C: tl.constexpr, PADDING: tl.constexpr, MAP: tl.constexpr, PROJECTIVE: tl.constexpr, DISPLACED: tl.constexpr,
     COLORED: tl.constexpr, MIXED: tl.constexpr, SCALE: tl.constexpr,
     FIRST: tl.constexpr, SECOND: tl.constexpr, THIRD: tl.constexpr,
-    WANT_MAP: tl.constexpr, WANT_FIELD: tl.constexpr, WANT_COLOR: tl.constexpr, WANT_WEIGHT: tl.constexpr,
-    WANT_IMAGES: tl.constexpr, WANT_PARTNER: tl.constexpr, MAP_ROWS: tl.constexpr,
+    NEED_MAP: tl.constexpr, NEED_FIELD: tl.constexpr, NEED_COLOR: tl.constexpr, NEED_WEIGHT: tl.constexpr,
+    NEED_IMAGES: tl.constexpr, NEED_PARTNER: tl.constexpr, MAP_ROWS: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -161,9 +161,9 @@ def _backward(
     matrix = _numbers(color + sample * (C * (C + 1)), COLORED, C * (C + 1))
     image = images + sample * image_strides[0]
     other = partner + sample * partner_strides[0]
-    share = 0.0
+    mix = 0.0
     if MIXED:
-        share = tl.load(weight + sample).to(tl.float32)
+        mix = tl.load(weight + sample).to(tl.float32)
     weight_sum = nothing
     map_sum = ()
     for _ in tl.static_range(MAP_ROWS * 3):
@@ -173,7 +173,7 @@ def _backward(
         color_sum = color_sum + (nothing,)
     for tile in range(split, tiles, programs):
         row, column, inside = _pixels(tile, tiles_across, height, width, TILE_HEIGHT, TILE_WIDTH)
-        # The gradient of the colours that go out: their own, and those of the normalised ones.
+        # The gradient of the output colours: their own, and those of the normalised outputs.
         out = ()
         for _ in tl.static_range(C):
             out = out + (nothing,)
@@ -185,7 +185,7 @@ def _backward(
         if THIRD:
             more = _upstream(third, third_strides, sample, row, column, inside, C)
             out = _added(out, more, norms + 3 * C, C)
-        # What was read.
+        # The samples, recomputed.
         if MAP or DISPLACED:
             x, y, slope_x, slope_y, before_x, before_y, u, v, depth = sources(
                 numbers, control + sample * 2 * rows * columns, row, column, height, width, rows, columns,
@@ -197,11 +197,11 @@ def _backward(
         if MIXED:
             if MAP or DISPLACED:
                 mixed, mixed_x, mixed_y = sampled(other, x, y, inside, partner_strides, height, width, SCALE, C)
-                along_x = _blended(along_x, mixed_x, share, C)
-                along_y = _blended(along_y, mixed_y, share, C)
+                along_x = _blended(along_x, mixed_x, mix, C)
+                along_y = _blended(along_y, mixed_y, mix, C)
             else:
                 mixed = corner(other, row, column, inside, partner_strides, height, width, SCALE, C)
-        # Through the colours to what was read.
+        # Back through the colour matrix to the samples.
         read = out
         if COLORED:
             read = ()
@@ -210,20 +210,20 @@ def _backward(
                 for c in tl.static_range(C):
                     gradient += matrix[c * (C + 1) + i] * out[c]
                 read = read + (gradient,)
-        if WANT_COLOR:
+        if NEED_COLOR:
             seen = values
             if MIXED:
-                seen = _blended(values, mixed, share, C)
+                seen = _blended(values, mixed, mix, C)
             sums = ()
             for c in tl.static_range(C):
                 for i in tl.static_range(C):
                     sums = sums + (color_sum[c * (C + 1) + i] + out[c] * seen[i],)
                 sums = sums + (color_sum[c * (C + 1) + C] + out[c],)
             color_sum = sums
-        if WANT_WEIGHT:
+        if NEED_WEIGHT:
             for c in tl.static_range(C):
                 weight_sum += read[c] * (mixed[c] - values[c])
-        if WANT_MAP or WANT_FIELD:
+        if NEED_MAP or NEED_FIELD:
             to_x = nothing
             to_y = nothing
             for c in tl.static_range(C):
@@ -231,9 +231,9 @@ def _backward(
                 to_y += read[c] * along_y[c]
             to_x = tl.where(inside, to_x * slope_x / depth, 0.0)
             to_y = tl.where(inside, to_y * slope_y / depth, 0.0)
-            # Out of view the slopes are 0, and what was no number must not come back as 0 * NaN.
+            # Out of view the slopes are 0, and non-finite values must not give 0 * NaN.
             to_depth = -(tl.where(to_x != 0, to_x * u, 0.0) + tl.where(to_y != 0, to_y * v, 0.0))
-            if WANT_MAP:
+            if NEED_MAP:
                 safe_x = tl.where((to_x != 0) | (to_y != 0), before_x, 0.0)
                 safe_y = tl.where((to_x != 0) | (to_y != 0), before_y, 0.0)
                 to = (to_x, to_y, to_depth)
@@ -242,7 +242,7 @@ def _backward(
                     sums = sums + (map_sum[3 * i] + to[i] * safe_x, map_sum[3 * i + 1] + to[i] * safe_y)
                     sums = sums + (map_sum[3 * i + 2] + to[i],)
                 map_sum = sums
-            if WANT_FIELD:
+            if NEED_FIELD:
                 field_x = to_x
                 field_y = to_y
                 if MAP:
@@ -251,33 +251,33 @@ def _backward(
                     if PROJECTIVE:
                         field_x += to_depth * numbers[6]
                         field_y += to_depth * numbers[7]
-                    still = (to_x == 0) & (to_y == 0)  # also where the map is no number
-                    field_x = tl.where(still, 0.0, field_x)
-                    field_y = tl.where(still, 0.0, field_y)
+                    no_gradient = (to_x == 0) & (to_y == 0)  # also where the map is not finite
+                    field_x = tl.where(no_gradient, 0.0, field_x)
+                    field_y = tl.where(no_gradient, 0.0, field_y)
                 place = field + sample * 2 * height * width + row * width + column
                 tl.store(place, field_x, mask=inside)
                 tl.store(place + height * width, field_y, mask=inside)
-        if WANT_IMAGES:
+        if NEED_IMAGES:
             target = image_gradient + sample * gradient_strides[0]
             if MAP or DISPLACED:
-                _scattered(target, read, x, y, inside, (1 - share) * SCALE, gradient_strides, height, width, C)
+                _scattered(target, read, x, y, inside, (1 - mix) * SCALE, gradient_strides, height, width, C)
             else:
-                _stored(target, read, row, column, inside, (1 - share) * SCALE, gradient_strides, C)
-        if WANT_PARTNER:
+                _stored(target, read, row, column, inside, (1 - mix) * SCALE, gradient_strides, C)
+        if NEED_PARTNER:
             target = partner_gradient + sample * gradient_strides[0]
             if MAP or DISPLACED:
-                _scattered(target, read, x, y, inside, share * SCALE, gradient_strides, height, width, C)
+                _scattered(target, read, x, y, inside, mix * SCALE, gradient_strides, height, width, C)
             else:
-                _stored(target, read, row, column, inside, share * SCALE, gradient_strides, C)
-    if WANT_MAP:
+                _stored(target, read, row, column, inside, mix * SCALE, gradient_strides, C)
+    if NEED_MAP:
         place = map_sums + program.to(tl.int64) * 9
         for i in tl.static_range(MAP_ROWS * 3):
             tl.store(place + i, tl.sum(map_sum[i]))
         for i in tl.static_range(MAP_ROWS * 3, 9):
             tl.store(place + i, 0.0)
-    if WANT_COLOR:
+    if NEED_COLOR:
         place = color_sums + program.to(tl.int64) * (C * (C + 1))
         for i in tl.static_range(C * (C + 1)):
             tl.store(place + i, tl.sum(color_sum[i]))
-    if WANT_WEIGHT:
+    if NEED_WEIGHT:
         tl.store(weight_sums + program, tl.sum(weight_sum))

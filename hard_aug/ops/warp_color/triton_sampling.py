@@ -1,19 +1,19 @@
-"""Parts of the warp-and-colour kernels: where an output pixel is read, and what is read there."""
+"""Sampling functions of the warp-and-colour kernels: source positions and bilinear reads."""
 
 import triton
 import triton.language as tl
 
-from hard_aug.ops.warp_color.reference import OUTSIDE, SMALLEST_DEPTH
+from hard_aug.ops.warp_color.reference import MIN_DEPTH, OUTSIDE
 
-# A kernel may read a global only where it is a constexpr.
-_DEPTH, _OUTSIDE = tl.constexpr(SMALLEST_DEPTH), tl.constexpr(OUTSIDE)
-#: Positions further out, in pixels, are taken to be there: they fit an integer.
+# A kernel may read a global only if it is a constexpr.
+_MIN_DEPTH, _OUTSIDE = tl.constexpr(MIN_DEPTH), tl.constexpr(OUTSIDE)
+#: Positions are clamped to this many pixels, so that they fit an integer.
 _FAR = tl.constexpr(float(2**22))
 
 
 @triton.jit
 def _spline_weights(place):
-    """The four weights of the uniform cubic B-spline at `place`, in control points, and the first point's index."""
+    """Return the index of the first of four control points at `place`, and their uniform cubic B-spline weights."""
     first = tl.floor(place)
     f = place - first
     g = 1 - f
@@ -28,7 +28,7 @@ def _spline_weights(place):
 
 @triton.jit
 def _displaced(control, row, column, height, width, rows, columns):
-    """The spline of the control grid of one sample at pixels (row, column): by how much they move in x and in y."""
+    """Evaluate the spline of the control grid of one sample at pixels (row, column): displacements in x and in y."""
     first_column, across = _spline_weights((column + 0.5) * ((columns - 3) / width))
     first_row, down = _spline_weights((row + 0.5) * ((rows - 3) / height))
     first_column = tl.minimum(first_column, columns - 4)
@@ -46,14 +46,14 @@ def _displaced(control, row, column, height, width, rows, columns):
 
 @triton.jit
 def _mapped(theta, x, y, PROJECTIVE: tl.constexpr):
-    """Where the map takes (x, y): the position, in pixels from the centre, its depth, and whether it is in view."""
+    """Map (x, y): return the position in pixels from the centre, its depth, and whether it is in view."""
     u = theta[0] * x + theta[1] * y + theta[2]
     v = theta[3] * x + theta[4] * y + theta[5]
     depth = tl.full(x.shape, 1.0, tl.float32)
     visible = depth > 0
     if PROJECTIVE:
         depth = theta[6] * x + theta[7] * y + theta[8]
-        visible = (depth > _DEPTH) & (depth < float("inf"))
+        visible = (depth > _MIN_DEPTH) & (depth < float("inf"))
         depth = tl.where(visible, depth, 1.0)
         u = u / depth
         v = v / depth
@@ -62,16 +62,16 @@ def _mapped(theta, x, y, PROJECTIVE: tl.constexpr):
 
 @triton.jit
 def _placed(position, seen, size):
-    """From pixels from the centre to pixels from the first one's centre; what is not seen lies outside."""
+    """Convert pixels from the image centre to pixels from the first pixel's centre; unseen positions lie outside."""
     place = tl.where(seen, position, _OUTSIDE * 0.5 * size) + (size * 0.5 - 0.5)
     return tl.minimum(tl.maximum(place, -_FAR), _FAR)
 
 
 @triton.jit
 def _padded(place, size, PADDING: tl.constexpr):
-    """The position that is read instead of one outside, and its derivative."""
+    """Apply the padding mode to a position; return the position that is read, and its derivative."""
     slope = tl.full(place.shape, 1.0, tl.float32)
-    if PADDING == 2:  # about the outer edges of the outer pixels
+    if PADDING == 2:  # about the outer edges of the outermost pixels
         shifted = place + 0.5
         slope = tl.where(shifted < 0, -1.0, 1.0)
         shifted = tl.abs(shifted)
@@ -88,19 +88,19 @@ def _padded(place, size, PADDING: tl.constexpr):
 
 @triton.jit
 def corner(images, row, column, inside, strides, height, width, SCALE: tl.constexpr, C: tl.constexpr):
-    """The channels of the pixels at (row, column) of one sample, 0 where there is none."""
-    there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    """Load the channels of the pixels at (row, column) of one sample, 0 outside the image."""
+    valid = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     offset = row * strides[2] + column * strides[3]
     values = ()
     for c in tl.static_range(C):
-        value = tl.load(images + c * strides[1] + offset, mask=there, other=0.0).to(tl.float32)
+        value = tl.load(images + c * strides[1] + offset, mask=valid, other=0.0).to(tl.float32)
         values = values + (value * SCALE,)
     return values
 
 
 @triton.jit
 def sampled(images, x, y, inside, strides, height, width, SCALE: tl.constexpr, C: tl.constexpr):
-    """Bilinear samples of one image at (x, y), by channel, and their derivatives in x and in y."""
+    """Sample one image bilinearly at (x, y); return values by channel, and their derivatives in x and in y."""
     left = tl.floor(x)
     top = tl.floor(y)
     right_weight = x - left
@@ -115,7 +115,7 @@ def sampled(images, x, y, inside, strides, height, width, SCALE: tl.constexpr, C
     along_x = ()
     along_y = ()
     for i in tl.static_range(C):
-        # In this form equal weights of 0 or 1 give a pixel exactly.
+        # In this form weights of 0 and 1 return a pixel exactly.
         upper = (1 - right_weight) * a[i] + right_weight * b[i]
         lower = (1 - right_weight) * c[i] + right_weight * d[i]
         values = values + ((1 - lower_weight) * upper + lower_weight * lower,)
@@ -129,8 +129,11 @@ def sources(
     theta, control, row, column, height, width, rows, columns,
     PADDING: tl.constexpr, MAP: tl.constexpr, PROJECTIVE: tl.constexpr, DISPLACED: tl.constexpr,
 ):  # fmt: skip
-    """Where output pixels are read: (x, y) in pixels from the first one, its slopes, the position before the map, its
-    depth and its place after it."""
+    """Compute the source positions of output pixels.
+
+    Returns (x, y) in pixels from the first pixel, its derivatives, the position before the map, the position after it,
+    and its depth.
+    """
     x = column + 0.5 - width * 0.5
     y = row + 0.5 - height * 0.5
     if DISPLACED:
@@ -143,7 +146,7 @@ def sources(
     v = y
     if MAP:
         u, v, depth, visible = _mapped(theta, x, y, PROJECTIVE)
-    seen = visible & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))  # false for what is no number
+    seen = visible & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))  # false for NaN
     place_x, slope_x = _padded(_placed(u, seen, width), width, PADDING)
     place_y, slope_y = _padded(_placed(v, seen, height), height, PADDING)
     slope_x = tl.where(seen, slope_x, 0.0)

@@ -1,0 +1,214 @@
+"""Results of a diagnosis: numbers per parameter, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+#: Transfer gap above which a parameter counts as missing.
+MIN_GAP = 0.05
+#: Agreement on clean images below which the student's consistency says nothing: it is not trained yet.
+MIN_AGREEMENT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterDiagnosis:
+    """The predictions of both networks over the range of one parameter, or of a large block of parameters together.
+
+    A prediction is consistent if it equals the same network's prediction on the clean image.
+
+    Attributes:
+        name: Name of the parameter or the block.
+        unit: Unit of `values`.
+        fractions: Positions in the range, in [-1, 1]; 0 is the identity.
+        values: Physical values at these positions (for a block: `fractions`).
+        teacher_consistency: Fraction of images with an unchanged prediction of the teacher, at each value.
+        student_consistency: Fraction of images with an unchanged prediction of the student.
+        student_agreement: Fraction of images on which the student predicts the teacher's class for the clean image.
+        teacher_divergence: Mean KL divergence of the teacher's predictions from those on the clean images, nats.
+        student_divergence: Mean KL divergence of the student's predictions from those on the clean images, nats.
+
+    Example:
+        >>> from hard_aug.diagnosis import ParameterDiagnosis
+        >>> zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        >>> row = ParameterDiagnosis("shear", "tangent", (-1.0, 0.0, 1.0), (-0.4, 0.0, 0.4), ones, (0.0, 1.0, 0.0),
+        ...     ones, zeros, zeros)
+        >>> row.transfer_gap
+        0.5
+        >>> row.consistent_range(row.teacher_consistency, threshold=0.9)
+        (-0.4, 0.4)
+    """
+
+    name: str
+    unit: str
+    fractions: tuple[float, ...]
+    values: tuple[float, ...]
+    teacher_consistency: tuple[float, ...]
+    student_consistency: tuple[float, ...]
+    student_agreement: tuple[float, ...]
+    teacher_divergence: tuple[float, ...]
+    student_divergence: tuple[float, ...]
+
+    @property
+    def transfer_gap(self) -> float:
+        """Mean over the range of the teacher's consistency minus the student's, where it is positive; in [0, 1]."""
+        return self._mean(
+            [max(0.0, t - s) for t, s in zip(self.teacher_consistency, self.student_consistency, strict=True)]
+        )
+
+    @property
+    def teacher_mean(self) -> float:
+        """Mean of `teacher_consistency` over the range."""
+        return self._mean(self.teacher_consistency)
+
+    @property
+    def student_mean(self) -> float:
+        """Mean of `student_consistency` over the range."""
+        return self._mean(self.student_consistency)
+
+    @property
+    def identity(self) -> int:
+        """Index of the identity in `values`."""
+        return min(range(len(self.fractions)), key=lambda index: abs(self.fractions[index]))
+
+    def consistent_range(self, consistency: Sequence[float], threshold: float) -> tuple[float, float]:
+        """Return the values around the identity between which `consistency` is at least `threshold`.
+
+        Args:
+            consistency: `teacher_consistency` or `student_consistency`; interpolated linearly.
+            threshold: Smallest fraction of images.
+        """
+        ends = []
+        for step in (-1, 1):
+            index = self.identity
+            end = self.values[index]
+            while 0 <= index + step < len(consistency):
+                inner, outer = consistency[index], consistency[index + step]
+                if outer < threshold:
+                    part = (inner - threshold) / (inner - outer) if inner > threshold else 0.0
+                    end = self.values[index] + part * (self.values[index + step] - self.values[index])
+                    break
+                index += step
+                end = self.values[index]
+            ends.append(end)
+        return ends[0], ends[1]
+
+    def _mean(self, heights: Sequence[float]) -> float:
+        area = torch.trapezoid(*(torch.tensor(values, dtype=torch.float64) for values in (heights, self.fractions)))
+        return float(area) / (self.fractions[-1] - self.fractions[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The result of `diagnose`; printed, it is a table.
+
+    Attributes:
+        rows: One row for each parameter or large block.
+        threshold: Fraction of unchanged predictions that bounds the ranges in the table.
+        images: Number of images.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug import diagnose
+        >>> from hard_aug.transforms import Affine
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> result = diagnose(network, network, torch.rand(4, 1, 8, 8), Affine(), values=3)
+        >>> result.agreement, result.missing
+        (1.0, ())
+    """
+
+    rows: tuple[ParameterDiagnosis, ...]
+    threshold: float
+    images: int
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parameters with a transfer gap above 5 %, the largest first."""
+        found = sorted(self.rows, key=lambda row: -row.transfer_gap)
+        return tuple(row.name for row in found if row.transfer_gap > MIN_GAP)
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of clean images, in [0, 1], on which the student's prediction is the teacher's."""
+        return self.rows[0].student_agreement[self.rows[0].identity]
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self._conclusion()}"
+
+    def table(self) -> str:
+        """Format a plain-text table: for each network the consistent range and the mean consistency, and the gap."""
+        head = ("parameter", "unit", "teacher range", "student range", "teacher", "student", "transfer gap")
+        lines = [
+            (
+                row.name,
+                row.unit,
+                *(
+                    "{:.3g} to {:.3g}".format(*row.consistent_range(consistency, self.threshold))
+                    for consistency in (row.teacher_consistency, row.student_consistency)
+                ),
+                *(f"{100 * fraction:.0f} %" for fraction in (row.teacher_mean, row.student_mean, row.transfer_gap)),
+            )
+            for row in self.rows
+        ]
+        return _aligned([head, *lines])
+
+    def gap_closed(self, before: Diagnosis) -> str:
+        """Format a plain-text table: the transfer gaps before and now, and the fraction of the gap that is closed.
+
+        The fraction is left blank where the gap was at most 5 %.
+
+        Args:
+            before: An earlier diagnosis of the same transform.
+
+        Raises:
+            ValueError: If the diagnoses have different parameters.
+        """
+        self.check_same_parameters(before)
+        head = ("parameter", "transfer gap before", "after", "gap closed")
+        lines = []
+        for was, row in zip(before.rows, self.rows, strict=True):
+            closed = 1 - row.transfer_gap / was.transfer_gap if was.transfer_gap > MIN_GAP else None
+            texts = (f"{100 * was.transfer_gap:.0f} %", f"{100 * row.transfer_gap:.0f} %")
+            lines.append((row.name, *texts, "" if closed is None else f"{100 * closed:.0f} %"))
+        return _aligned([head, *lines])
+
+    def check_same_parameters(self, other: Diagnosis) -> None:
+        """Raise `ValueError` unless both diagnoses have the same parameters."""
+        if [row.name for row in other.rows] != [row.name for row in self.rows]:
+            raise ValueError("diagnoses of different transforms: the parameter names differ")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers, for JSON."""
+        return {
+            **asdict(self),
+            "agreement": self.agreement,
+            "missing": list(self.missing),
+            "transfer_gap": {r.name: r.transfer_gap for r in self.rows},
+        }
+
+    def _conclusion(self) -> str:
+        if self.agreement < MIN_AGREEMENT:
+            return (
+                f"The student agrees with the teacher on only {100 * self.agreement:.0f} % of the clean images: it is "
+                "not trained enough for a diagnosis. Distil on clean images first, then diagnose again."
+            )
+        if not self.missing:
+            return (
+                f"Nothing to transfer: the transfer gap is at most {100 * MIN_GAP:.0f} % for every parameter "
+                f"({self.images} images)."
+            )
+        return f"Largest transfer gaps: {', '.join(self.missing)} ({self.images} images)."
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

@@ -1,0 +1,131 @@
+"""Adversary: draws hard images and learns to, by gradient ascent on the score of teacher and student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hard_aug.inner_loop.clean_batch import CleanBatch
+from hard_aug.inner_loop.networks import Networks
+from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
+from hard_aug.inner_loop.scoring import (
+    Scores,
+    at_least_float32,
+    grad_or_zeros,
+    score_images,
+    score_images_with_gradient,
+)
+from hard_aug.objectives import Disagreement, Reference
+from hard_aug.transforms import Transform
+
+
+class Adversary:
+    """The inner loop's operations on a clean batch: draw, render, score, update the policy, refine single draws.
+
+    Args:
+        networks: teacher and student.
+        transform: what may be done to an image.
+        objective: what is maximised.
+        optimizer: holds the policy and the invariance.
+        generator: source of every draw.
+
+    Attributes:
+        update: takes a `CleanBatch` and updates the policy once; `update_policy`, or its replay from a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        *,
+        networks: Networks,
+        transform: Transform,
+        objective: Disagreement,
+        optimizer: PolicyOptimizer,
+        generator: torch.Generator,
+    ) -> None:
+        self.networks = networks
+        self.transform = transform
+        self.objective = objective
+        self.optimizer = optimizer
+        self.generator = generator
+        self.update: Callable[[CleanBatch], Tensor] = self.update_policy
+
+    def reference(self, clean: CleanBatch, u: Tensor) -> Reference:
+        """Return what predictions on the images made with `u`, `(B, P)`, are compared with."""
+        if not self.transform.requires_partner:
+            return clean.reference
+        return Reference(self.transform.reference(clean.reference.teacher_logits, u, clean.context))
+
+    def score(self, images: Tensor, reference: Reference) -> Scores:
+        """Score rendered images, without gradients."""
+        with torch.no_grad():
+            return score_images(
+                images,
+                networks=self.networks,
+                reference=reference,
+                objective=self.objective,
+                invariance=self.optimizer.invariance,
+            )
+
+    def update_policy(self, clean: CleanBatch) -> Tensor:
+        """Update the policy on a new sample with separate passes through both networks.
+
+        Returns:
+            The mean disagreement before the update, a scalar tensor.
+        """
+        optimizer = self.optimizer
+        with torch.enable_grad():
+            sample = optimizer.sample(clean.images, self.generator)
+            scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.policy.variables(sample.u))
+        rows = len(clean)
+        optimizer.step([g / rows for g in gradients], sample.masked_sum(scores.teacher_divergence), clean.images)
+        return scores.disagreement.mean()
+
+    def refine(self, clean: CleanBatch, u: Tensor) -> Tensor:
+        """Return `u`, `(B, P)`, as the policy improves it for each image by itself; most policies leave it as it is."""
+
+        def sample() -> Tensor:
+            with torch.no_grad():
+                return self.optimizer.sample(clean.images, self.generator).u
+
+        def score(u: Tensor) -> Tensor:
+            with torch.no_grad():
+                images = self.transform.render(clean.images, u, clean.context)
+                return self.score(images, self.reference(clean, u)).total
+
+        def score_with_gradient(u: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                u = u.detach().requires_grad_()
+                scores, (gradient,) = self._score_with_gradient(clean, u, [u])
+                return scores.total, gradient
+
+        return self.optimizer.policy.refine(u, sample=sample, score=score, score_with_gradient=score_with_gradient)
+
+    def _score_with_gradient(self, clean: CleanBatch, u: Tensor, inputs: list[Tensor]) -> tuple[Scores, list[Tensor]]:
+        """Score the images made with `u`, and return the gradients of the scores' sum with respect to `inputs`.
+
+        Images of half precision are shown to the networks as such and rendered in float32, in which the gradient comes
+        back: in float16 the gradient of confident networks would be zero.
+        """
+        hard = self.transform.render(at_least_float32(clean.images), u, clean.context)
+        reference = self.reference(clean, u)
+        scores, image_gradient, reference_gradient = score_images_with_gradient(
+            hard.detach().to(clean.images.dtype),
+            networks=self.networks,
+            reference=reference,
+            objective=self.objective,
+            invariance=self.optimizer.invariance,
+        )
+        outputs, weights = [hard], [image_gradient.to(hard.dtype)]
+        if reference_gradient is not None:
+            outputs.append(reference.teacher_logits)
+            weights.append(reference_gradient.to(reference.teacher_logits.dtype))
+        return scores, grad_or_zeros(outputs, inputs, weights)
+
+
+def with_student_logits(reference: Reference, networks: Networks, images: Tensor) -> Reference:
+    """Add the student's logits on the clean images to a reference."""
+    with torch.no_grad():
+        return replace(reference, student_logits=networks.student_logits(images))

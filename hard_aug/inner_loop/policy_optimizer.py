@@ -1,0 +1,167 @@
+"""PolicyOptimizer: from the gradient of the objective to new policy parameters, or to nothing if it is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hard_aug.inner_loop.exploration import Exploration, MaskedSum, Sample, mix_uniform
+from hard_aug.objectives import Invariance
+from hard_aug.policies import Policy
+from hard_aug.utils.distributed import ProcessGroup
+
+
+class PolicyOptimizer:
+    """Maximises `E[D - cost(I)] + entropy_weight * relative_entropy(policy)` with Adam.
+
+    It owns everything that a policy update changes: the policy's parameters, Adam's moments, the invariance's
+    multiplier, the fraction of uniform draws and the count of dropped steps.
+
+    Args:
+        policy: what is learned; perhaps nothing.
+        invariance: its multiplier is updated once per step.
+        exploration: the entropy's weight, and when uniform draws are mixed in.
+        learning_rate: of Adam, above 0.
+        processes: their gradients are averaged before they are used.
+        device: of the policy.
+
+    Attributes:
+        parameters: those of the policy.
+        uniform_fraction: of the draws, a scalar tensor in [0, 0.95].
+        dropped: number of steps dropped because a gradient was not finite, an int64 scalar tensor.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        invariance: Invariance,
+        exploration: Exploration,
+        learning_rate: float,
+        processes: ProcessGroup,
+        device: torch.device,
+    ) -> None:
+        self.policy = policy
+        self.processes = processes
+        self.invariance = invariance
+        self.exploration = exploration
+        self.parameters: list[Tensor] = list(policy.parameters())
+        self.optimizer = torch.optim.Adam(
+            self.parameters or [torch.zeros((), device=device)],
+            lr=learning_rate,
+            betas=(0.9, 0.99),
+            capturable=device.type == "cuda",
+            fused=device.type == "cpu" or None,
+        )
+        self.uniform_fraction = torch.full((), exploration.min_uniform_fraction, device=device)
+        self.dropped = torch.zeros((), dtype=torch.int64, device=device)
+
+    def sample(self, images: Tensor, generator: torch.Generator) -> Sample:
+        """Draw `u` for `images`, `(B, C, H, W)`, from the policy and in part uniformly."""
+        with torch.autocast(images.device.type, enabled=False):
+            u = self.policy.sample(images, generator)
+            return mix_uniform(u, self.uniform_fraction, generator) if self.exploration.is_active else Sample(u)
+
+    def step(self, gradients: Sequence[Tensor], divergence: MaskedSum, images: Tensor) -> None:
+        """Take one step of gradient ascent.
+
+        A step with a gradient or a mean that is not finite changes nothing and is counted in `dropped`, in all
+        processes alike. On a GPU this is decided on the device, without synchronisation.
+
+        Args:
+            gradients: of the mean of `D - cost(I)` over this process's images, one per parameter of the policy.
+            divergence: the sum of `I` over the policy's own draws, and how many these are.
+            images: `(n, C, H, W)` that the mean is over, for a policy that is conditional.
+        """
+        rows = len(images)
+        with torch.enable_grad(), torch.autocast(self.dropped.device.type, enabled=False):
+            entropy = self.policy.relative_entropy(images)
+            bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
+        weight = self.exploration.entropy_weight
+        gradients = [g if b is None else g + weight * b for g, b in zip(gradients, bonus, strict=True)]
+        *gradients, total, count = self.processes.mean([*gradients, *(part / rows for part in divergence)], rows)
+        mean_divergence = torch.where(count > 0, total / count.clamp(min=1e-9), 0.0)
+        finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_divergence.isfinite().all()]).all()
+        if self.dropped.is_cuda:
+            self._step_on_device(gradients, mean_divergence, finite, images)
+        elif bool(finite):
+            self._adam(gradients)
+            self._update_statistics(mean_divergence, images)
+        else:
+            self.dropped += 1
+
+    def _adam(self, gradients: Sequence[Tensor]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = -gradient
+        try:
+            self.optimizer.step()
+        finally:
+            for parameter in self.parameters:
+                parameter.grad = None
+
+    def _update_statistics(self, mean_divergence: Tensor, images: Tensor) -> None:
+        self.invariance.update(mean_divergence)
+        if self.exploration.min_variance is None:
+            return
+        with torch.autocast(self.dropped.device.type, enabled=False):
+            variance = self.policy.relative_variance(images)
+        if self.policy.is_conditional:
+            (variance,) = self.processes.mean([variance], len(images))
+        self.uniform_fraction.copy_(self.exploration.uniform_fraction(variance))
+
+    def _step_on_device(
+        self, gradients: Sequence[Tensor], mean_divergence: Tensor, finite: Tensor, images: Tensor
+    ) -> None:
+        """Step, then restore everything where the step was not finite, all without synchronisation."""
+        before = [tensor.clone() for tensor in self.tensors()]
+        first = not self.optimizer.state
+        self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
+        self._update_statistics(mean_divergence.nan_to_num(0.0, 0.0, 0.0), images)
+        with torch.no_grad():
+            after = self.tensors()
+            if first:  # Adam has only now created its moments, which start at zero
+                before += [torch.zeros_like(tensor) for tensor in after[len(before) :]]
+            for tensor, old in zip(after, before, strict=True):
+                tensor.copy_(torch.where(finite, tensor, old))
+            self.dropped += ~finite
+
+    def tensors(self) -> list[Tensor]:
+        """Return every tensor that a step changes; Adam's come last."""
+        moments = [
+            value
+            for parameter in self.parameters
+            for value in self.optimizer.state.get(parameter, {}).values()
+            if isinstance(value, Tensor)
+        ]
+        return [*[p.data for p in self.parameters], *self.invariance.buffers(), self.uniform_fraction, *moments]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy the policy, Adam's state, the multiplier, the uniform fraction and the count of dropped steps."""
+        return {
+            "policy": _cloned(dict(self.policy.state_dict())),
+            "optimizer": _cloned(self.optimizer.state_dict()),
+            "invariance": _cloned(dict(self.invariance.state_dict())),
+            "uniform_fraction": self.uniform_fraction.clone(),
+            "dropped_steps": self.dropped.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state returned by `state_dict()` for a policy of the same shape."""
+        self.policy.load_state_dict(state["policy"])
+        self.invariance.load_state_dict(state["invariance"])
+        self.optimizer.load_state_dict(_cloned(state["optimizer"]))
+        for group in self.optimizer.param_groups:  # the state may come from another device
+            group["capturable"] = self.dropped.is_cuda
+        self.uniform_fraction.copy_(state["uniform_fraction"])
+        self.dropped.copy_(state["dropped_steps"])
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _cloned(item) for key, item in value.items()}
+    return [_cloned(item) for item in value] if isinstance(value, list) else value

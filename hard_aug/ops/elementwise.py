@@ -1,0 +1,37 @@
+"""Elementwise functions that transforms, policies and the fused operations share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_SQRT_HALF = math.sqrt(0.5)
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp to [0, 1] in the forward pass; pass the gradient through unchanged, at any order."""
+
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Save nothing: the backward pass needs no tensor."""
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def clamp_with_gradient(images: Tensor) -> Tensor:
+    """Clamp to [0, 1] with a straight-through gradient, so that saturated pixels still have one."""
+    clamped: Tensor = _Clamp.apply(images)
+    return clamped
+
+
+def unit_interval(u: Tensor) -> Tensor:
+    """Return `2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
+    return torch.erf(u * _SQRT_HALF)

@@ -1,0 +1,79 @@
+"""Base of the schedules: settings, and the runner that follows them for one augmenter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hard_aug.inner_loop.adversary import Adversary
+from hard_aug.inner_loop.clean_batch import CleanBatch
+from hard_aug.objectives import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(ABC):
+    """Settings that all schedules share. Subclasses say what happens in a call, by `make_runner`.
+
+    Attributes:
+        every: update the policy at every n-th call only, from the first on; at least 1.
+        fraction: fraction of the batch, in (0, 1], that the policy's gradient comes from (at least one image).
+    """
+
+    #: Whether it compares with multiples of the objective on clean images, so that this has to be a divergence.
+    requires_divergence: ClassVar[bool] = False
+    #: Whether the policy has to have parameters to learn, and none that are optimised for each image by itself.
+    requires_learned_policy: ClassVar[bool] = False
+
+    #: Forwards of the student on the fraction, in each call that is due, beside those of policy updates.
+    student_forwards: ClassVar[int] = 0
+
+    every: int = 1
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.every, int) and self.every >= 1):
+            raise ValueError(f"every={self.every}: expected an integer >= 1")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction}: expected a number in (0, 1]")
+
+    def is_due(self, call: int) -> bool:
+        """Return whether the policy may be updated in call number `call`, counted from 0."""
+        return call % self.every == 0
+
+    @property
+    def updates_per_call(self) -> int | None:
+        """Number of policy updates in each call that is due; None: decided during training."""
+        return None
+
+    def rows(self, batch: int) -> int:
+        """Return how many images of a batch the policy's gradient comes from."""
+        return min(batch, max(1, round(self.fraction * batch)))
+
+    @abstractmethod
+    def make_runner(self, adversary: Adversary) -> ScheduleRunner:
+        """Create what follows this schedule for one augmenter."""
+
+
+class ScheduleRunner(ABC):
+    """What a schedule does in the calls that are due, with its state. Most schedules have none."""
+
+    @abstractmethod
+    def before_sample(self, clean: CleanBatch) -> None:
+        """Update the policy, before the hard images of this call are drawn.
+
+        Args:
+            clean: the schedule's fraction of the batch.
+        """
+
+    def after_sample(self, hard_images: Tensor, reference: Reference) -> None:  # noqa: B027 - most have nothing to do
+        """Take note of the call's hard images, `(n, C, H, W)`, and of what predictions on them are compared with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as numbers, booleans and None."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
+        """Load a state returned by `state_dict()`."""

@@ -1,0 +1,87 @@
+"""The process group of a distributed run: checks across processes, and means over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class ProcessGroup:
+    """The default process group as it is at construction, or a single process.
+
+    Args:
+        device: of the tensors that are exchanged.
+
+    Attributes:
+        rank: of this process.
+        count: number of processes.
+        unequal: a bool scalar on the device: batches of different size were met.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if distributed else 0
+        self.count = dist.get_world_size() if distributed else 1
+        self.unequal = torch.zeros((), dtype=torch.bool, device=device)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one process only."""
+        return self.count == 1
+
+    def validate_batch(self, rows: int, error: Exception | None) -> None:
+        """Raise `error`, if this process has one, and else `ValueError` if its call does not fit the others'.
+
+        Every process has to call it. On a GPU batches of different size are noted in `unequal` instead, and the error
+        of another process goes unnoticed, because reading the value would synchronise with the device.
+
+        Args:
+            rows: size of this process's batch.
+            error: why this process cannot take part; None: it can.
+        """
+        if error is None and rows == 0 and not self.is_single:
+            error = ValueError(
+                f"an empty batch in process {self.rank} of {self.count}: the others would wait for it; use a "
+                "DistributedSampler, or drop_last=True"
+            )
+        if not self.is_single:
+            # Created on the device: a tensor made of a list would be copied from the host, which synchronises.
+            device = self.unequal.device
+            counts = torch.cat([torch.full((1,), float(c), device=device) for c in (rows, rows**2, error is not None)])
+            dist.all_reduce(counts)
+            total, squares, refused = counts
+            unequal = (squares * self.count - total.square()).abs() > 0.5
+            if counts.is_cuda:
+                self.unequal |= unequal
+            elif error is None and bool(refused):
+                error = ValueError(f"{int(refused)} of {self.count} processes refused their batch; see their errors")
+            elif error is None and bool(unequal):
+                error = ValueError(
+                    f"batches of different size in the {self.count} processes ({rows} rows in process {self.rank}, "
+                    f"{float(total / self.count):g} on average): draws are shared by equal batches; use a "
+                    "DistributedSampler, or drop_last=True"
+                )
+        if error is not None:
+            raise error
+
+    def mean(self, values: Sequence[Tensor], rows: int) -> list[Tensor]:
+        """Average over all processes, in one exchange, values that are means over `rows` rows in each.
+
+        Every process has to call it, with tensors of the same shapes.
+        """
+        if self.is_single:
+            return list(values)
+        parts = [value.flatten() * rows for value in values]
+        count = values[0].new_full((1,), float(rows))  # created on the device
+        packed = torch.cat([part.to(torch.float32) for part in (*parts, count)])
+        dist.all_reduce(packed)
+        sums = torch.split(packed[:-1], [value.numel() for value in values])
+        return [(part / packed[-1]).view_as(value).to(value.dtype) for part, value in zip(sums, values, strict=True)]
+
+    def mean_to_host(self, values: Tensor) -> float:
+        """Return the mean of `(B,)` over all processes as a number. Synchronises with the device."""
+        (mean,) = self.mean([values.detach().mean()], len(values))
+        return float(mean)

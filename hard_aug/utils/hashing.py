@@ -1,0 +1,27 @@
+"""Configurations as hashes and as flat dictionaries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def cache_key(config: dict[str, Any]) -> str:
+    """Return a hexadecimal digest of a JSON-able configuration; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration as one dictionary with dotted keys.
+
+    Args:
+        config: dictionaries within dictionaries; any other value is a leaf.
+        prefix: the key of `config` itself, empty at the root.
+    """
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,0 +1,110 @@
+"""Results of a diagnosis: ranges, transfer gaps, tables, and the gap that training closed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from torch import Tensor, nn
+
+from hard_aug import Diagnosis, diagnose
+from hard_aug.diagnosis import ParameterDiagnosis
+from hard_aug.transforms import Affine
+from tests.helpers.known_invariances import SIZE, Pixels, Rows, dots
+
+
+@pytest.fixture
+def diagnosis() -> Diagnosis:
+    return diagnose(Rows(), Pixels(), dots(), Affine(scale=None, shear=None, rotation=45.0), values=9)
+
+
+def test_the_range_of_consistent_predictions() -> None:
+    fractions = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    consistency = (0.2, 1.0, 1.0, 0.8, 1.0)
+    row = ParameterDiagnosis(
+        "rotation", "degrees", fractions, (-30.0, -15.0, 0.0, 15.0, 30.0), consistency, *([consistency] * 4)
+    )
+    assert row.consistent_range(consistency, 0.9) == pytest.approx((-15 - 15 / 8, 7.5))
+    assert row.consistent_range((1.0,) * 5, 0.9) == (-30, 30)
+    assert row.consistent_range((0.0,) * 5, 0.9) == (0, 0)
+    assert row.teacher_mean == pytest.approx((0.3 + 0.5 + 0.45 + 0.45) / 2)
+    assert row.transfer_gap == 0
+
+
+def test_an_untrained_student_is_reported(diagnosis: Diagnosis) -> None:
+    class Constant(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.new_tensor([0.0] * 4 + [1.0] + [0.0] * 11).expand(len(images), SIZE)
+
+    assert diagnosis.agreement == 1
+    untrained = diagnose(Rows(), Constant(), dots(), Affine(), values=3)
+    assert untrained.agreement == pytest.approx(1 / 8)
+    assert "agrees with the teacher on only 12 % of the clean images" in str(untrained)
+    assert "Nothing to transfer" not in str(untrained)
+
+
+def test_after_training_it_shows_how_much_of_the_gap_is_closed(diagnosis: Diagnosis) -> None:
+    after = diagnose(Rows(), Rows(), dots(), Affine(scale=None, shear=None, rotation=45.0), values=9)
+    assert after.missing == ()
+    assert "Nothing to transfer" in str(after)
+    line = next(line for line in after.gap_closed(diagnosis).splitlines() if line.startswith("translation_x"))
+    assert line.split()[1:] == ["38", "%", "0", "%", "100", "%"]
+    other = diagnose(Rows(), Rows(), dots(), Affine(), values=3)
+    with pytest.raises(ValueError, match="different transforms"):
+        other.gap_closed(diagnosis)
+
+
+def row(name: str, teacher: float, student: float) -> ParameterDiagnosis:
+    """Constant consistency over the range, except at the identity."""
+    teachers, students, ones = (teacher, 1.0, teacher), (student, 1.0, student), (1.0, 1.0, 1.0)
+    return ParameterDiagnosis(
+        name, "degrees", (-1.0, 0.0, 1.0), (-30.0, 0.0, 30.0), teachers, students, ones, ones, ones
+    )
+
+
+def test_the_table_and_its_conclusion() -> None:
+    result = Diagnosis((row("rotation", 1.0, 0.4), row("shear", 0.9, 0.9), row("hue", 1.0, 0.0)), 0.9, 50)
+    assert result.missing == ("hue", "rotation")
+    lines = str(result).splitlines()
+    assert lines[0].split("  ")[0] == "parameter"
+    for words in ("unit", "teacher range", "student range", "transfer gap"):
+        assert words in lines[0]
+    assert lines[1].split() == [
+        "rotation",
+        "degrees",
+        "-30",
+        "to",
+        "30",
+        "-5",
+        "to",
+        "5",
+        "100",
+        "%",
+        "70",
+        "%",
+        "30",
+        "%",
+    ]
+    assert lines[4] == "Largest transfer gaps: hue, rotation (50 images)."
+    nothing = Diagnosis((row("shear", 0.9, 0.85),), 0.9, 50)
+    assert str(nothing).endswith(
+        "Nothing to transfer: the transfer gap is at most 5 % for every parameter (50 images)."
+    )
+
+
+def test_the_closed_fraction_is_blank_for_small_gaps() -> None:
+    before = Diagnosis((row("rotation", 1.0, 0.4), row("shear", 0.9, 0.81)), 0.9, 50)
+    after = Diagnosis((row("rotation", 1.0, 0.7), row("shear", 0.9, 0.9)), 0.9, 50)
+    lines = [line.split() for line in after.gap_closed(before).splitlines()]
+    assert lines[0] == ["parameter", "transfer", "gap", "before", "after", "gap", "closed"]
+    assert lines[1] == ["rotation", "30", "%", "15", "%", "50", "%"]
+    assert lines[2] == ["shear", "4", "%", "0", "%"]
+
+
+def test_all_numbers_as_json(diagnosis: Diagnosis) -> None:
+    found = json.loads(json.dumps(diagnosis.to_dict()))
+    assert found["missing"][0] == "translation_x"
+    assert found["threshold"] == 0.9
+    assert found["images"] == 8
+    assert found["transfer_gap"] == {one.name: one.transfer_gap for one in diagnosis.rows}
+    assert found["rows"][0]["student_consistency"] == list(diagnosis.rows[0].student_consistency)

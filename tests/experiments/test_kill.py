@@ -1,0 +1,80 @@
+"""A run killed by SIGKILL at random times ends like an uninterrupted one; and the kill test detects differences."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.kill_test import command, differences, main, run_until
+
+SHORT = ["steps=16", "teacher.steps=16", "checkpoint_every=4", "log_every=3", "students=[random,hard]"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs"
+    assert main(["--kills", "3", "--seed", "3", "--folder", str(folder), *SHORT]) == 0, capsys.readouterr().out
+    seen = json.loads((folder / "kill_test.json").read_text())
+    assert len(seen["kills"]) == 3
+    assert seen["runs"] >= 1
+    assert seen["differences"] == []
+    for name in ("reference", "killed_0"):
+        assert (folder / name / "runs" / "run" / "curves" / "hard.csv").read_text().count("policy/rotation_sd") == 6
+        assert not list(folder.rglob("*.partial"))
+    with pytest.raises(SystemExit):  # the folder exists
+        main(["--kills", "1", "--folder", str(folder)])
+    assert "use --folder=<a new one>" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_kill_of_a_sweep_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs"
+    short = ["steps=6", "teacher.steps=6", "checkpoint_every=2", "students=[kd,hard]", "seed=0,1"]
+    found = main(["--sweep", "--kills", "1", "--seed", "5", "--folder", str(folder), *short])
+    assert found == 0, capsys.readouterr().out
+    seen = json.loads((folder / "kill_test.json").read_text())
+    assert (len(seen["kills"]), seen["runs"], seen["differences"]) == (1, 1, [])
+    for name in ("reference", "killed_0"):
+        assert len(list((folder / name).rglob("metrics.json"))) == 2
+
+
+def test_differences_are_detected() -> None:
+    ours = {
+        "metrics.json": {"teacher": {"seconds": 1.0, "cached": False, "shifted": 0.5}, "students": {"kd": {"a": 0.5}}},
+        "checkpoint.pt": {"weights": torch.arange(4.0), "history": [[1.0, float("nan")]]},
+        "kd.csv": "step,name,value\n",
+    }
+    theirs = copy.deepcopy(ours)
+    theirs["metrics.json"]["teacher"] |= {"seconds": 2.0, "cached": True}  # type: ignore[index]  # a nested dictionary
+    assert differences(ours, theirs) == []
+    theirs["checkpoint.pt"]["weights"][3] += 1e-6  # type: ignore[index]  # the same
+    theirs["checkpoint.pt"]["history"].append([2.0])  # type: ignore[index]  # the same
+    theirs["metrics.json"]["students"]["hard"] = {}  # type: ignore[index]  # the same
+    theirs["kd.csv"] = "step,name,value\n1,loss,0.5\n"
+    assert [found.split(":")[0] for found in differences(ours, theirs)] == [
+        "/metrics.json/students/hard",
+        "/checkpoint.pt/weights",
+        "/checkpoint.pt/history",
+        "/kd.csv",
+    ]
+
+
+def test_a_run_that_fails_without_being_killed_raises(tmp_path: Path) -> None:
+    line = command(tmp_path, ["students=[nobody]"], sweep=False)
+    with pytest.raises(RuntimeError, match=r"failed without being killed:[\s\S]*nobody"):
+        run_until(line, None)
+    assert not run_until(line, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [["--kills", "0"], ["--kills", "some"]])
+def test_invalid_arguments_raise(tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*wrong, "--folder", str(tmp_path / "runs")])
+    assert "--kills" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,82 @@
+"""Invariance costs: the teacher divergence, fixed weights, a hinge, and the dual ascent of a constraint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hard_aug.objectives import Constraint, Hinge, Penalty, teacher_divergence
+
+
+def test_teacher_divergence_is_at_temperature_one() -> None:
+    reference, hard = torch.randn(2, 6, 5)
+    expected = F.kl_div(hard.log_softmax(1), reference.log_softmax(1), log_target=True, reduction="none").sum(1)
+    assert torch.allclose(teacher_divergence(reference_logits=reference, hard_logits=hard), expected, atol=1e-6)
+
+
+def test_constraint_follows_the_mean_divergence() -> None:
+    constraint = Constraint(0.1, rate=0.5, decay=0.5, initial=1.0, maximum=3.0)
+    constraint.update(torch.tensor(0.3))  # the moving mean goes to 0.2
+    assert float(constraint.multiplier) == pytest.approx(1.5)
+    for _ in range(20):
+        constraint.update(torch.tensor(5.0))
+    assert float(constraint.multiplier) == 3.0
+    for _ in range(60):
+        constraint.update(torch.tensor(0.0))
+    assert float(constraint.multiplier) == 0.0
+    penalty = Penalty(2.0)
+    penalty.update(torch.tensor(9.0))
+    assert float(penalty.multiplier) == 2.0
+
+
+def test_a_hinge_is_free_up_to_its_epsilon() -> None:
+    divergence = torch.tensor([0.0, 0.2, 0.5])
+    assert torch.allclose(Hinge(0.2, weight=3.0).cost(divergence), torch.tensor([0.0, 0.0, 0.9]))
+    assert torch.equal(Hinge(0.0, weight=3.0).cost(divergence), 3 * divergence)
+
+
+def test_costs_are_differentiable() -> None:
+    divergence = torch.tensor([0.05, 0.3], requires_grad=True)
+    for invariance, expected in (
+        (Penalty(2.0), [2, 2]),
+        (Hinge(0.1, weight=3.0), [0, 3]),
+        (Constraint(initial=4.0), [4, 4]),
+    ):
+        (gradient,) = torch.autograd.grad(invariance.cost(divergence).sum(), divergence)
+        assert gradient.tolist() == expected
+
+
+def test_a_constraint_is_saved_and_a_weight_is_not() -> None:
+    constraint = Constraint(0.1)
+    constraint.update(torch.tensor(0.7))
+    other = Constraint(0.1)
+    other.load_state_dict(constraint.state_dict())
+    assert torch.equal(other.multiplier, constraint.multiplier)
+    assert torch.equal(other.moving_mean, constraint.moving_mean)
+    assert not Penalty().state_dict()
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (Penalty, {"weight": -1.0}, "weight=-1.0: expected a number >= 0"),
+        (Hinge, {"epsilon": -1.0}, "epsilon=-1.0: expected a number of nats >= 0"),
+        (Hinge, {"weight": -1.0}, "weight=-1.0: expected a number >= 0"),
+        (Constraint, {"epsilon": 0.0}, "epsilon=0.0: expected a positive number of nats"),
+        (Constraint, {"rate": 0.0}, "rate=0.0.*expected rate > 0"),
+        (Constraint, {"decay": 1.0}, "decay=1.0.*expected rate > 0, 0 <= decay < 1"),
+        (Constraint, {"initial": 5.0, "maximum": 4.0}, "initial=5.0, maximum=4.0.*expected"),
+    ],
+)
+def test_settings_out_of_range(kind: Any, arguments: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        kind(**arguments)
+
+
+def test_repr_shows_the_settings() -> None:
+    assert repr(Penalty(2.0)) == "Penalty(weight=2.0)"
+    assert repr(Hinge()) == "Hinge(epsilon=0.1, weight=8.0)"
+    assert repr(Constraint(0.2)) == "Constraint(epsilon=0.2, rate=0.02, decay=0.9, initial=1.0, maximum=100.0)"

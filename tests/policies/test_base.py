@@ -1,0 +1,182 @@
+"""What all policies have in common: where they start, what they draw from, how spread is measured, that they learn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hard_aug import HardAugmenter
+from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Uniform
+from hard_aug.schedules import Alternating
+from hard_aug.transforms import Affine, Color, Compose, Filter, Transform
+
+TRANSFORM = Compose(Affine(), Color())
+SPEC = TRANSFORM.spec
+BLANK = torch.zeros(4000, 1, 1, 1)
+
+
+def conditional(spec: Any, **settings: Any) -> Conditional:
+    return Conditional(spec, channels=1, **settings)
+
+
+LEARNED = [Gaussian, Generator, conditional]
+
+
+def draw(policy: Policy, seed: int = 0, images: Tensor = BLANK) -> Tensor:
+    return policy.sample(images, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("make", LEARNED)
+def test_the_start_is_spread_around_the_identity(make: Any) -> None:
+    u = draw(make(SPEC))
+    assert u.shape == (4000, len(SPEC))
+    assert u.dtype == torch.float32
+    assert torch.allclose(u.mean(0), torch.zeros(len(SPEC)), atol=0.03)
+    assert torch.allclose(u.std(0), torch.full((len(SPEC),), 0.3), atol=0.03)
+
+
+@pytest.mark.parametrize("make", [*LEARNED, Uniform])
+def test_draws_come_from_the_given_generator_only(make: Any) -> None:
+    before = torch.get_rng_state()
+    policy = make(SPEC)
+    assert torch.equal(draw(policy), draw(policy))
+    assert not torch.equal(draw(policy), draw(policy, seed=1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert draw(policy, images=BLANK[:0]).shape == (0, len(SPEC))
+
+
+def perturbed(policy: Policy, size: float = 0.1) -> Policy:
+    """Move the parameters off their start, where some gradients are zero."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@pytest.mark.parametrize("make", LEARNED)
+def test_gradients_of_draws_are_those_of_finite_differences(make: Any) -> None:
+    policy, images = perturbed(make(SPEC)), torch.rand(200, 1, 16, 16)
+    weights = torch.randn(len(SPEC), len(SPEC))
+
+    def value() -> Tensor:
+        u = draw(policy, images=images)
+        return ((u @ weights) * u).sum(1).mean()
+
+    variables = policy.variables(draw(policy, images=images))
+    assert [id(tensor) for tensor in variables] == [id(parameter) for parameter in policy.parameters()]
+    gradients = torch.autograd.grad(value(), variables)
+    for (name, parameter), gradient in zip(policy.named_parameters(), gradients, strict=True):
+        direction, step = gradient / gradient.norm(), 1e-2
+        with torch.no_grad():
+            parameter.add_(step * direction)
+            above = float(value())
+            parameter.sub_(2 * step * direction)
+            below = float(value())
+            parameter.add_(step * direction)
+        assert (above - below) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.02), name
+
+
+@pytest.mark.parametrize("transform", [TRANSFORM, Filter(solarize=1.0, motion_blur=1.0)])
+@pytest.mark.parametrize("make", [Gaussian, Generator])
+def test_relative_variance_is_that_of_the_decoded_parameters(make: Any, transform: Transform) -> None:
+    spec = transform.spec
+    policy = make(spec, std=1.0)
+    assert torch.allclose(policy.relative_variance(), torch.ones(len(spec)), atol=0.12)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if name != "log_std":
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        policy.log_std.copy_(torch.linspace(-4, 0.5, len(spec)))
+    values = transform.decode(draw(policy).detach())
+    for variance, parameter in zip(policy.relative_variance(), spec, strict=True):
+        decoded = values[parameter.name].log() if parameter.logarithmic else values[parameter.name]
+        low, high = (
+            (math.log(parameter.low), math.log(parameter.high))
+            if parameter.logarithmic
+            else (parameter.low, parameter.high)
+        )
+        expected = float(decoded.var()) / ((high - low) ** 2 / 12)
+        assert float(variance) == pytest.approx(expected, rel=0.15, abs=1e-3), parameter.name
+        assert not variance.requires_grad
+
+
+@pytest.mark.parametrize("make", LEARNED)
+def test_state_round_trip(make: Any) -> None:
+    policy, other = perturbed(make(SPEC), 1.0), make(SPEC)
+    other.load_state_dict(policy.state_dict())
+    assert torch.equal(draw(policy), draw(other))
+
+
+@pytest.mark.parametrize("make", LEARNED)
+def test_settings_out_of_range(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"std=0\.0: expected a positive number"):
+        make(SPEC, std=0.0)
+    with pytest.raises(ValueError, match=r"requires at least one parameter; pass transform\.spec"):
+        make(())
+
+
+@pytest.mark.parametrize("make", [*LEARNED, Uniform])
+def test_most_policies_refine_nothing(make: Any) -> None:
+    """By default the draw is returned, and nothing is sampled or scored."""
+
+    def fail(*arguments: Any) -> Any:
+        raise AssertionError("called")
+
+    policy = make(SPEC)
+    u = draw(policy)
+    assert policy.refine(u, sample=fail, score=fail, score_with_gradient=fail) is u
+    assert not policy.is_per_sample
+
+
+def test_the_repr_shows_names_and_settings() -> None:
+    affine = "translation_x, translation_y, rotation, scale_x, scale_y, shear"
+    assert repr(Gaussian(Affine().spec)) == f"Gaussian({affine})"
+    assert repr(Gaussian(SPEC)) == f"Gaussian({affine}, brightness, hue, ... (10 in all))"
+    assert repr(Uniform(Affine().spec, scale=0.5)) == f"Uniform({affine}; scale=0.5)"
+    assert f"{affine}; channels=1" in repr(Conditional(Affine().spec, channels=1))
+
+
+class Brightness(nn.Module):
+    """Its prediction depends on the mean intensity alone: it is invariant to shifts and not to brightness."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, images: Tensor) -> Tensor:
+        above = 20 * (images.mean((1, 2, 3)) - self.threshold)
+        return torch.stack((above, -above), dim=1)
+
+
+@pytest.mark.parametrize("make", LEARNED)
+def test_the_invariance_of_a_small_problem_is_found(images: Tensor, make: Any) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(400, 16), nn.Tanh(), nn.Linear(16, 2))
+    inside = torch.zeros(64, 1, 20, 20)
+    inside[:, :, 4:16, 4:16] = images.repeat(8, 1, 1, 1) * torch.linspace(0.4, 1, 64)[:, None, None, None]
+    grey = Color(contrast=None, saturation=None, hue=None)
+    transform = Compose(Affine(translation=0.15, rotation=None, scale=None, shear=None), grey)
+    # Every image is near the threshold, so that any change of brightness changes the prediction.
+    teacher = Brightness(float(inside.mean((1, 2, 3)).median()))
+    augmenter = HardAugmenter(
+        teacher=teacher,
+        student=student,
+        transform=transform,
+        policy=make(transform.spec),
+        schedule=Alternating(),
+        learning_rate=0.02,
+    )
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        augmenter(inside).loss().backward()
+        optimizer.step()
+    std = draw(augmenter.policy, images=inside.repeat(30, 1, 1, 1)).std(0)
+    assert [parameter.name for parameter in transform.spec] == ["translation_x", "translation_y", "brightness"]
+    assert float(std[:2].detach().min()) > 4 * float(std[2].detach())

@@ -1,0 +1,27 @@
+"""No call synchronises with the device: tested without one here, and with one in `test_gpu.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.fake_device import CONTROL
+
+
+def test_no_operator_synchronises() -> None:
+    script = Path(__file__).parents[1] / "helpers" / "fake_device.py"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", script],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(script.parents[2])},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    synchronizing = json.loads(result.stdout)
+    assert synchronizing.pop(f"{CONTROL}, torch")  # what synchronises is reported
+    assert len(synchronizing) >= 26
+    assert {name: found for name, found in synchronizing.items() if found} == {}

@@ -1,0 +1,73 @@
+"""Random numbers: several processes draw what one does for the joined batch, and states are restored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hard_aug.utils.rng import ShardedGenerator, derangement, rand, randn, restore_generator
+
+
+def generators(processes: int) -> list[ShardedGenerator]:
+    made = [ShardedGenerator(rank=rank, processes=processes) for rank in range(processes)]
+    for generator in made:
+        generator.manual_seed(5)
+    return made
+
+
+def test_processes_draw_the_rows_of_the_joined_batch() -> None:
+    (alone,) = generators(1)
+    shared = generators(2)
+    for kind in (lambda rows, g: randn((rows, 3), g), rand):
+        assert torch.equal(kind(8, alone), torch.cat([kind(4, generator) for generator in shared]))
+
+
+def test_generators_stay_in_step_after_partners_are_drawn() -> None:
+    (alone,) = generators(1)
+    shared = generators(2)
+    derangement(8, alone)
+    for generator in shared:
+        assert sorted(derangement(4, generator).tolist()) == [0, 1, 2, 3]
+    assert torch.equal(rand(8, alone), torch.cat([rand(4, generator) for generator in shared]))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 50])
+def test_every_image_gets_another_one_as_its_partner(rows: int) -> None:
+    found = derangement(rows, torch.Generator().manual_seed(0))
+    assert sorted(found.tolist()) == list(range(rows))
+    assert rows < 2 or not bool((found == torch.arange(rows)).any())
+
+
+def test_a_rank_out_of_range() -> None:
+    with pytest.raises(ValueError, match="rank=2 of 2 processes"):
+        ShardedGenerator(rank=2, processes=2)
+
+
+def test_draws_are_float32_from_plain_generators_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    normal, uniform = randn((5, 2), generator), rand(5, generator)
+    generator.manual_seed(0)
+    assert torch.equal(normal, torch.randn(5, 2, generator=generator))
+    assert torch.equal(uniform, torch.rand(5, generator=generator))
+    assert normal.dtype == uniform.dtype == torch.float32
+
+
+def test_a_state_is_restored() -> None:
+    generator = torch.Generator().manual_seed(1)
+    state = generator.get_state()
+    expected = rand(3, generator)
+    restore_generator(generator.manual_seed(9), state, fallback_seed=2)
+    assert torch.equal(rand(3, generator), expected)
+
+
+def test_a_state_of_another_device_seeds_anew_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    generator = torch.Generator().manual_seed(1)
+    restore_generator(generator, torch.zeros(16, dtype=torch.uint8), fallback_seed=2)  # the size of a CUDA state
+    assert torch.equal(rand(3, generator), rand(3, torch.Generator().manual_seed(2)))
+    assert "another kind of device" in caplog.text
+
+
+@pytest.mark.parametrize("state", [torch.zeros(3, dtype=torch.uint8), torch.zeros(16)])
+def test_a_state_of_no_generator_raises(state: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="the generator's state has"):
+        restore_generator(torch.Generator(), state, fallback_seed=2)
