@@ -299,12 +299,16 @@ def page(results: dict[str, Any]) -> str:
 
 
 def run_all(todo: list[CellRun], processes: int) -> None:
-    """Execute the missing runs in parallel.
+    """Execute the missing runs.
 
     Args:
         todo: the runs.
-        processes: number of runs at a time.
+        processes: number of runs at a time; 1: in this process.
     """
+    if processes == 1:
+        for work in todo:
+            run_cell(work)
+        return
     context = multiprocessing.get_context("spawn")
     with progress_bar() as progress, context.Pool(processes, ignore_interrupts, maxtasksperchild=20) as pool:
         bar = progress.add_task("runs", total=len(todo), note="")
@@ -360,10 +364,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.gather:
         run_all(todo, options.processes)
     given = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--gather"]
-    results: dict[str, Any] = {
-        "command": " ".join(["python -m experiments.ablation", *given]),
-        "seeds": options.seeds,
-    }
+    command = " ".join(["python -m experiments.ablation", *given])
+    results: dict[str, Any] = {"command": command, "seeds": options.seeds}
     for data in options.data:
         found = gather(options.folder, data, options.seeds, expected)
         results[data] = {"config": first_config(options.folder, data, options.seeds, expected), "cells": found}

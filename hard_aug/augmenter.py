@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +24,14 @@ from hard_aug.ops.backend import Backend, check_backend, use_backend
 from hard_aug.policies import Gaussian, Policy
 from hard_aug.schedules import Alternating, Schedule
 from hard_aug.transforms import Transform, make_context
-from hard_aug.utils.checks import ImageCheck, check_kinds, check_labels, check_same_classes
+from hard_aug.utils.checks import (
+    ImageCheck,
+    check_integer,
+    check_kinds,
+    check_labels,
+    check_positive_number,
+    check_same_classes,
+)
 from hard_aug.utils.distributed import ProcessGroup
 from hard_aug.utils.rng import ShardedGenerator, restore_generator
 
@@ -116,12 +122,10 @@ class HardAugmenter:
             exploration=(exploration, Exploration),
         )
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise ValueError(f"learning_rate={learning_rate}: expected a positive number")
+        check_positive_number(learning_rate=learning_rate)
         if not 0 < hard_fraction <= 1:
             raise ValueError(f"hard_fraction={hard_fraction}: expected a fraction of the batch in (0, 1]")
-        if not (isinstance(warmup_calls, int) and warmup_calls >= 0):
-            raise ValueError(f"warmup_calls={warmup_calls}: expected an integer >= 0")
+        check_integer(0, warmup_calls=warmup_calls)
         if backend is not None:
             check_backend(backend)
         check_parts(transform=transform, policy=policy, objective=objective, invariance=invariance, schedule=schedule)

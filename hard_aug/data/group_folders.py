@@ -38,6 +38,7 @@ from hard_aug.data.group_listings import (
 from hard_aug.data.groups import Grouped, GroupedSplits
 from hard_aug.data.image_files import read_image_files
 from hard_aug.data.image_set import SPLIT_SEED
+from hard_aug.utils.checks import check_integer
 
 SPLITS = ("train", "validation", "test")
 
@@ -79,9 +80,7 @@ def load_groups(
         raise ValueError(f"target={target!r}, spurious={spurious!r}: only celeba has attributes to choose from")
     if root is None:
         raise FileNotFoundError(f"root=None: expected the folder of {name}; get it from {SOURCES[name]}")
-    for setting, value in (("size", size), ("limit", limit), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{setting}={value}: expected an integer >= 1")
+    check_integer(size=size, limit=limit, workers=workers)
     if name == "waterbirds":
         listing = list_waterbirds(Path(root))
     elif name == "celeba":

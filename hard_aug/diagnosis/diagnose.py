@@ -18,7 +18,7 @@ from hard_aug.models.eval_mode import eval_mode
 from hard_aug.objectives import teacher_divergence
 from hard_aug.transforms import Context, Parameter, Transform
 from hard_aug.utils import rng
-from hard_aug.utils.checks import ImageCheck, check_kinds, check_labels, check_same_classes
+from hard_aug.utils.checks import ImageCheck, check_integer, check_kinds, check_labels, check_same_classes
 
 #: Blocks with more parameters than this are diagnosed as a whole.
 MAX_SINGLE = 8
@@ -77,9 +77,8 @@ def diagnose(
     check_labels(labels, batch=len(images))
     if labels is None and transform.requires_labels:
         raise ValueError(f"{type(transform).__name__} requires the class of each image: pass labels=")
-    for name, number, least in (("values", values, 3), ("batch_size", batch_size, 1)):
-        if not (isinstance(number, int) and number >= least):
-            raise ValueError(f"{name}={number}: expected an integer >= {least}")
+    check_integer(3, values=values)
+    check_integer(batch_size=batch_size)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: expected a fraction in (0, 1)")
     networks = Networks(teacher=teacher, student=student)

@@ -22,6 +22,7 @@ from torch import nn
 
 from hard_aug.data.groups import Grouped
 from hard_aug.models.eval_mode import eval_mode
+from hard_aug.utils.checks import check_integer
 
 
 @torch.no_grad()
@@ -62,8 +63,7 @@ def group_accuracies(
     """
     if len(grouped) == 0:
         raise ValueError("group_accuracies requires at least one image")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected an integer >= 1")
+    check_integer(batch_size=batch_size)
     names = grouped.group_names
     correct, count = torch.zeros(len(names), dtype=torch.int64), torch.zeros(len(names), dtype=torch.int64)
     with eval_mode(model):

@@ -34,6 +34,7 @@ from torchvision.transforms import InterpolationMode
 
 from hard_aug.data.image_files import list_image_files, read_image_files
 from hard_aug.models.eval_mode import eval_mode
+from hard_aug.utils.checks import check_integer
 from hard_aug.utils.extras import requires_extra
 
 CLASS = re.compile(r"(?:^|_)class_(\d+)(?:_|$)")
@@ -74,8 +75,7 @@ def spurious_mauc(
         FileNotFoundError: a missing folder.
         ImportError: scikit-learn or timm is not installed.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected an integer >= 1")
+    check_integer(batch_size=batch_size)
     negatives = list_spurious_images(Path(spurious))
     if max(negatives) >= classes:
         raise ValueError(f"{spurious} has class {max(negatives)}; expected indices below classes={classes}")

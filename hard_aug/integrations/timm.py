@@ -26,6 +26,7 @@ from hard_aug.augmenter import HardAugmenter
 from hard_aug.models.eval_mode import unwrap_model
 from hard_aug.models.normalized import Normalized
 from hard_aug.models.timm import for_channels
+from hard_aug.utils.checks import check_unit_interval
 from hard_aug.utils.settings_repr import describe_settings
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,7 @@ class HardDistillationTask(LogitDistillationTask):
             dtype=dtype,
             verbose=verbose,
         )
-        if not 0 <= clean_weight <= 1:
-            raise ValueError(f"clean_weight={clean_weight}: expected a number in [0, 1]")
+        check_unit_interval(clean_weight=clean_weight)
         self.clean_weight = clean_weight
         self._hard_temperature = temperature
         network: Any = unwrap_model(student_model)  # timm's networks have attributes that nn.Module does not have

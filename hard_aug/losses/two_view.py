@@ -12,7 +12,7 @@ from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.eval_mode import eval_mode, unwrap_model
 from hard_aug.ops.backend import Backend, use_backend
 from hard_aug.ops.divergence import check_temperature
-from hard_aug.utils.checks import check_logits, check_same_classes
+from hard_aug.utils.checks import check_logits, check_same_classes, check_unit_interval
 from hard_aug.utils.settings_repr import SettingsRepr
 
 
@@ -88,8 +88,7 @@ class TwoViewLoss(SettingsRepr):
         Raises:
             ValueError: a weight outside [0, 1], a temperature that is not positive, or other numbers of classes.
         """
-        if not 0 <= clean_weight <= 1:
-            raise ValueError(f"clean_weight={clean_weight}: expected a number in [0, 1]")
+        check_unit_interval(clean_weight=clean_weight)
         temperature = self.temperature if temperature is None else temperature
         check_temperature(temperature)
         count, rows = len(clean_images), len(hard_images)

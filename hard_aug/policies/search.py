@@ -15,6 +15,7 @@ from torch import Tensor
 from hard_aug.policies.base import Policy
 from hard_aug.policies.uniform import Uniform
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_integer, check_positive_number
 
 
 class Search(Policy):
@@ -58,11 +59,9 @@ class Search(Policy):
         proposal: Policy | None = None,
     ) -> None:
         super().__init__(spec)
-        for name, value, least in (("candidates", candidates, 1), ("steps", steps, 0)):
-            if not (isinstance(value, int) and value >= least):
-                raise ValueError(f"{name}={value}: expected an integer >= {least}")
-        if not (step_size > 0 and math.isfinite(step_size)):
-            raise ValueError(f"step_size={step_size}: expected a positive number")
+        check_integer(candidates=candidates)
+        check_integer(0, steps=steps)
+        check_positive_number(step_size=step_size)
         if candidates == 1 and steps == 0:
             raise ValueError("Search(candidates=1, steps=0) searches nothing; give more candidates or steps")
         proposal = Uniform(spec) if proposal is None else proposal

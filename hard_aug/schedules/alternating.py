@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.schedules.base import Schedule, ScheduleRunner
+from hard_aug.utils.checks import check_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,7 @@ class Alternating(Schedule):
 
     def __post_init__(self) -> None:
         Schedule.__post_init__(self)
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise ValueError(f"steps={self.steps}: expected an integer >= 1")
+        check_integer(steps=self.steps)
 
     @property
     def updates_per_call(self) -> int:

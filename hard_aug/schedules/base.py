@@ -11,6 +11,7 @@ from torch import Tensor
 from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.objectives import Reference
+from hard_aug.utils.checks import check_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,7 @@ class Schedule(ABC):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.every, int) and self.every >= 1):
-            raise ValueError(f"every={self.every}: expected an integer >= 1")
+        check_integer(every=self.every)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}: expected a number in (0, 1]")
 

@@ -17,6 +17,7 @@ from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.objectives import Reference
 from hard_aug.schedules.base import Schedule, ScheduleRunner
+from hard_aug.utils.checks import check_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,7 @@ class Threshold(Schedule):
         Schedule.__post_init__(self)
         if not (0 < self.low <= self.high and math.isfinite(self.high)):
             raise ValueError(f"low={self.low}, high={self.high}: expected 0 < low <= high")
-        for name, value in (("max_steps", self.max_steps), ("max_idle_calls", self.max_idle_calls)):
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name}={value}: expected an integer >= 1")
+        check_integer(max_steps=self.max_steps, max_idle_calls=self.max_idle_calls)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay={self.decay}: expected a number in [0, 1)")
 

@@ -1,4 +1,4 @@
-"""Checks of what comes in from outside: images, logits, modes. Each error says what was given and what to do."""
+"""Checks of arguments, images, labels and logits. Each error says what was given, what was expected, and the fix."""
 
 from __future__ import annotations
 
@@ -14,12 +14,35 @@ NORMALIZED_TOLERANCE = 1e-2
 
 
 def check_kinds(**given: tuple[object, type]) -> None:
-    """Raise `TypeError` unless each value is one of the class beside it."""
+    """Raise `TypeError` unless each value is an instance of the class beside it."""
     for name, (value, expected) in given.items():
         if not isinstance(value, expected):
-            found = f"the class {value.__name__}, not one of it" if isinstance(value, type) else type(value).__name__
             article = "an" if expected.__name__[0] in "AEIOU" else "a"
+            found = type(value).__name__
+            if isinstance(value, type):
+                found = f"the class {value.__name__}; pass an instance, {value.__name__}(...)"
             raise TypeError(f"{name}: expected {article} {expected.__name__}, got {found}")
+
+
+def check_integer(least: int = 1, **values: object) -> None:
+    """Raise `ValueError` unless each value is an integer of at least `least`; None is not checked."""
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+            raise ValueError(f"{name}={value}: expected an integer >= {least}")
+
+
+def check_positive_number(**values: float) -> None:
+    """Raise `ValueError` unless each value is a finite number above 0."""
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: expected a positive number")
+
+
+def check_unit_interval(**values: float) -> None:
+    """Raise `ValueError` unless each value is a number in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: expected a number in [0, 1]")
 
 
 def check_image_form(images: object) -> Tensor:
@@ -41,32 +64,47 @@ def check_image_form(images: object) -> Tensor:
 
 
 def check_labels(labels: object, *, batch: int, required_by: object = None) -> None:
-    """Raise unless `labels` is integers `(B,)`, or None where nobody wants them; no value is read."""
+    """Raise unless `labels` is integers `(B,)`, or None where they are not required; no value is read.
+
+    Args:
+        labels: what was given.
+        batch: B.
+        required_by: the objective that cannot do without; None: they are optional.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: missing, or of wrong shape or dtype.
+    """
     if labels is None:
         if required_by is not None:
             name = type(required_by).__name__
             raise ValueError(
-                f"{name} wants labels: call augmenter(images, labels), or let the teacher's answer to the clean images "
-                f"stand for them with {name}(target='teacher')"
+                f"{name} requires labels: call augmenter(images, labels), or use the teacher's prediction on the clean "
+                f"images in their place with {name}(target='teacher')"
             )
         return
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor(labels)")
     if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
-            f"labels are {labels.dtype} of shape {tuple(labels.shape)}: expected integers ({batch},), one for each image"
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}: expected integers ({batch},), one per image"
         )
 
 
 def images_in_range(images: Tensor, tolerance: float = RANGE_TOLERANCE) -> Tensor:
-    """Whether all values are finite and in [0, 1], as a bool scalar on the images' device."""
+    """Return whether all values are finite and in [0, 1], as a bool scalar on the images' device."""
     low, high = images.aminmax()
-    # Comparisons with NaN are false, and aminmax hands NaN on.
+    # Comparisons with NaN are false, and aminmax propagates NaN.
     return (low >= -tolerance) & (high <= 1 + tolerance)
 
 
 def raise_for_values(images: Tensor, *, undone: bool = False) -> None:
-    """Raise `ValueError` that says how the values are off (after a normalisation was undone). Reads them."""
+    """Raise the `ValueError` for images out of range. Synchronises with the device.
+
+    Args:
+        images: with values that are not finite or outside [0, 1].
+        undone: whether a normalisation was undone before.
+    """
     bad = int((~images.isfinite()).sum())
     if bad:
         raise ValueError(
@@ -87,7 +125,10 @@ def raise_for_values(images: Tensor, *, undone: bool = False) -> None:
 
 
 def check_images(images: object) -> Tensor:
-    """`images`, detached; raise unless they are floating point, `(B, C, H, W)`, finite and in [0, 1]. Reads them."""
+    """Return `images`, detached; raise unless they are floating point, `(B, C, H, W)`, finite and in [0, 1].
+
+    Synchronises with the device.
+    """
     checked = check_image_form(images)
     if checked.numel() and not bool(images_in_range(checked)):
         raise_for_values(checked)
@@ -95,10 +136,10 @@ def check_images(images: object) -> Tensor:
 
 
 class ImageCheck:
-    """What comes into a `HardAugmenter`, checked and brought to [0, 1].
+    """Checks the images that a `HardAugmenter` is called with, and undoes their normalisation.
 
-    Values are read on the CPU at each call, on a GPU (where that means to wait) at the first call of a shape; later
-    faults there are noted in `bad`, a bool scalar.
+    Values are read on the CPU at each call, on a GPU (where that synchronises with the device) at the first call of a
+    shape; later faults there are noted in `bad`, a bool scalar.
 
     Args:
         device: of the networks.
@@ -127,12 +168,21 @@ class ImageCheck:
             )
 
     def __call__(self, images: object) -> Tensor:
-        """`images`, detached."""
+        """Return `images` in [0, 1], detached.
+
+        Args:
+            images: `(B, C, H, W)`, normalised or not as the constructor was told.
+
+        Raises:
+            TypeError: no floating-point tensor.
+            ValueError: wrong rank, device, channels or range.
+            RuntimeError: inference mode.
+        """
         images = check_image_form(images)
         if images.device.type != self.device.type:
             raise ValueError(
-                f"images are on {images.device}, and the networks were on {self.device} when the augmenter was made; "
-                f"use images.to('{self.device}'), or make the augmenter after moving the networks"
+                f"images are on {images.device}, and the networks were on {self.device} when the augmenter was "
+                f"created; use images.to('{self.device}'), or create the augmenter after moving the networks"
             )
         if self._normalization is not None:
             images = self._denormalized(images, *self._normalization)
@@ -149,11 +199,15 @@ class ImageCheck:
 
     def _denormalized(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         if images.shape[1] != mean.shape[1]:
-            raise ValueError(f"normalization is of {mean.shape[1]} channels, and the images have {images.shape[1]}")
+            raise ValueError(f"normalization has {mean.shape[1]} channels, and the images have {images.shape[1]}")
         return (images * std + mean).to(images.dtype)
 
     def labels(self, labels: Tensor, *, classes: int) -> Tensor:
-        """`labels`, `(B,)`, on the device.
+        """Return `labels`, `(B,)`, on the device.
+
+        Args:
+            labels: integers.
+            classes: K.
 
         Raises:
             ValueError: values outside [0, classes). (On a GPU that is noted in `bad`.)
@@ -168,7 +222,7 @@ class ImageCheck:
         elif bool(wrong):
             raise ValueError(
                 f"labels lie in [{int(low)}, {int(high)}], and the teacher has {classes} classes: expected 0 to "
-                f"{classes - 1}; leave images without a label out"
+                f"{classes - 1}; leave out images without a label"
             )
         return labels
 
@@ -189,7 +243,7 @@ def check_logits(logits: object, *, batch: int, network: str) -> Tensor:
 
 
 def check_same_classes(*, teacher_logits: Tensor, student_logits: Tensor) -> None:
-    """Raise `ValueError` unless both networks name equally many classes."""
+    """Raise `ValueError` unless both networks have the same number of classes."""
     if teacher_logits.shape[1] != student_logits.shape[1]:
         raise ValueError(
             f"the teacher has {teacher_logits.shape[1]} classes and the student {student_logits.shape[1]}: "
@@ -198,10 +252,15 @@ def check_same_classes(*, teacher_logits: Tensor, student_logits: Tensor) -> Non
 
 
 def checked_normalization(mean: Sequence[float], std: Sequence[float], *, name: str) -> tuple[list[float], list[float]]:
-    """Both as lists of numbers.
+    """Return both as lists of numbers.
+
+    Args:
+        mean: per channel.
+        std: per channel.
+        name: for the error.
 
     Raises:
-        ValueError: unequal lengths, a std that is not positive, or values that are no shares of [0, 1].
+        ValueError: unequal lengths, a std that is not positive, or values that are not in units of [0, 1].
     """
     mean, std = [float(value) for value in mean], [float(value) for value in std]
     if len(mean) != len(std) or not mean:

@@ -30,6 +30,7 @@ class ShardedGenerator(torch.Generator):
     processes: int
 
     def __new__(cls, device: torch.device | str = "cpu", *, rank: int = 0, processes: int = 1) -> ShardedGenerator:
+        """Create the generator on `device`; see the class for the other arguments."""
         return super().__new__(cls, device)  # type: ignore[call-arg]  # torch's stub has it in __init__
 
     def __init__(self, device: torch.device | str = "cpu", *, rank: int = 0, processes: int = 1) -> None:

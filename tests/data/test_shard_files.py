@@ -16,14 +16,14 @@ from tests.helpers.shard_parts import CLASSES, LAYOUTS, hard, tree, write_all, w
 def test_a_folder_of_another_configuration(tmp_path: Path) -> None:
     write_all(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(ValueError, match=r"\(solver\.name: 'a' there, 'b' here; steps: 3 there, 4 here\)\. Choose"):
-        writer(tmp_path, steps=4, solver={"name": "b"})
+    with pytest.raises(ValueError, match=r"\(search\.name: 'a' there, 'b' here; steps: 3 there, 4 here\)\. Choose"):
+        writer(tmp_path, steps=4, search={"name": "b"})
     with pytest.raises(ValueError, match="extra: nothing there, None here"):
         writer(tmp_path, extra=None)
     with pytest.raises(ValueError, match="layout: 'webdataset' there, 'image_folder' here"):
         writer(tmp_path, "image_folder")
     with pytest.raises(ValueError, match=r"classes\.1: 'apple/pear' there, 'pear' here"):
-        ShardWriter(tmp_path, identity={"steps": 3, "solver": {"name": "a"}}, classes=("zebra", "pear", CLASSES[2]))
+        ShardWriter(tmp_path, identity={"steps": 3, "search": {"name": "a"}}, classes=("zebra", "pear", CLASSES[2]))
     with pytest.raises(ValueError, match=r"and 92 more\)"):
         writer(tmp_path, **{f"x{i}": i for i in range(100)})
     assert tree(tmp_path) == before

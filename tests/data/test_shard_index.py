@@ -29,7 +29,7 @@ def test_the_index(tmp_path: Path) -> None:
         assert found.classes[name] == counts
     stored = json.loads((tmp_path / "index.json").read_text())
     assert stored["shards"] == [0, 1, 2]
-    assert stored["identity"] == {"steps": 3, "solver": {"name": "a"}}
+    assert stored["identity"] == {"steps": 3, "search": {"name": "a"}}
     with (tmp_path / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["key"] for row in rows] == [f"{i:06d}{j:05d}" for i in range(SHARDS) for j in range(ROWS)]

@@ -369,7 +369,7 @@ def test_a_budget_requires_a_known_cost(tmp_path: Path) -> None:
     for overrides, message in (
         (["budget=seconds"], "expected one of steps, nfe"),
         (["budget=nfe", "students=[kd,generated]"], "generated requires budget=steps"),
-        (["budget=nfe", "schedule@augmenter.schedule=threshold"], "threshold will cost is not known before"),
+        (["budget=nfe", "schedule@augmenter.schedule=threshold"], "cost of the schedule Threshold is not known in advance"),
     ):
         config = config_of(tmp_path, *overrides)
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.generative import DiffusionModel, DiffusionSampler
-from hard_aug.generative.noise import derive_seed, noise_from_seeds
+from hard_aug.generative.noise import noise_from_seeds
 from hard_aug.generative.noise_schedule import PREDICTION_TYPES, make_noise_schedule, prediction_type, split_prediction
 from hard_aug.synthesis import Unguided
 from tests.helpers.generative_parts import (
@@ -105,7 +105,7 @@ def test_every_scheduler_has_decreasing_noise_and_is_not_modified(name: str) -> 
         assert torch.allclose(schedule.signal + schedule.noise, torch.ones(len(schedule) + 1), atol=1e-6)
     else:
         assert torch.allclose(schedule.signal**2 + schedule.noise**2, torch.ones(len(schedule) + 1), atol=1e-6)
-    if not name.startswith("PNDM"):  # its own start wants four
+    if not name.startswith("PNDM"):  # its warm-up requires four
         assert len(make_noise_schedule(scheduler, 1, CPU)) == 1
 
 
@@ -213,16 +213,6 @@ def test_consistency_sampling_is_the_schedulers_own() -> None:
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
     with pytest.raises(ValueError, match=r"expected fresh noise step_noise="):
         sampler.run(noise, given)
-
-
-def test_noise_is_each_seeds_own() -> None:
-    some = noise_from_seeds(torch.tensor([7, 3]), (2, 4, 4), CPU)
-    assert torch.equal(some[1], noise_from_seeds(torch.tensor([3]), (2, 4, 4), CPU)[0])
-    assert noise_from_seeds(torch.tensor([], dtype=torch.int64), (2, 4, 4), CPU).shape == (0, 2, 4, 4)
-    # Streams of one image must not be those that its neighbour starts with; generators read 32 bits of a seed.
-    near = {derive_seed(seed, draw) % 2**32 for seed in range(500) for draw in range(1, 20)}
-    assert len(near) == 500 * 19
-    assert not near & set(range(2000))
 
 
 def test_views_and_recurrence_do_not_replay_the_noise_of_other_images() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.scoring import at_least_float32, grad_or_zeros, score_images, score_images_with_gradient
 from hard_aug.objectives import KL, Hinge, Penalty, Reference, kl_divergence
+from tests.helpers.confident_networks import confident_networks
 
 
 def test_scores_are_the_disagreement_less_the_weighted_divergence(
@@ -75,20 +74,6 @@ def test_networks_are_checked(teacher: nn.Module, plain_student: nn.Module, imag
     detached = Networks(teacher=teacher, student=Detached())
     with pytest.raises(ValueError, match=r"the student's logits carry no gradient.*policy=Search\(transform\.spec\)"):
         score_images_with_gradient(images, networks=detached, **settings)
-
-
-def confident_networks(bias: float) -> tuple[nn.Module, nn.Module, Tensor]:
-    """Build networks that give one class nearly all probability, the teacher more than the student, and images."""
-    torch.manual_seed(0)
-    teacher = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 10)
-    ).eval()
-    student = copy.deepcopy(teacher)
-    with torch.no_grad():
-        student[0].weight.add_(0.1 * torch.randn_like(student[0].weight))
-        teacher[-1].bias[0] += bias
-        student[-1].bias[0] += 0.75 * bias
-    return teacher, student, nn.functional.interpolate(torch.rand(16, 1, 6, 6), (48, 48), mode="bilinear")
 
 
 @pytest.mark.parametrize("bias", [0.0, 12.0, 15.0])

@@ -1,4 +1,4 @@
-"""Two processes with DistributedDataParallel do what one process does on the joined batch."""
+"""Two processes with DistributedDataParallel give the results of one process on the joined batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hard_aug import HardAugmenter
+from hard_aug import Exploration, HardAugmenter
 from hard_aug.objectives import Constraint
-from hard_aug.policies import Conditional, Generator, Search
-from hard_aug.schedules import Alternating, Joint, Threshold
+from hard_aug.policies import Conditional, Generator, Search, Uniform
+from hard_aug.schedules import Alternating, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
@@ -27,17 +27,25 @@ def transform() -> Compose:
     return Compose(Affine(), Color(saturation=None, hue=None))
 
 
-#: Settings of the augmenter, by name. Each has draws, means or decisions of its own to be shared.
+#: Settings of the augmenter, by name. Each has other draws, means or decisions that the processes share.
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "alternating": lambda: {"schedule": Alternating(steps=2, every=2)},
-    "joint": lambda: {"schedule": Joint()},
-    "generator": lambda: {"schedule": Joint(), "policy": Generator(transform().spec)},
-    "constraint": lambda: {"schedule": Alternating(), "invariance": Constraint(0.02), "min_uniform_fraction": 0.3},
-    # Between two cells 1e-7 of rounding makes the derivative jump; this seed meets no such position.
+    "every call": lambda: {"schedule": Alternating()},
+    "generator": lambda: {"schedule": Alternating(), "policy": Generator(transform().spec)},
+    "constraint": lambda: {
+        "schedule": Alternating(),
+        "invariance": Constraint(0.02),
+        "exploration": Exploration(min_uniform_fraction=0.3),
+    },
+    # At the border of two pixels 1e-7 of rounding makes the derivative jump; this seed draws no such position.
     "threshold": lambda: {"schedule": Threshold(low=1.05, high=1.2, max_steps=2, max_idle_calls=3), "seed": 1},
     "search": lambda: {"policy": Search(transform().spec, candidates=2, steps=1)},
-    "conditional": lambda: {"schedule": Joint(), "policy": Conditional(transform().spec, channels=1, width=4)},
-    "noise": lambda: {"transform": Filter(blur=None, sharpness=None)},
+    "uniform": lambda: {"policy": Uniform(transform().spec, scale=0.5)},
+    "conditional": lambda: {
+        "schedule": Alternating(),
+        "policy": Conditional(transform().spec, channels=1, width=4),
+    },
+    "noise": lambda: {"schedule": Alternating(), "transform": Filter(blur=None, sharpness=None)},
 }
 
 
@@ -55,17 +63,16 @@ def batches() -> list[Tensor]:
     return [torch.rand(8, 1, 12, 12, generator=generator) for _ in range(STEPS)]
 
 
-def train(student: nn.Module, teacher: nn.Module, shares: list[Tensor], settings: dict[str, Any]) -> dict[str, Any]:
-    """The student's gradients in each step, the policy after each, and how many steps were dropped."""
+def train(student: nn.Module, teacher: nn.Module, parts: list[Tensor], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the student's gradients in each step, the policy after each, and how many steps were dropped."""
     augmenter = HardAugmenter(teacher=teacher, student=student, **{"transform": transform(), **settings})
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
     gradients, policies = [], []
-    for images in shares:
+    for images in parts:
         optimizer.zero_grad()
         augmenter(images).loss().backward()
         gradients.append(torch.cat([p.grad.flatten().clone() for p in student.parameters() if p.grad is not None]))
         optimizer.step()
-        augmenter.step()
         policies.append(
             torch.cat([p.detach().flatten().clone() for p in augmenter.policy.parameters()] or [torch.zeros(1)])
         )
@@ -82,7 +89,7 @@ def equal_work(rank: int) -> dict[str, Any]:
 
 
 class Spoil(torch.autograd.Function):
-    """Nothing forward; backward NaN for the rows that are marked."""
+    """Identity in the forward; NaN in the backward for the rows that are marked."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor, bad: Tensor) -> Tensor:
@@ -107,25 +114,25 @@ class Spoiled(nn.Module):
         return found
 
 
-def skipped_work(rank: int) -> dict[str, Any]:
-    """In the second step of rank 1 the teacher's gradient is not finite."""
+def dropped_work(rank: int) -> dict[str, Any]:
+    """Train with a teacher whose gradient is not finite in the second step of rank 1."""
     found = {}
-    for name, schedule in (("alternating", Alternating()), ("joint", Joint())):
+    for name, schedule in (("alternating", Alternating()), ("threshold", Threshold(max_steps=1, high=1e9))):
         teacher, student = networks()
         wrapped = nn.parallel.DistributedDataParallel(student)
-        shares = [b[4 * rank : 4 * rank + 4].clone() for b in batches()[:4]]
+        parts = [b[4 * rank : 4 * rank + 4].clone() for b in batches()[:4]]
         if rank == 1:
-            shares[1].fill_(1)
+            parts[1].fill_(1)
         affine = Affine(padding_mode="border")  # white stays white
-        found[name] = train(wrapped, Spoiled(teacher), shares, {"transform": affine, "schedule": schedule})
+        found[name] = train(wrapped, Spoiled(teacher), parts, {"transform": affine, "schedule": schedule})
     return found
 
 
-#: Settings under which a call finds out that the processes' batches do not fit, whatever it would have exchanged.
+#: Settings under which a call detects batches that do not fit, whatever else it would have exchanged.
 REFUSED: dict[str, dict[str, Any]] = {
     "alternating": {},
-    "joint": {"schedule": Joint()},
-    "not due": {"schedule": Joint(every=6)},
+    "threshold": {"schedule": Threshold()},
+    "not due": {"schedule": Alternating(every=6)},
     "fraction": {"schedule": Alternating(fraction=0.1)},
     "warm-up": {"warmup_calls": 5},
     "search": {"policy": Search(transform().spec, candidates=2)},
@@ -153,30 +160,24 @@ def unequal_work(rank: int) -> dict[str, Any]:
 
 
 def other_work(rank: int) -> dict[str, Any]:
-    """A look on one rank only, ranks without a backward, and a mix: nothing waits for ever."""
+    """Evaluate the disagreement, or take the loss, on one rank only, and mix images: no process waits for ever."""
     teacher, student = networks()
     wrapped = nn.parallel.DistributedDataParallel(student)
     mix = PatchMix(image_size=12, patch_size=4)
-    augmenter = HardAugmenter(teacher=teacher, student=wrapped, transform=mix, schedule=Joint())
-    share = batches()[0][4 * rank : 4 * rank + 4]
-    hard = augmenter(share)
+    augmenter = HardAugmenter(teacher=teacher, student=wrapped, transform=mix, schedule=Alternating())
+    part = batches()[0][4 * rank : 4 * rank + 4]
+    hard = augmenter(part)
     if rank == 0:
         assert float(hard.disagreement.mean()) > 0
     hard.loss().backward()
-    augmenter.step()
-    hard = augmenter(share)
-    if rank == 0:  # the other one's loss is skipped, as a loop does for a bad batch
+    hard = augmenter(part)
+    if rank == 0:  # rank 1 skips its loss, as a loop does for a bad batch
         student(hard.images).sum().backward()
-    augmenter.step()
-    for call in range(2):  # of two micro-batches one rank skips the second
-        hard = augmenter(share)
-        if rank == 0 or call == 0:
-            student(hard.images).sum().backward()
-    augmenter.step()
+    augmenter(part)
     return {"policy": [p.detach().clone() for p in augmenter.policy.parameters()]}
 
 
-WORK = {"equal": equal_work, "skipped": skipped_work, "unequal": unequal_work, "other": other_work}
+WORK = {"equal": equal_work, "dropped step": dropped_work, "unequal": unequal_work, "other": other_work}
 
 
 def process(rank: int, folder: str, kind: str) -> None:
@@ -205,20 +206,21 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         teacher, student = networks()
         alone = train(student, teacher, batches(), settings())
         moved = alone["policies"][-1] - alone["policies"][0]
-        assert name == "search" or float(moved.abs().max()) > 0.01
+        assert name in ("search", "uniform") or float(moved.abs().max()) > 0.01
         for rank in range(2):
             for part in ("gradients", "policies"):
                 worst = max(
                     float((ours - theirs).abs().max())
                     for ours, theirs in zip(found[rank][name][part], alone[part], strict=True)
                 )
-                assert worst < 1e-6, (name, rank, part, worst)
+                # Most weights of the network hardly get a gradient, and Adam's division enlarges its rounding.
+                assert worst < (1e-5 if name == "conditional" else 1e-6), (name, rank, part, worst)
             assert found[rank][name]["dropped"] == 0
 
 
-def test_a_step_that_one_process_skips_is_skipped_by_all(tmp_path: Path) -> None:
-    found = both(tmp_path, "skipped")
-    for name in ("alternating", "joint"):
+def test_a_step_that_one_process_drops_is_dropped_by_all(tmp_path: Path) -> None:
+    found = both(tmp_path, "dropped step")
+    for name in ("alternating", "threshold"):
         ours, theirs = (found[rank][name] for rank in range(2))
         assert ours["dropped"] == theirs["dropped"] == 1
         for a, b in zip(ours["policies"], theirs["policies"], strict=True):

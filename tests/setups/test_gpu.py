@@ -1,4 +1,4 @@
-"""On a CUDA device: where things live, no waiting for the device, and the same ascent as on the CPU."""
+"""On a CUDA device: placement, no synchronisation, CUDA graphs, and the same policy updates as on the CPU."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hard_aug import HardAugmenter
+from hard_aug import Exploration, HardAugmenter
 from hard_aug.generative import HierarchicalVAE
-from hard_aug.inner_loop.cuda_graph import WARM_UP
+from hard_aug.inner_loop.cuda_graph import WARM_UP, GraphedUpdate
 from hard_aug.objectives import ConfidenceGap, Constraint
 from hard_aug.ops import use_backend, warp_color
-from hard_aug.policies import Conditional, Search
-from hard_aug.schedules import Alternating, Joint, Threshold
+from hard_aug.policies import Conditional, Gaussian, Search, Uniform
+from hard_aug.schedules import Alternating, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, HierarchicalLatent, PatchMix, Perspective
 from tests.helpers.deterministic import FromImages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-SCHEDULES = [Alternating(), Joint(), Joint(fraction=0.5)]
+SCHEDULES = [Alternating(), Alternating(fraction=0.5)]
 GREY = Color(saturation=None, hue=None)
 
 
 def step(augmenter: HardAugmenter, images: Tensor) -> Any:
     hard = augmenter(images)
     hard.loss().backward()
-    augmenter.step()
     return hard
 
 
@@ -51,7 +50,7 @@ def test_device_dtype_and_memory_format(
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_steps_do_not_wait_for_the_device(
+def test_steps_do_not_synchronize(
     teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any, backend: Any
 ) -> None:
     augmenter = HardAugmenter(
@@ -79,18 +78,21 @@ PARTS: dict[str, Any] = {
     "mix": lambda: {"transform": PatchMix(image_size=12, patch_size=4)},
     "conditional": lambda: {"transform": Affine(), "policy": Conditional(Affine().spec, channels=1)},
     "search": lambda: {"transform": Affine(), "policy": Search(Affine().spec)},
-    "floor": lambda: {"transform": Affine(), "min_uniform_fraction": 0.3},
+    "uniform": lambda: {"transform": Affine(), "policy": Uniform(Affine().spec, scale=0.5)},
+    "mixed": lambda: {"transform": Affine(), "exploration": Exploration(min_uniform_fraction=0.3)},
     "labels": lambda: {"transform": Affine(), "objective": ConfidenceGap()},
     "levels": lambda: {"transform": HierarchicalLatent(HierarchicalVAE(size=12, blocks=((1, 1), (3, 1))).cuda())},
-    "share": lambda: {"transform": Affine(), "share": 0.5, "batch_norm": "split"},
+    "fraction": lambda: {"transform": Affine(), "hard_fraction": 0.5, "batch_norm": "split"},
 }
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_other_parts_do_not_wait_either(
+def test_other_parts_do_not_synchronize(
     teacher: nn.Module, plain_student: nn.Module, images: Tensor, name: str
 ) -> None:
-    augmenter = HardAugmenter(teacher=teacher.cuda(), student=plain_student.cuda(), **PARTS[name]())
+    augmenter = HardAugmenter(
+        teacher=teacher.cuda(), student=plain_student.cuda(), schedule=Alternating(), **PARTS[name]()
+    )
     images, labels = images.cuda(), (torch.arange(8) % 5).cuda()
     for _ in range(2):
         augmenter(images, labels).loss().backward()
@@ -98,7 +100,6 @@ def test_other_parts_do_not_wait_either(
     try:
         for _ in range(2):
             augmenter(images, labels).loss().backward()
-            augmenter.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert augmenter.dropped_steps == 0
@@ -119,13 +120,12 @@ def test_filters_and_thresholds(teacher: nn.Module, plain_student: nn.Module, im
     assert augmenter.dropped_steps == 0
 
 
-@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
 @pytest.mark.parametrize("warm", [0, 2])
 def test_a_gradient_that_is_not_finite_is_dropped(
-    teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any, warm: int
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, warm: int
 ) -> None:
     teacher, images = teacher.cuda(), images.cuda()
-    augmenter = HardAugmenter(teacher=teacher, student=plain_student.cuda(), transform=Affine(), schedule=schedule)
+    augmenter = HardAugmenter(teacher=teacher, student=plain_student.cuda(), transform=Affine(), schedule=Alternating())
     for _ in range(warm):
         step(augmenter, images)
     before = copy.deepcopy(augmenter.policy.state_dict())
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_not_finite_is_dropped(
     assert not torch.equal(augmenter.policy.log_std, before["log_std"])
 
 
-def test_bad_values_are_found_by_check(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+def test_check_reports_bad_values(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
     augmenter = HardAugmenter(teacher=teacher.cuda(), student=plain_student.cuda(), transform=Affine())
     with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
         augmenter(images.cuda() * 2)
@@ -151,7 +151,7 @@ def test_bad_values_are_found_by_check(teacher: nn.Module, plain_student: nn.Mod
     augmenter.check()
 
 
-def test_a_vae_that_overflows_is_found_by_check(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+def test_check_reports_a_vae_that_overflows(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
     vae = HierarchicalVAE(size=12, blocks=((1, 1), (3, 1))).cuda()
     transform = HierarchicalLatent(vae, residual=False)
     augmenter = HardAugmenter(teacher=teacher.cuda(), student=plain_student.cuda(), transform=transform)
@@ -167,7 +167,7 @@ def test_a_vae_that_overflows_is_found_by_check(teacher: nn.Module, plain_studen
         augmenter(images[:3].cuda())
 
 
-@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
+@pytest.mark.parametrize("schedule", [Alternating(), Threshold()])
 def test_resume_is_bit_equal(teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any) -> None:
     images = images.cuda()
     first, second = (
@@ -183,7 +183,9 @@ def test_resume_is_bit_equal(teacher: nn.Module, plain_student: nn.Module, image
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_ascent_is_that_of_the_cpu(teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any) -> None:
+def test_updates_are_those_of_the_cpu(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any
+) -> None:
     means = []
     for device in ("cpu", "cuda"):
         transform = Affine()
@@ -193,7 +195,7 @@ def test_ascent_is_that_of_the_cpu(teacher: nn.Module, plain_student: nn.Module,
             transform=transform,
             policy=FromImages(transform.spec),
             schedule=schedule,
-            min_variance=None,
+            exploration=Exploration(min_variance=None),
         )
         for _ in range(5):
             step(augmenter, images.to(device))
@@ -203,7 +205,7 @@ def test_ascent_is_that_of_the_cpu(teacher: nn.Module, plain_student: nn.Module,
 
 
 def small_networks() -> tuple[nn.Module, nn.Module]:
-    """For colour images of any size of at least 8 pixels."""
+    """Build networks for colour images of at least 8 pixels."""
     torch.manual_seed(4)
     networks = []
     for width in (16, 8):
@@ -212,26 +214,32 @@ def small_networks() -> tuple[nn.Module, nn.Module]:
     return networks[0].eval(), networks[1]
 
 
-CAPTURED: dict[str, Any] = {
+GRAPHED: dict[str, Any] = {
     "steps": lambda: {"transform": Compose(Affine(), Color()), "schedule": Alternating(steps=2)},
     "threshold": lambda: {"transform": Compose(Affine(), Color()), "schedule": Threshold(max_steps=2)},
     "torch": lambda: {"transform": Compose(Affine(), Color()), "backend": "torch"},
     "elastic": lambda: {"transform": Compose(Affine(), Elastic(control=4)), "invariance": Constraint()},
     "conditional": lambda: {"transform": Affine(), "policy": Conditional(Affine().spec, channels=3)},
-    "floor": lambda: {"transform": Affine(), "min_uniform_fraction": 0.3},
+    "mixed": lambda: {"transform": Affine(), "exploration": Exploration(min_uniform_fraction=0.3)},
+    "search": lambda: {
+        "transform": Affine(),
+        "policy": Search(Affine().spec, candidates=2, proposal=Gaussian(Affine().spec)),
+    },
     "mix": lambda: {"transform": PatchMix(image_size=32, patch_size=8)},
 }
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("name", CAPTURED)
-def test_a_captured_ascent_is_the_ascent(name: str, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", GRAPHED)
+def test_a_replayed_update_is_the_eager_update(name: str, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     teacher, student = small_networks()
     students = [student, copy.deepcopy(student)]
     plain, captured = (
-        HardAugmenter(teacher=teacher, student=own, capture=capture, **CAPTURED[name]())
-        for own, capture in zip(students, (False, True), strict=True)
+        HardAugmenter(
+            teacher=teacher, student=own, cuda_graph=cuda_graph, **{"schedule": Alternating(), **GRAPHED[name]()}
+        )
+        for own, cuda_graph in zip(students, (False, True), strict=True)
     )
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
     for step_number in range(16):
@@ -243,17 +251,23 @@ def test_a_captured_ascent_is_the_ascent(name: str, autocast: bool, monkeypatch:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        with torch.no_grad():  # one learns, and the other follows in place
+        with torch.no_grad():  # one student learns, and the other is updated in place
             for follower, leader in zip(students[1].parameters(), students[0].parameters(), strict=True):
                 follower.copy_(leader)
-    assert captured._captured is not None
-    assert captured._captured.recorded
+    assert isinstance(captured._adversary.update, GraphedUpdate)
+    assert captured._adversary.update.is_recorded
     assert captured.dropped_steps == 0
 
 
-def test_a_captured_step_does_not_wait() -> None:
+def test_a_replayed_step_does_not_synchronize() -> None:
     teacher, student = small_networks()
-    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Compose(Affine(), Color()), capture=True)
+    augmenter = HardAugmenter(
+        teacher=teacher,
+        student=student,
+        transform=Compose(Affine(), Color()),
+        schedule=Alternating(),
+        cuda_graph=True,
+    )
     images = torch.rand(16, 3, 32, 32, device="cuda")
     for _ in range(8):
         step(augmenter, images)
@@ -265,8 +279,8 @@ def test_a_captured_step_does_not_wait() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_network_that_waits_can_not_be_captured() -> None:
-    class Waiting(nn.Module):
+def test_a_network_that_synchronizes_cannot_be_captured() -> None:
+    class Synchronizing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = small_networks()[1]
@@ -274,15 +288,21 @@ def test_a_network_that_waits_can_not_be_captured() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.inner(images) * (1.0 if float(images.sum()) > 0 else 2.0)
 
-    augmenter = HardAugmenter(teacher=small_networks()[0], student=Waiting(), transform=Affine(), capture=True)
+    augmenter = HardAugmenter(
+        teacher=small_networks()[0],
+        student=Synchronizing(),
+        transform=Affine(),
+        schedule=Alternating(),
+        cuda_graph=True,
+    )
     images = torch.rand(8, 3, 16, 16, device="cuda")
     for _ in range(WARM_UP):
         augmenter(images)
-    with pytest.raises(RuntimeError, match="can't be recorded as a CUDA graph"):
+    with pytest.raises(RuntimeError, match=r"cuda_graph=True: a policy update cannot be captured.*or leave it out"):
         augmenter(images)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert bool(torch.rand(4, device="cuda").isfinite().all())  # the global generator draws again
-    augmenter._captured = None
+    augmenter._adversary.update = augmenter._adversary.update_policy
     assert bool(augmenter(images).u.isfinite().all())
 
 
@@ -316,7 +336,7 @@ def test_launches() -> None:
         run()
         torch.cuda.synchronize()
     launched = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    # Two kernels there, two back, and the filling of the upstream gradient and of zeros for unused columns.
+    # Two kernels in the forward, two in the backward, and fills of the upstream gradient and of unused columns.
     assert len(launched) <= 6, launched
 
 

@@ -20,7 +20,7 @@ from hard_aug.models import ViewStatistics, timm_model
 from hard_aug.objectives import KL, Penalty
 from hard_aug.schedules import Alternating, Threshold
 from hard_aug.transforms import Affine
-from tests.inner_loop.test_scoring import confident_networks
+from tests.helpers.confident_networks import confident_networks
 
 SCHEDULES = [Alternating(), Threshold(max_steps=1)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hard_aug.generative import NFE, DiffusionSampler
 from hard_aug.generative.finite import FiniteCheck
-from hard_aug.generative.noise import match_norm, noise_from_seeds
+from hard_aug.generative.noise import noise_from_seeds
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.objectives import ConfidenceGap, ConfidenceMargin, Hinge, LogitMSE
 from hard_aug.synthesis import NoiseOptimizer, RandomCrops, Unguided
@@ -30,20 +30,6 @@ from tests.helpers.generative_parts import (
 )
 
 diffusers = pytest.importorskip("diffusers")
-
-
-def test_the_shell() -> None:
-    base = noise_from_seeds(seeds(5), (CHANNELS, LATENT, LATENT), torch.device("cpu"))
-    for size in (1e-3, 1.0, 1e6):
-        moved = match_norm(base + size * torch.randn(base.shape), base)
-        target, found = (t.flatten(1).norm(dim=1) for t in (base, moved))
-        assert torch.allclose(found / target, torch.ones(5), atol=1e-5)
-    assert torch.allclose(match_norm(base, base), base, atol=1e-6)
-    assert bool(match_norm(torch.zeros_like(base), base).isfinite().all())
-    # Along the radius nothing changes: the gradient is tangent.
-    place = (2 * base).requires_grad_()
-    (gradient,) = torch.autograd.grad((match_norm(place, base) * torch.randn(base.shape)).sum(), place)
-    assert float((gradient * base).flatten(1).sum(1).abs().max()) < 1e-4
 
 
 class Watched(DiffusionSampler):

@@ -26,9 +26,7 @@ except ImportError as error:
 @pytest.mark.parametrize(
     ("module", "package", "extra"),
     [
-        ("hard_aug.data", "torchvision", "data"),
-        ("hard_aug.data.image_set", "PIL", "data"),
-        ("hard_aug.evaluation", "scipy", "evaluation"),
+        ("hard_aug.data.image_set", "torchvision", "data"),
         ("hard_aug.evaluation.corruptions", "skimage", "evaluation"),
     ],
 )
