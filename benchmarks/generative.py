@@ -11,8 +11,8 @@
 By default, sampling has 10 steps and starts from noise, without classifier-free guidance (which doubles the denoiser's
 evaluations). The score is the default one. Scores of unguided images, which only a report needs, are not measured.
 
-- Evaluations are counted by hooks on the networks, including those for a call's report; in the total a backward counts
-  twice.
+- Function evaluations are counted by hooks on the networks, including those for a call's report; in the total a
+  backward counts twice.
 - Seconds are those of a whole call divided by its images; the rows of a group are measured in turn in every round.
 - Memory is the peak of the memory allocated since the start of a call, divided by its images: on CUDA according to its
   allocator, on the CPU the sum of torch's allocations and frees in a profiler trace (without workspaces of oneDNN).

@@ -78,7 +78,7 @@ class Adversary:
         optimizer = self.optimizer
         with torch.enable_grad():
             sample = optimizer.sample(clean.images, self.generator)
-            scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.policy.variables(sample.u))
+            scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.parameters)
         rows = len(clean)
         optimizer.step([g / rows for g in gradients], sample.masked_sum(scores.teacher_divergence), clean.images)
         return scores.disagreement.mean()

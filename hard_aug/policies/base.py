@@ -93,10 +93,6 @@ class Policy(nn.Module, ABC):
         fraction = torch.where(self.one_sided, 2 * fraction.abs() - 1, fraction)
         return 3 * fraction.var(0, correction=0)  # the uniform distribution on (-1, 1) has variance 1 / 3
 
-    def variables(self, u: Tensor) -> list[Tensor]:
-        """Return the tensors that a policy update changes, given the draw `u`: here the policy's own parameters."""
-        return list(self.parameters())
-
     def refine(
         self,
         u: Tensor,
@@ -135,6 +131,15 @@ def log_std_at_start(spec: tuple[Parameter, ...], std: float | None) -> Tensor:
     if std is not None and not (std > 0 and math.isfinite(std)):
         raise ValueError(f"std={std}: expected a positive number (a policy that starts at a point has collapsed)")
     return torch.tensor([parameter.start if std is None else std for parameter in spec]).log()
+
+
+def initialise_network(network: nn.Sequential, generator: torch.Generator) -> None:
+    """Draw the weights of a policy's network from `generator`; biases and the last layer's weights start at zero."""
+    for module in network:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
+            nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]  # these have one
+    nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
 
 
 def gaussian_relative_entropy(mean: Tensor, covariance: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy, log_std_at_start
+from hard_aug.policies.base import Policy, initialise_network, log_std_at_start
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_integer
 from hard_aug.utils.rng import randn
 
 SIDE = 16
@@ -55,8 +56,7 @@ class Conditional(Policy):
     ) -> None:
         super().__init__(spec)
         log_std = log_std_at_start(spec, std)
-        if width < 1 or channels < 1:
-            raise ValueError(f"width={width}, channels={channels}: expected positive numbers")
+        check_integer(width=width, channels=channels)
         self.channels = channels
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
@@ -70,11 +70,7 @@ class Conditional(Policy):
                 nn.SiLU(),
                 nn.Linear(4 * width, 2 * self.size),
             )
-        for module in self.network:
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # these have one
-        nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
+        initialise_network(self.network, generator)
         self.log_std = nn.Parameter(log_std)
         probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
         self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)

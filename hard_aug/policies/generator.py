@@ -5,8 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, gaussian_relative_entropy, log_std_at_start
+from hard_aug.policies.base import (
+    LARGEST_FULL_BLOCK,
+    Policy,
+    gaussian_relative_entropy,
+    initialise_network,
+    log_std_at_start,
+)
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_integer
 from hard_aug.utils.rng import randn
 
 PROBES = 512
@@ -45,8 +52,7 @@ class Generator(Policy):
     ) -> None:
         super().__init__(spec)
         log_std = log_std_at_start(spec, std)
-        if width < 1:
-            raise ValueError(f"width={width}: expected a positive number of units")
+        check_integer(width=width)
         generator = torch.Generator().manual_seed(seed)
         self.log_std = nn.Parameter(log_std)
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
@@ -57,11 +63,7 @@ class Generator(Policy):
                 nn.SiLU(),
                 nn.Linear(width, self.size),
             )
-        for module in self.network:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
-                nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
+        initialise_network(self.network, generator)
         self.register_buffer("probes", torch.randn(PROBES, self.size, generator=generator), persistent=False)
 
     def transport(self, noise: Tensor) -> Tensor:

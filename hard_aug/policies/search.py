@@ -116,10 +116,6 @@ class Search(Policy):
         """See `Policy.relative_variance`; it is that of the proposal."""
         return self.proposal.relative_variance(images)
 
-    def variables(self, u: Tensor) -> list[Tensor]:
-        """See `Policy.variables`; they are those of the proposal."""
-        return self.proposal.variables(u)
-
 
 def _ordered(scores: Tensor) -> Tensor:
     return scores.nan_to_num(-math.inf, neginf=-math.inf, posinf=math.inf)

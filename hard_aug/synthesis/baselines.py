@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from hard_aug.generative.noise import derive_seed, noise_from_seeds
 from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.synthesis.base import ImageSearch, SearchInputs
 from hard_aug.synthesis.score import Score
+from hard_aug.utils.checks import check_integer, check_positive_number
 
 
 class Unguided(ImageSearch):
@@ -76,8 +75,7 @@ class BestOfN(ImageSearch):
 
     def __init__(self, sampler: DiffusionSampler, *, count: int = 8) -> None:
         super().__init__(sampler)
-        if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"count={count}: expected an integer >= 1")
+        check_integer(count=count)
         self.count = count
 
     def solve(self, score: Score, inputs: SearchInputs) -> tuple[Tensor, Tensor, NFE]:
@@ -133,12 +131,10 @@ class PixelPGD(ImageSearch):
         super().__init__(sampler)
         if not 0 < eps <= 1:
             raise ValueError(f"eps={eps}: expected a number in (0, 1]")
-        if not (isinstance(steps, int) and steps >= 1):
-            raise ValueError(f"steps={steps}: expected an integer >= 1")
-        if alpha is not None and not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"alpha={alpha}: expected a positive number")
+        check_integer(steps=steps)
         self.eps, self.steps = eps, steps
         self.alpha = 2.5 * eps / steps if alpha is None else alpha
+        check_positive_number(alpha=self.alpha)
 
     def solve(self, score: Score, inputs: SearchInputs) -> tuple[Tensor, Tensor, NFE]:
         """See `ImageSearch.solve`."""

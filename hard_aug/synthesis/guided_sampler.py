@@ -42,6 +42,7 @@ from hard_aug.generative.noise import derive_seed, randn_rows
 from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.synthesis.base import ImageSearch, SearchInputs
 from hard_aug.synthesis.score import Score
+from hard_aug.utils.checks import check_integer
 
 Shape = Literal["constant", "noise", "classifier"]
 #: Lower bound of `sqrt(r_t)`, which is nearly 1 with many steps, and nearly 0 at the first of few steps, where the push
@@ -107,9 +108,7 @@ class GuidedSampler(ImageSearch):
         for name, number in (("mu", mu), ("rho", rho), ("smooth_sigma", smooth_sigma)):
             if not number >= 0:
                 raise ValueError(f"{name}={number}: expected a number >= 0")
-        for name, count in (("iterations", iterations), ("recurrence", recurrence), ("smooth", smooth)):
-            if not (isinstance(count, int) and count >= 1):
-                raise ValueError(f"{name}={count}: expected an integer >= 1")
+        check_integer(iterations=iterations, recurrence=recurrence, smooth=smooth)
         if shape not in ("constant", "noise", "classifier"):
             raise ValueError(f"shape={shape!r}: expected constant, noise or classifier")
         if not 0 <= window[0] < window[1] <= 1:

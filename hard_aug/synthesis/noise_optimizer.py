@@ -26,6 +26,7 @@ from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.synthesis.base import ImageSearch, SearchInputs
 from hard_aug.synthesis.guided_sampler import unit_rms
 from hard_aug.synthesis.score import Score, check_scores
+from hard_aug.utils.checks import check_integer, check_positive_number
 
 
 class NoiseOptimizer(ImageSearch):
@@ -68,11 +69,8 @@ class NoiseOptimizer(ImageSearch):
         stop_at: float | None = None,
     ) -> None:
         super().__init__(sampler)
-        for name, count in (("iterations", iterations), ("backprop_steps", backprop_steps)):
-            if count is not None and not (isinstance(count, int) and count >= 1):
-                raise ValueError(f"{name}={count}: expected an integer >= 1")
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise ValueError(f"learning_rate={learning_rate}: expected a positive number")
+        check_integer(iterations=iterations, backprop_steps=backprop_steps)
+        check_positive_number(learning_rate=learning_rate)
         if backprop_steps is not None and backprop_steps < len(sampler) and sampler.eta:
             raise ValueError(
                 f"backprop_steps={backprop_steps} of {len(sampler)} steps, with eta={sampler.eta}: fresh noise in the "

@@ -14,6 +14,7 @@ from hard_aug.ops.memory_formats import memory_format_of
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.clean_cache import CleanImageCache
 from hard_aug.transforms.context import Context
+from hard_aug.utils.checks import check_integer
 from hard_aug.utils.settings_repr import describe_settings
 
 
@@ -35,8 +36,7 @@ class LatentEdit(Transform):
     _hidden_settings: tuple[str, ...] = ()
 
     def __init__(self, *, residual: bool, micro_batch: int | None, checkpointing: bool) -> None:
-        if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
-            raise ValueError(f"micro_batch={micro_batch}: expected an integer >= 1")
+        check_integer(micro_batch=micro_batch)
         self.residual, self.micro_batch, self.checkpointing = residual, micro_batch, checkpointing
         self._clean: CleanImageCache[tuple[Tensor, ...]] = CleanImageCache()
 

@@ -30,6 +30,7 @@ from hard_aug.generative.latent_codec import LatentCodec
 from hard_aug.transforms.argument_checks import check_factors, check_pair, check_positive
 from hard_aug.transforms.latent_edit import LatentEdit
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_integer
 
 #: Points on each axis of the grid from which a random pattern is interpolated.
 PATTERN_POINTS = 4
@@ -98,8 +99,7 @@ class VAELatent(LatentEdit):
         check_positive(shift=shift, local=local, direction=direction, latent_std=latent_std)
         check_factors(scale=scale)
         count = directions if isinstance(directions, int) else len(directions)
-        if count < 1:
-            raise ValueError(f"directions={count}: expected an integer >= 1")
+        check_integer(directions=count)
         self.shift, self.scale, self.local, self.direction = shift, scale, local, direction
         self.grid = check_pair(grid=grid)
         self.latent_std = latent_std or 1 / self.codec.scaling_factor

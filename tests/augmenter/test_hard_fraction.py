@@ -191,7 +191,7 @@ def test_a_normalisation_that_does_not_fit() -> None:
         augmenter_of(teacher, student)(3 * images - 1)
     with pytest.raises(TypeError, match=r"normalization=0\.5: expected \(mean, std\)"):
         augmenter_of(teacher, student, normalization=0.5)
-    with pytest.raises(ValueError, match="of 1 channels, and the images have 3"):
+    with pytest.raises(ValueError, match="normalization has 1 channels, and the images have 3"):
         augmenter_of(teacher, student, normalization=((0.5,), (0.2,)))(images)
     with pytest.raises(ValueError, match=r"units of \[0, 255\]"):
         augmenter_of(teacher, student, normalization=((120.0,) * 3, (50.0,) * 3))

@@ -63,7 +63,7 @@ def test_every_option_builds(tmp_path: Path, override: str) -> None:
     assert 0 <= float(hard.images.min()) <= float(hard.images.max()) <= 1
     assert bool((hard.images != images).flatten(1).any(1).all())
     loss = hard.loss()
-    assert 0 < float(loss) < 10
+    assert 0 < float(loss.detach()) < 10
     loss.backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
 
@@ -98,6 +98,7 @@ def test_every_named_experiment_builds(tmp_path: Path, name: str) -> None:
         "log_every=0",
         "checkpoint_every=0",
         "teacher.train_shift=-1",
+        "teacher.batch_size=99999",
         "tune_random=[0.5,2.0]",
         "random_scale=0",
         "data=image_folder",
@@ -160,6 +161,7 @@ def test_another_configuration_in_the_folder_raises(whole_run: tuple[Path, dict[
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(5, 6), (3, 3), (10 + 7, 11)])
 def test_a_resumed_run_is_bit_identical(tmp_path: Path, stops: tuple[int, int]) -> None:
     """Stopped in the teacher, the first or the second student; between log entries, at one, and at the last step."""
@@ -189,6 +191,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, stops: tuple[int, int]) 
         assert torch.equal(value, resumed["hard"]["method"]["policy"][key])
 
 
+@pytest.mark.slow
 def test_the_command_stops_at_an_interrupt(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "experiments.train", f"hydra.run.dir={tmp_path}/run", "students=[kd]"]
     command += ["steps=100000", "teacher.steps=2", f"teacher_cache={tmp_path}/teachers", "log_every=5", "threads=1"]

@@ -81,6 +81,7 @@ def few(config: DictConfig) -> Splits:
     return Splits(whole.train, whole.validation[held], whole.test[held], whole.classes)
 
 
+@pytest.mark.slow
 def test_students_of_any_fraction_share_a_teacher_of_all_images(tmp_path: Path) -> None:
     cached = {}
     for fraction, teacher_fraction in ((0.1, "1.0"), (0.2, "1.0"), (1.0, "null"), (0.2, "null")):
@@ -115,6 +116,7 @@ def test_invalid_numbers_raise(overrides: list[str], message: str) -> None:
         check_numbers(composed(*overrides))
 
 
+@pytest.mark.slow
 def test_every_row_and_trial_of_fashion_robust_trains(tmp_path: Path) -> None:
     few_steps = ["batch_size=16", "budget=steps", f"teacher_cache={tmp_path}/teachers"]
     config = composed("experiment=fashion_robust", *DIGITS, *few_steps)

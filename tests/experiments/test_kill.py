@@ -65,6 +65,7 @@ def test_differences_are_detected() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_without_being_killed_raises(tmp_path: Path) -> None:
     line = command(tmp_path, ["students=[nobody]"], sweep=False)
     with pytest.raises(RuntimeError, match=r"failed without being killed:[\s\S]*nobody"):

@@ -283,6 +283,7 @@ def test_unknown_options_and_keys_raise() -> None:
         composed("stpes=5")
 
 
+@pytest.mark.slow
 def test_help_lists_the_groups() -> None:
     shown = run([sys.executable, "-m", "experiments.train", "--help"])
     assert shown.returncode == 0, shown.stderr

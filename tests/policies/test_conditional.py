@@ -71,7 +71,7 @@ def test_bad_images_and_settings() -> None:
     for images, words in ((None, "pass images"), (torch.rand(2, 1, 8, 8), r"\(transform\.spec, channels=1\)")):
         with pytest.raises(ValueError, match=words):
             policy.relative_entropy(images)
-    with pytest.raises(ValueError, match="expected positive numbers"):
+    with pytest.raises(ValueError, match="expected an integer >= 1"):
         Conditional(SPEC, channels=0)
     with pytest.raises(ValueError, match="has collapsed"):
         Conditional(SPEC, std=0.0)

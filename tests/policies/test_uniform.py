@@ -60,7 +60,6 @@ def test_nothing_is_learned_or_saved() -> None:
     policy = Uniform(TRANSFORM.spec, scale=0.5)
     assert list(policy.parameters()) == []
     assert policy.state_dict() == {}
-    assert policy.variables(torch.zeros(2, TRANSFORM.size)) == []
     assert not policy.is_per_sample
     assert not policy.is_conditional
 

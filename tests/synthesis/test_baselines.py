@@ -190,7 +190,7 @@ def test_bad_input(name: str) -> None:
     with pytest.raises(ValueError, match=r"labels: expected \(B,\) integers, got None"):
         search(what, None, seeds=seeds())  # type: ignore[arg-type]
     for given in (labels(2), labels().float(), labels()[:, None]):
-        with pytest.raises(ValueError, match="one for each image"):
+        with pytest.raises(ValueError, match="one per image"):
             search(what, given, seeds=seeds())
     with pytest.raises(ValueError, match="3 images and 2 seeds"):
         search(what, labels(2), seeds=seeds(2), images=pictures())

@@ -14,10 +14,13 @@ from hard_aug.utils.checks import (
     ImageCheck,
     check_image_form,
     check_images,
+    check_integer,
     check_kinds,
     check_labels,
     check_logits,
+    check_positive_number,
     check_same_classes,
+    check_unit_interval,
     checked_normalization,
     images_in_range,
     raise_for_values,
@@ -34,6 +37,33 @@ def test_kinds() -> None:
             check_kinds(model=(value, nn.Module))
     with pytest.raises(TypeError, match="x: expected an Exception, got int"):
         check_kinds(x=(3, Exception))
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, "1", True])
+def test_integers(value: object) -> None:
+    check_integer(count=1, other=7, missing=None)
+    with pytest.raises(ValueError, match=f"count={value}: expected an integer >= 1"):
+        check_integer(count=value)
+
+
+def test_integers_of_another_least() -> None:
+    check_integer(0, count=0)
+    with pytest.raises(ValueError, match="count=2: expected an integer >= 3"):
+        check_integer(3, count=2)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_positive_numbers(value: float) -> None:
+    check_positive_number(rate=1e-9, other=3)
+    with pytest.raises(ValueError, match=f"rate={value}: expected a positive number"):
+        check_positive_number(rate=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
+def test_numbers_in_the_unit_interval(value: float) -> None:
+    check_unit_interval(weight=0.0, other=1)
+    with pytest.raises(ValueError, match=rf"weight={value}: expected a number in \[0, 1\]"):
+        check_unit_interval(weight=value)
 
 
 def test_images_are_detached_and_otherwise_unchanged() -> None:
