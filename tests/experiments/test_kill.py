@@ -14,7 +14,7 @@ from experiments.kill_test import command, differences, main, run_until
 SHORT = ["steps=16", "teacher.steps=16", "checkpoint_every=4", "log_every=3", "students=[random,hard]"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_three_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs"
@@ -31,7 +31,7 @@ def test_three_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "use --folder=<a new one>" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_kill_of_a_sweep_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs"
