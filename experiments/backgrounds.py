@@ -24,6 +24,7 @@ from torch import Tensor
 
 from experiments.data import load as load_items
 from hard_aug.data import Grouped, GroupedSplits, ImageSet, Splits
+from hard_aug.utils.checks import check_integer, check_unit_interval
 
 Kind = Literal["colour", "stripes"]
 #: Half-width of a family, as a fraction of the distance to the next one.
@@ -126,10 +127,8 @@ def load(
     Raises:
         ValueError: an invalid setting, which it names.
     """
-    if not 0 <= rare <= 1:
-        raise ValueError(f"data.rare={rare}: expected a fraction in [0, 1]")
-    if families < 2:
-        raise ValueError(f"data.families={families}: expected an integer >= 2")
+    check_unit_interval(**{"data.rare": rare})
+    check_integer(2, **{"data.families": families})
     items = load_items(name, root=root, canvas=canvas, download=download)
     if classes is not None:
         items = _chosen(items, list(classes))

@@ -23,12 +23,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from experiments.methods import TwoViewMethod
+from experiments.methods import SeededViews
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def seeded_from(generator: torch.Generator) -> Iterator[None]:
         yield
 
 
-class DrawnViews(TwoViewMethod):
+class DrawnViews(SeededViews):
     """The second view is made by a random augmentation that draws from the method's own CPU generator.
 
     Args:
@@ -56,14 +55,6 @@ class DrawnViews(TwoViewMethod):
         seed: of the generator.
     """
 
-    #: Whether a view combines several images, so that the teacher's consistency is undefined.
-    mixes = False
-
-    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int = 0) -> None:
-        super().__init__(teacher, student, temperature=temperature)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._consistent: Tensor | None = None
-
     @abstractmethod
     def draw(self, images: Tensor) -> Tensor:
         """Return views `(B, C, H, W)` in [0, 1] of `images`; may use the global generator, see `seeded_from`."""
@@ -72,19 +63,3 @@ class DrawnViews(TwoViewMethod):
         """See `TwoViewMethod.second_view`."""
         with seeded_from(self._generator):
             return self.draw(images)
-
-    def observe(self, first: Tensor, second: Tensor) -> None:
-        """See `TwoViewMethod.observe`."""
-        self._consistent = None if self.mixes else (first.argmax(1) == second.argmax(1)).float().mean()
-
-    def scalars(self) -> dict[str, float]:
-        """See `Method.scalars`."""
-        return {} if self._consistent is None else {"teacher_consistency": float(self._consistent)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._generator.set_state(state["generator"])

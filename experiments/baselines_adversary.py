@@ -25,6 +25,7 @@ from hard_aug.objectives import Disagreement, Penalty, Reference
 from hard_aug.policies import Generator, Policy
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Transform
+from hard_aug.utils.checks import check_nonnegative
 
 
 class LabelConflict(Disagreement):
@@ -40,8 +41,7 @@ class LabelConflict(Disagreement):
     requires_one_class = True
 
     def __init__(self, *, weight: float = 1.0, non_saturating: bool = True) -> None:
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"weight={weight}: expected a number >= 0")
+        check_nonnegative(weight=weight)
         self.weight, self.non_saturating = float(weight), non_saturating
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:

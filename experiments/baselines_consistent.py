@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from experiments.baselines import DrawnViews
+from hard_aug.utils.checks import check_fraction
 
 
 class ConsistentMixup(DrawnViews):
@@ -36,8 +37,8 @@ class ConsistentMixup(DrawnViews):
         crop: float | None = None,
         seed: int = 0,
     ) -> None:
-        if crop is not None and not 0 < crop <= 1:
-            raise ValueError(f"crop={crop}: expected a fraction of the area in (0, 1], or null for no crops")
+        if crop is not None:
+            check_fraction(crop=crop)
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self.crop = crop
 

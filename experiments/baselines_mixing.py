@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from experiments.baselines import DrawnViews
 from hard_aug.evaluation.network_evaluations import FORWARD, TWO_VIEWS
+from hard_aug.utils.checks import check_positive_number
 
 
 class _Mixed(DrawnViews):
@@ -21,16 +20,14 @@ class _Mixed(DrawnViews):
     def __init__(
         self, teacher: nn.Module, student: nn.Module, *, temperature: float, alpha: float = 1.0, seed: int = 0
     ) -> None:
-        if not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"alpha={alpha}: expected a positive number, the parameter of the Beta distribution")
+        check_positive_number(alpha=alpha)
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self._mix = self.kind(alpha=alpha)
 
     def draw(self, images: Tensor) -> Tensor:
         """See `DrawnViews.draw`."""
         # torchvision also requires labels to mix; here the teacher predicts on the mixed image itself.
-        mixed: Tensor = self._mix(images, images.new_zeros(len(images), 1))[0]
-        return mixed
+        return self._mix(images, images.new_zeros(len(images), 1))[0]
 
 
 class Mixup(_Mixed):

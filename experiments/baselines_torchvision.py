@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from experiments.baselines import DrawnViews
+from hard_aug.utils.checks import check_integer
 
 
 class _EachImage(DrawnViews):
@@ -43,8 +44,7 @@ class RandAugmented(_EachImage):
         magnitude: int = 9,
         seed: int = 0,
     ) -> None:
-        if not (isinstance(operations, int) and operations >= 1):
-            raise ValueError(f"operations={operations}: expected an integer >= 1")
+        check_integer(operations=operations)
         if not (isinstance(magnitude, int) and 0 <= magnitude <= 30):
             raise ValueError(f"magnitude={magnitude}: expected an integer from 0 to 30")
         super().__init__(teacher, student, temperature=temperature, seed=seed)
@@ -97,7 +97,6 @@ class AugMixed(_EachImage):
     ) -> None:
         if not (isinstance(severity, int) and 1 <= severity <= 10):
             raise ValueError(f"severity={severity}: expected an integer from 1 to 10")
-        if not (isinstance(chains, int) and chains >= 1):
-            raise ValueError(f"chains={chains}: expected an integer >= 1")
+        check_integer(chains=chains)
         super().__init__(teacher, student, temperature=temperature, seed=seed)
         self.transform = v2.AugMix(severity=severity, mixture_width=chains, all_ops=all_ops)

@@ -54,5 +54,4 @@ def _read(run: Path) -> Mapping[str, Any]:
     path = run / RESULTS
     if not path.is_file():
         raise FileNotFoundError(f"trials_from: no {path}; expected the folder of a finished run of experiments.train")
-    metrics: Mapping[str, Any] = json.loads(path.read_text())
-    return metrics
+    return json.loads(path.read_text())

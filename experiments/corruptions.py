@@ -30,25 +30,9 @@ def _signs(images: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * torch.randint(2, (len(images),), generator=generator) - 1).to(images)
 
 
-def _noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    return images + 0.2 * torch.randn(images.shape, generator=generator).to(images)
-
-
-def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
-    return gaussian_blur2d(images, (9, 9), (1.5, 1.5))
-
-
 def _contrast(images: Tensor, generator: torch.Generator) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + 0.3 * (images - mean)
-
-
-def _brightness(images: Tensor, generator: torch.Generator) -> Tensor:
-    return images + 0.3
-
-
-def _rotation(images: Tensor, generator: torch.Generator) -> Tensor:
-    return rotate(images, 25 * _signs(images, generator))
 
 
 def _shear(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -62,11 +46,11 @@ def _pixelate(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "noise": _noise,
-    "blur": _blur,
+    "noise": lambda images, generator: images + 0.2 * torch.randn(images.shape, generator=generator).to(images),
+    "blur": lambda images, generator: gaussian_blur2d(images, (9, 9), (1.5, 1.5)),
     "contrast": _contrast,
-    "brightness": _brightness,
-    "rotation": _rotation,
+    "brightness": lambda images, generator: images + 0.3,
+    "rotation": lambda images, generator: rotate(images, 25 * _signs(images, generator)),
     "shear": _shear,
     "pixelate": _pixelate,
 }

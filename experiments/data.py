@@ -33,6 +33,7 @@ from experiments.crops import Cropped
 from experiments.streams import LazyImageSet
 from hard_aug.data import ImageSet, Splits, hold_out
 from hard_aug.data.image_set import SPLIT_SEED
+from hard_aug.utils.checks import check_fraction
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 #: Data sets that torchvision reads and can download.
@@ -146,8 +147,7 @@ def subsample(part: ImageSet, fraction: float) -> ImageSet:
     Raises:
         ValueError: a fraction outside (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"data.fraction={fraction}: expected a fraction of the training images in (0, 1]")
+    check_fraction(**{"data.fraction": fraction})
     if fraction == 1:
         return part
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(SPLIT_SEED + 1))

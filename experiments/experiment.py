@@ -100,8 +100,7 @@ class Experiment:
         if own_classes:
             del values["classes"]
         accepted = inspect.signature(get_object(node._target_)).parameters
-        model: nn.Module = instantiate(node, **{key: value for key, value in values.items() if key in accepted})
-        return model
+        return instantiate(node, **{key: value for key, value in values.items() if key in accepted})
 
     def other_teacher(self) -> nn.Module:
         """Return a teacher trained with the same settings and another seed, which judges images made with this one.
@@ -133,10 +132,8 @@ class Experiment:
         teacher, cached = self._trained_teacher(self.config.seed)
         self._check_classes(teacher)
         metrics: dict[str, Any] = accuracies(teacher, self.sets)
-        metrics["seconds"] = round(time.perf_counter() - started, 2)
-        metrics["cached"] = cached
-        metrics["multiply_adds"] = multiply_adds(teacher, self.shape)
-        return teacher, metrics
+        metrics |= {"seconds": round(time.perf_counter() - started, 2), "cached": cached}
+        return teacher, metrics | {"multiply_adds": multiply_adds(teacher, self.shape)}
 
     def _check_classes(self, teacher: nn.Module) -> None:
         with torch.no_grad():
@@ -194,9 +191,8 @@ class Experiment:
 
     def _history_images(self, augmenter: HardAugmenter) -> Tensor | None:
         """Return the images for which the policy's distribution is recorded; None for an unconditional policy."""
-        if not augmenter.policy.is_conditional:
-            return None
-        return self.splits.validation[slice(0, DRAWS)].materialize().images
+        shown = self.splits.validation[slice(0, DRAWS)]
+        return shown.materialize().images if augmenter.policy.is_conditional else None
 
     def train(self, spec: StudentSpec) -> None:
         """Train one student, resuming if it was interrupted, and store the result in the checkpoint.
@@ -283,8 +279,7 @@ class Experiment:
         finally:
             loggers.close()
         processes.broadcast_buffers(student)
-        metrics: dict[str, Any] = accuracies(student, self.sets)
-        metrics |= self._validation_metrics(student)
+        metrics: dict[str, Any] = accuracies(student, self.sets) | self._validation_metrics(student)
         metrics["seconds"], metrics["steps"] = round(seconds, 2), training.steps
         metrics["evaluations"] = round(method.evaluations(training.steps * self.config.batch_size))
         if isinstance(method, Hard):
@@ -338,8 +333,7 @@ class Experiment:
         spec = self.best_spec(row)
         if spec is None:
             raise ValueError(f"no student {row} is finished")
-        result: dict[str, Any] = self.state["finished"][spec.name]
-        return result
+        return self.state["finished"][spec.name]
 
     def trials(self) -> dict[str, list[dict[str, Any]]]:
         """Return all trials by row, with settings and metrics."""

@@ -86,5 +86,4 @@ def _augmented(experiment: Experiment, spec: StudentSpec, images: Tensor, labels
     student.load_state_dict(result["model"])
     augmenter = experiment.augmenter(student, spec)
     augmenter.load_state_dict(result["method"])
-    augmented: Tensor = augmenter(images, labels).images.detach()
-    return augmented
+    return augmenter(images, labels).images.detach()

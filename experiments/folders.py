@@ -82,7 +82,11 @@ def load_folder(
         raise ValueError(f"data.in_memory={in_memory!r}: expected auto, true or false")
     if random_crop and in_memory is True:
         raise ValueError("data.random_crop=true requires whole images, but data.in_memory=true keeps centre crops only")
-    classes, train, test = {"imagenet": _imagenet, "tiny_imagenet": _tiny_imagenet}.get(name, _image_folder)(root)
+    classes, train, test = (
+        _tiny_imagenet(root)
+        if name == "tiny_imagenet"
+        else _two_folders(root, name, "val" if name == "imagenet" else "test")
+    )
     stay, held = hold_out(len(train.paths), max(1, min(len(train.paths) // 10, HELD_OUT)))
     shuffled, _ = hold_out(len(test.paths), 0)
     if not len(stay):
@@ -140,14 +144,6 @@ def _two_folders(root: Path, name: str, test: str) -> tuple[tuple[str, ...], Lis
         ours, theirs = _shorten(classes), _shorten(others)
         raise ValueError(f"{root}: train has the classes {ours}, {test} {theirs}; expected the same")
     return tuple(classes), list_images(root / "train", labels), list_images(root / test, labels)
-
-
-def _image_folder(root: Path) -> tuple[tuple[str, ...], Listing, Listing]:
-    return _two_folders(root, "image_folder", "test")
-
-
-def _imagenet(root: Path) -> tuple[tuple[str, ...], Listing, Listing]:
-    return _two_folders(root, "imagenet", "val")
 
 
 def _tiny_imagenet(root: Path) -> tuple[tuple[str, ...], Listing, Listing]:

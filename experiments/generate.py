@@ -45,6 +45,7 @@ from experiments.train import choose_device
 from experiments.training import progress_bar
 from hard_aug.data import ShardIndex, ShardWriter, save_sheets
 from hard_aug.generative import DiffusionModel
+from hard_aug.utils.checks import check_integer
 
 logger = logging.getLogger(__name__)
 #: Settings of `generation` on which the images do not depend.
@@ -174,9 +175,7 @@ def run(config: DictConfig, folder: Path) -> ShardIndex | None:
         ValueError: a setting is out of range, or the models do not fit the data.
     """
     settings = config.generation
-    for name in ("images", "shard_size", "batch_size", "sheet"):
-        if settings[name] < 1:
-            raise ValueError(f"generation.{name}={settings[name]}: expected an integer >= 1")
+    check_integer(**{f"generation.{name}": settings[name] for name in ("images", "shard_size", "batch_size", "sheet")})
     if settings.images % settings.shard_size:
         raise ValueError(
             f"generation.images={settings.images}: expected a multiple of generation.shard_size="

@@ -36,7 +36,7 @@ from hard_aug.evaluation.network_evaluations import (
     augmenter_evaluations,
     planned_augmenter_evaluations,
 )
-from hard_aug.losses import distillation_loss
+from hard_aug.losses import TwoViewLoss, distillation_loss
 from hard_aug.transforms import Transform
 
 NAMES = ("supervised", "kd", "random", "oracle", "hard", "generated")
@@ -148,6 +148,7 @@ class TwoViewMethod(Method):
 
     def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
         self.teacher, self.student, self.temperature = teacher, student, temperature
+        self._loss = TwoViewLoss(student, temperature=temperature)
 
     def first_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the first view, `(B, C, H, W)`: the clean images. Called before `second_view`.
@@ -181,15 +182,45 @@ class TwoViewMethod(Method):
             first, second = local_rows(self.first_view(images, labels)), local_rows(self.second_view(images, labels))
             first_teacher, second_teacher = self.teacher(first), self.teacher(second)
         self.observe(first_teacher, second_teacher)
-        first_student, second_student = self.student(torch.cat((first, second))).split((len(first), len(second)))
-        return 0.5 * distillation_loss(
-            student_logits=first_student, teacher_logits=first_teacher, temperature=self.temperature
-        ) + 0.5 * distillation_loss(
-            student_logits=second_student, teacher_logits=second_teacher, temperature=self.temperature
-        )
+        return self._loss(first, second, clean_teacher_logits=first_teacher, hard_teacher_logits=second_teacher).loss
 
 
-class RandomViews(TwoViewMethod):
+class SeededViews(TwoViewMethod):
+    """The second view is drawn from the method's own CPU generator.
+
+    Args:
+        teacher: the frozen network.
+        student: the network to be trained.
+        temperature: of the distillation.
+        seed: of the generator.
+    """
+
+    #: Whether a view combines several images, so that the teacher's consistency is undefined.
+    mixes = False
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int = 0) -> None:
+        super().__init__(teacher, student, temperature=temperature)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._consistent: Tensor | None = None
+
+    def observe(self, first: Tensor, second: Tensor) -> None:
+        """See `TwoViewMethod.observe`."""
+        self._consistent = None if self.mixes else (first.argmax(1) == second.argmax(1)).float().mean()
+
+    def scalars(self) -> dict[str, float]:
+        """See `Method.scalars`."""
+        return {} if self._consistent is None else {"teacher_consistency": float(self._consistent)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
+        self._generator.set_state(state["generator"])
+
+
+class RandomViews(SeededViews):
     """The second view is drawn uniformly from a fraction of the transform's ranges.
 
     Args:
@@ -211,30 +242,12 @@ class RandomViews(TwoViewMethod):
         scale: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher, student, temperature=temperature)
+        super().__init__(teacher, student, temperature=temperature, seed=seed)
         self.transform, self.scale = transform, scale
-        self._generator = torch.Generator().manual_seed(seed)
-        self._consistent = torch.zeros(())
 
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `TwoViewMethod.second_view`."""
         return random_views(self.transform, images, self._generator, scale=self.scale, labels=labels)
-
-    def observe(self, first: Tensor, second: Tensor) -> None:
-        """See `TwoViewMethod.observe`."""
-        self._consistent = (first.argmax(1) == second.argmax(1)).float().mean()
-
-    def scalars(self) -> dict[str, float]:
-        """See `Method.scalars`."""
-        return {"teacher_consistency": float(self._consistent)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._generator.set_state(state["generator"])
 
 
 class Hard(Method):

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from experiments import checkpoint, jobs, teachers
 from experiments.training import TrainerSettings
+from hard_aug.utils.checks import check_integer
 
 #: The validation images that trials are selected on; `sum` is the mean of both accuracies.
 SELECTION_SETS = ("clean", "main", "sum")
@@ -35,13 +36,11 @@ def check_numbers(config: DictConfig) -> None:
     Raises:
         ValueError: the error names the setting and the expected values.
     """
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads"):
-        if not _is_integer(config[name], 1):
-            raise ValueError(f"{name}={config[name]}: expected an integer >= 1")
-    if not _is_integer(config.seed, 0):
-        raise ValueError(f"seed={config.seed}: expected an integer >= 0")
-    if config.get("eval_every") is not None and not _is_integer(config.eval_every, 1):
-        raise ValueError(f"eval_every={config.eval_every}: expected an integer >= 1, or null for never")
+    required = {name: config[name] for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads")}
+    if missing := [name for name, value in required.items() if value is None]:
+        raise ValueError(f"{missing[0]}=None: expected an integer >= 1")
+    check_integer(**required, eval_every=config.get("eval_every"))
+    check_integer(0, seed=config.seed)
     if config.get("select_on", "main") not in SELECTION_SETS:
         raise ValueError(f"select_on={config.select_on}: expected one of {', '.join(SELECTION_SETS)}")
     if config.get("budget", "steps") not in BUDGETS:
@@ -54,10 +53,6 @@ def check_numbers(config: DictConfig) -> None:
     for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
         if not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"{name}={config[name]}: expected fractions of the ranges in (0, 1]")
-
-
-def _is_integer(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def run_identity(config: DictConfig) -> dict[str, Any]:

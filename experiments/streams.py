@@ -205,8 +205,7 @@ class ImageFiles:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded as an image ({error}); repair or remove it") from error
         if crop_seed is None:
-            pixels: Tensor = self._center_crop(image)
-            return pixels
+            return self._center_crop(image)
         seed, number = crop_seed
         return self._random_crop(image, np.random.default_rng([seed % 2**63, number, row]))
 
@@ -215,8 +214,7 @@ class ImageFiles:
         height, width = image.shape[-2:]
         top, left, tall, wide = crop_box(height, width, generator)
         pixels = functional.resized_crop(image, top, left, tall, wide, [self.size, self.size], antialias=True)
-        converted: Tensor = self._convert(functional.horizontal_flip(pixels) if generator.random() < 0.5 else pixels)
-        return converted
+        return self._convert(functional.horizontal_flip(pixels) if generator.random() < 0.5 else pixels)
 
 
 def crop_box(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:

@@ -60,17 +60,13 @@ def run_name(overrides: str, digest: str) -> str:
     return f"{readable}-{digest}" if readable else digest
 
 
-def _hash_resolver(*, _root_: DictConfig) -> str:
-    return config_hash(_root_)
-
-
 def _name_resolver(overrides: str | None = None, *, _root_: DictConfig) -> str:
     return run_name(overrides or "", config_hash(_root_))
 
 
 def register() -> None:
     """Register the resolvers; importing this module has done so."""
-    OmegaConf.register_new_resolver("config_hash", _hash_resolver, replace=True)
+    OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_), replace=True)
     OmegaConf.register_new_resolver("run_name", _name_resolver, replace=True)
 
 

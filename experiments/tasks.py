@@ -24,6 +24,7 @@ from experiments.views import random_views
 from hard_aug.data import ConcatImageSet, ImageSet
 from hard_aug.evaluation import corruptions as common_corruptions
 from hard_aug.transforms import Affine, Transform
+from hard_aug.utils.checks import check_integer
 
 
 class Task(ABC):
@@ -74,10 +75,8 @@ class Shift(Task):
     main = "shifted"
 
     def __init__(self, *, distance: int, train_shift: int) -> None:
-        if distance < 1:
-            raise ValueError(f"test_shift={distance}: expected an integer >= 1")
-        if train_shift < 0:
-            raise ValueError(f"teacher.train_shift={train_shift}: expected a number of pixels >= 0, 0 for no shifts")
+        check_integer(test_shift=distance)
+        check_integer(0, **{"teacher.train_shift": train_shift})
         self.distance, self.train_shift = distance, train_shift
 
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
@@ -161,8 +160,7 @@ class Corruption(InvarianceTask):
         chosen = tuple(severities)
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(common_corruptions.SEVERITIES):
             raise ValueError(f"task.severities={list(chosen)}: expected a non-empty subset of 1 to 5, each once")
-        if images < 1:
-            raise ValueError(f"task.images={images}: expected an integer >= 1")
+        check_integer(**{"task.images": images})
         self.images, self.kind, self.severities = images, kind, chosen
         self.cache = Path(cache)
         known = list(CORRUPTIONS) if kind == "simple" else [f"corrupted/{name}" for name in common_corruptions.NAMES]

@@ -19,6 +19,7 @@ from experiments import checkpoint, processes
 from experiments.stop import Stop
 from experiments.training import Training
 from hard_aug.data import ImageSet, Splits
+from hard_aug.utils import checks
 from hard_aug.utils.hashing import cache_key
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ def check_fraction(config: DictConfig) -> None:
     fraction = config.teacher.get("fraction")
     if fraction is None:
         return
-    if not 0 < fraction <= 1:
-        raise ValueError(f"teacher.fraction={fraction}: expected a fraction of the training images in (0, 1], or null")
+    checks.check_fraction(**{"teacher.fraction": fraction})
     if "fraction" not in config.data:
         raise ValueError(f"teacher.fraction={fraction}: these data have no data.fraction; expected null")
 

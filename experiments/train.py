@@ -115,13 +115,12 @@ def _run(config: DictConfig, folder: Path, device: torch.device, *, quiet: bool,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "config": experiment.identity,
     }
-    if experiment.task.held_out_corruptions:
-        metrics["held_out_corruptions"] = list(experiment.task.held_out_corruptions)
-    trials = experiment.trials()
-    if trials:
-        metrics["trials"] = trials
-    if failure_metrics:
-        metrics["failure_metrics"] = failure_metrics
+    optional = {
+        "held_out_corruptions": list(experiment.task.held_out_corruptions),
+        "trials": experiment.trials(),
+        "failure_metrics": failure_metrics,
+    }
+    metrics |= {key: value for key, value in optional.items() if value}
     if "hard" in results and figures:
         metrics["policy"] = draw_figures(experiment, folder)
         if processes.rank() == 0:

@@ -59,8 +59,7 @@ class Trainer:
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """Return the stored result of a finished network or other work, or None."""
-        found: dict[str, Any] | None = self.state["finished"].get(name)
-        return found
+        return self.state["finished"].get(name)
 
     def load_partial(self, name: str) -> Any:
         """Return the intermediate result stored by `save_partial` under this name, or None."""

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hard_aug.data import ImageSet
 from hard_aug.models.eval_mode import unwrap_model
+from hard_aug.utils.checks import check_integer
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -47,8 +48,7 @@ class TrainerSettings:
             object.__setattr__(self, "precision", "no")
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision={self.precision}: expected one of {', '.join(PRECISIONS)}")
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise ValueError(f"trainer.accumulate={self.accumulate}: expected an integer >= 1")
+        check_integer(**{"trainer.accumulate": self.accumulate})
         if not 0 <= self.ema < 1:
             raise ValueError(f"trainer.ema={self.ema}: expected a decay in [0, 1), such as 0.999; 0 turns it off")
 
@@ -177,8 +177,7 @@ class Training:
         accelerator: Accelerator | None = None,
         memory_advice: str = "lower batch_size",
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps={steps}: expected an integer >= 1")
+        check_integer(steps=steps)
         self.model = model
         self.steps = steps
         self.step = 0
@@ -232,8 +231,7 @@ class Training:
     @property
     def final_model(self) -> nn.Module:
         """The network as it would be if training ended now: the average of its weights, if `settings.ema` is set."""
-        found: nn.Module = self._network if self._average is None else self._average.module
-        return found
+        return self._network if self._average is None else self._average.module
 
     def _train_step(self, batch: ImageSet, loss_fn: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Take one optimiser step on all micro-batches of the batch; return the mean of their losses."""

@@ -26,6 +26,7 @@ from hard_aug.schedules import Alternating, Schedule
 from hard_aug.transforms import Transform, make_context
 from hard_aug.utils.checks import (
     ImageCheck,
+    check_fraction,
     check_integer,
     check_kinds,
     check_labels,
@@ -34,6 +35,7 @@ from hard_aug.utils.checks import (
 )
 from hard_aug.utils.distributed import ProcessGroup
 from hard_aug.utils.rng import ShardedGenerator, restore_generator
+from hard_aug.utils.rows import rows_of
 
 DEFAULT_SCHEDULE = Alternating(fraction=0.25, every=6)
 #: Of the distillation loss, for objectives that have none.
@@ -123,8 +125,7 @@ class HardAugmenter:
         )
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
         check_positive_number(learning_rate=learning_rate)
-        if not 0 < hard_fraction <= 1:
-            raise ValueError(f"hard_fraction={hard_fraction}: expected a fraction of the batch in (0, 1]")
+        check_fraction(hard_fraction=hard_fraction)
         check_integer(0, warmup_calls=warmup_calls)
         if backend is not None:
             check_backend(backend)
@@ -132,6 +133,9 @@ class HardAugmenter:
         self.schedule, self.exploration = schedule, exploration
         self._hard_fraction, self._warmup_calls = hard_fraction, warmup_calls
         self._backend, self._seed = backend, seed
+        names = ("learning_rate", "hard_fraction", "warmup_calls", "batch_norm", "normalization", "backend", "seed")
+        given = (learning_rate, hard_fraction, warmup_calls, batch_norm, normalization, backend, seed)
+        self._settings = dict(zip(names, given, strict=True)) | {"cuda_graph": cuda_graph}
         self._two_view_loss = TwoViewLoss(
             student,
             temperature=float(getattr(objective, "temperature", DEFAULT_TEMPERATURE)),
@@ -202,8 +206,11 @@ class HardAugmenter:
 
     def __repr__(self) -> str:
         names = ("transform", "policy", "objective", "invariance", "schedule", "exploration")
-        lines = "".join(f"  {name}={getattr(self, name)!r},\n".replace("\n)", "\n  )") for name in names)
-        return f"HardAugmenter(\n{lines})"
+        parts = [f"{name}={getattr(self, name)!r}" for name in names]
+        parts += [f"{name}={value!r}" for name, value in self._settings.items()]
+        return (
+            "HardAugmenter(\n" + "".join(f"  {part},\n".replace("\n", "\n  ", part.count("\n")) for part in parts) + ")"
+        )
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw `u`, `(B, P)`, as a call does: from the policy, and in part uniformly (but without a search).
@@ -230,7 +237,7 @@ class HardAugmenter:
         """
         images = self._checked(images, labels)
         call = self._calls - self._warmup_calls
-        rows = 0 if call < 0 else min(len(images), max(1, round(self._hard_fraction * len(images))))
+        rows = 0 if call < 0 else rows_of(self._hard_fraction, len(images))
         is_due = rows > 0 and self.schedule.is_due(call)
         optimizer = self._optimizer.state_dict() if is_due else None
         runner, generator = self._runner.state_dict(), self._generator.get_state()

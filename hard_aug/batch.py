@@ -42,6 +42,16 @@ class HardBatch:
         clean_teacher_logits: `(B, K)` on `clean_images`, detached.
         reference_logits: `(B, K)`, what the teacher's prediction is compared with: that on the clean image, or for
             a mix the mean of both predictions weighted by area.
+
+    Example:
+        >>> from torch import nn
+        >>> from hard_aug import Affine, HardAugmenter
+        >>> teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)) for _ in range(2))
+        >>> hard = HardAugmenter(teacher=teacher, student=student, transform=Affine())(torch.rand(4, 1, 8, 8))
+        >>> hard
+        HardBatch(4 hard of 4 images (1, 8, 8))
+        >>> hard.loss().shape, hard.teacher_logits.shape, hard.params["rotation"].shape
+        (torch.Size([]), torch.Size([4, 3]), torch.Size([4]))
     """
 
     def __init__(

@@ -50,11 +50,7 @@ def check_parts(
         ValueError: they cannot; the message names what to use instead.
     """
     objective_name, policy_name, schedule_name = (type(part).__name__ for part in (objective, policy, schedule))
-    if policy.size != transform.size:
-        raise ValueError(
-            f"the policy has {policy.size} parameters and the transform {transform.size}; "
-            f"use {policy_name}(transform.spec)"
-        )
+    policy.check_spec(transform.spec)
     if schedule.requires_learned_policy and (policy.is_per_sample or not list(policy.parameters())):
         what = "optimises each image's own" if policy.is_per_sample else "learns none"
         raise ValueError(

@@ -23,7 +23,7 @@ from hard_aug.inner_loop.exploration import MAX_UNIFORM_FRACTION, mix_uniform
 from hard_aug.policies import Policy
 from hard_aug.transforms import Transform, make_context
 from hard_aug.utils import rng
-from hard_aug.utils.checks import check_kinds, images_in_range, raise_for_values
+from hard_aug.utils.checks import check_fraction, check_kinds, images_in_range, raise_for_values
 
 
 class LearnedAugmentation(nn.Module):
@@ -64,8 +64,7 @@ class LearnedAugmentation(nn.Module):
                 "teacher and student, which stay behind; a learned proposal can be exported alone: "
                 "LearnedAugmentation(augmenter.transform, augmenter.policy.proposal)"
             )
-        if policy.size != transform.size:
-            raise ValueError(f"the policy has {policy.size} parameters, the transform {transform.size}")
+        policy.check_spec(transform.spec)
         if transform.requires_labels:
             raise ValueError(
                 f"{type(transform).__name__} requires the class of each image, which a pipeline does not pass on; use "
@@ -75,8 +74,7 @@ class LearnedAugmentation(nn.Module):
             raise ValueError(
                 f"uniform_fraction={uniform_fraction}: expected a fraction of draws in [0, {MAX_UNIFORM_FRACTION}]"
             )
-        if not 0 < p <= 1:
-            raise ValueError(f"p={p}: expected the probability that an image is augmented, in (0, 1]")
+        check_fraction(p=p)
         self.transform, self.p = transform, p
         self.policy = copy.deepcopy(policy).cpu().eval().requires_grad_(False)
         self.register_buffer("uniform_fraction", torch.tensor(float(uniform_fraction)))
@@ -112,7 +110,7 @@ class LearnedAugmentation(nn.Module):
         Gradients: images yes (of uint8 none), second order no.
         """
         _check(images, others, device=self.uniform_fraction.device)
-        batch = _plain(images if images.ndim == 4 else images[None])
+        batch = (images if images.ndim == 4 else images[None]).as_subclass(Tensor)
         if self.transform.requires_partner and images.ndim == 3:
             raise ValueError(
                 "this augmentation mixes images with others of their batch, and got a single one; apply it to batches "
@@ -123,7 +121,8 @@ class LearnedAugmentation(nn.Module):
                 "this augmentation mixes images of different classes, so what accompanies them would be wrong; "
                 "pass the images alone, and take the teacher's predictions on the mixes"
             )
-        augmented = _of_dtype(self._augmented(_floating(batch), generator), images.dtype)
+        batch = batch if batch.is_floating_point() else batch.float() / 255
+        augmented = _of_dtype(self._augmented(batch, generator), images.dtype)
         augmented = _like(augmented if images.ndim == 4 else augmented[0], images)
         return (augmented, *others) if others else augmented
 
@@ -132,7 +131,7 @@ class LearnedAugmentation(nn.Module):
         if images.numel() == 0:
             return images
         if not images.is_cuda and not bool(images_in_range(images)):
-            raise_for_values(images)
+            raise_for_values(images, advice="put the augmentation before v2.Normalize")
         generator = _global_generator(images.device) if generator is None else generator
         chosen = None
         if self.p < 1:
@@ -154,9 +153,8 @@ class LearnedAugmentation(nn.Module):
 
 
 def _global_generator(device: torch.device) -> torch.Generator:
-    if device.type == "cpu":
-        return torch.default_generator
-    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
+    on_cpu = device.type == "cpu"
+    return torch.default_generator if on_cpu else torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
 
 
 def _check(images: object, others: tuple[Any, ...], *, device: torch.device) -> None:
@@ -185,17 +183,9 @@ def _tv_tensors() -> Any:
     return sys.modules.get("torchvision.tv_tensors")
 
 
-def _plain(images: Tensor) -> Tensor:
-    return images if type(images) is Tensor else images.as_subclass(Tensor)
-
-
 def _like(augmented: Tensor, images: Tensor) -> Tensor:
     kinds = _tv_tensors()
     return kinds.wrap(augmented, like=images) if kinds is not None and isinstance(images, kinds.Image) else augmented
-
-
-def _floating(images: Tensor) -> Tensor:
-    return images if images.is_floating_point() else images.float() / 255
 
 
 def _of_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:

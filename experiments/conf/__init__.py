@@ -1,0 +1,1 @@
+"""Configurations of the Hydra application, by group."""

@@ -12,6 +12,7 @@ from experiments.ood.base import SEVERITIES, OutOfDomain, check_severities
 from experiments.streams import ImageFiles, LazyImageSet
 from hard_aug.data import ConcatImageSet, ImageSet, Splits, hold_out
 from hard_aug.evaluation.corruptions import NAMES as STANDARD
+from hard_aug.utils.checks import check_integer
 
 
 class Folders(OutOfDomain):
@@ -30,8 +31,7 @@ class Folders(OutOfDomain):
         self, name: str, root: str | None, source: str, *, size: int, resize: int | None, images: int | None
     ) -> None:
         super().__init__(name, root, source)
-        if images is not None and images < 1:
-            raise ValueError(f"ood.{name}.images={images}: expected an integer >= 1")
+        check_integer(**{f"ood.{name}.images": images})
         self.size, self.resize, self.images = size, resize, images
 
     def _image_set(self, found: Listing, splits: Splits) -> LazyImageSet:

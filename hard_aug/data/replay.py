@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hard_aug.data.hard_images import HardImages
+from hard_aug.utils.checks import check_integer, check_nonnegative, check_unit_interval
 from hard_aug.utils.settings_repr import SettingsRepr
 
 logger = logging.getLogger(__name__)
@@ -76,10 +77,8 @@ class Replay(SettingsRepr, Dataset[Any]):
         eviction: Literal["random", "fifo"] = "random",
         seed: int = 0,
     ) -> None:
-        if capacity is not None and capacity < 1:
-            raise ValueError(f"capacity={capacity}: expected an integer >= 1, or None for no limit")
-        if not 0 <= old_fraction <= 1:
-            raise ValueError(f"old_fraction={old_fraction}: expected the fraction of older images, in [0, 1]")
+        check_integer(capacity=capacity)
+        check_unit_interval(old_fraction=old_fraction)
         if eviction not in ("random", "fifo"):
             raise ValueError(f"eviction={eviction!r}: expected 'random' or 'fifo'")
         self.capacity, self.old_fraction, self.eviction, self.seed = capacity, old_fraction, eviction, seed
@@ -142,8 +141,7 @@ class Replay(SettingsRepr, Dataset[Any]):
         chance, place = torch.rand(2, count, generator=generator, dtype=torch.float64)
         old = (chance < self.old_fraction) & (self.older > 0)
         first = torch.where(old, 0, self.older)
-        rows: Tensor = first + (place * torch.where(old, self.older, len(self) - self.older)).long()
-        return rows
+        return first + (place * torch.where(old, self.older, len(self) - self.older)).long()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, including the images: they depend on all former generations."""
@@ -196,11 +194,8 @@ class Refresh(SettingsRepr):
     ) -> None:
         if every is not None and patience is not None:
             raise ValueError(f"every={every} and patience={patience}: expected one of them; leave the other None")
-        for name, value in (("every", every), ("patience", patience)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1 epoch, or None")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta={min_delta}: expected a finite number >= 0")
+        check_integer(every=every, patience=patience)
+        check_nonnegative(min_delta=min_delta)
         if mode not in ("max", "min"):
             raise ValueError(f"mode={mode!r}: expected 'max' or 'min'")
         self.every, self.patience, self.min_delta, self.mode = every, patience, min_delta, mode
@@ -217,8 +212,7 @@ class Refresh(SettingsRepr):
         Raises:
             ValueError: a negative epoch, or `patience` without a value.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch}: expected the number of finished epochs")
+        check_integer(0, epoch=epoch)
         if self.every is not None:
             return epoch > 0 and epoch % self.every == 0
         if self.patience is None:

@@ -36,6 +36,7 @@ from hard_aug.data import shard_files as files
 from hard_aug.data.hard_images import HardImages, HardImageStore
 from hard_aug.data.shard_index import ShardIndex, summarize
 from hard_aug.utils import disk
+from hard_aug.utils.checks import check_integer
 from hard_aug.utils.settings_repr import SettingsRepr
 
 logger = logging.getLogger(__name__)
@@ -254,8 +255,7 @@ def save_sheets(
     Raises:
         ValueError: fewer than one column or image, or not one name per class.
     """
-    if columns < 1 or most < 1:
-        raise ValueError(f"columns={columns}, most={most}: expected at least 1 of each")
+    check_integer(columns=columns, most=most)
     picked: dict[int, list[Tensor]] = {}
     names = tuple(classes or ())
     parts = [({}, source)] if isinstance(source, HardImages) else _read_each(Path(source), True, True)

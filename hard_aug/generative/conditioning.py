@@ -47,7 +47,16 @@ def _names(arguments: Arguments) -> list[str]:
 
 
 class Conditioning(ABC):
-    """Keyword arguments of the denoiser for a batch of labels."""
+    """Keyword arguments of the denoiser for a batch of labels.
+
+    Example:
+        >>> class OneHot(Conditioning):
+        ...     def __call__(self, labels):
+        ...         return {"class_labels": torch.nn.functional.one_hot(labels, 3).float()}
+        >>> OneHot()(torch.tensor([0, 2]))["class_labels"]
+        tensor([[1., 0., 0.],
+                [0., 0., 1.]])
+    """
 
     @abstractmethod
     def __call__(self, labels: Tensor) -> dict[str, Any]:

@@ -33,10 +33,10 @@ from torch.distributions import Normal, kl_divergence
 from hard_aug.generative.hierarchical_vae_layers import (
     LatentLevel,
     bottleneck,
-    check_positive_integers,
     checked_blocks,
     scale_of,
 )
+from hard_aug.utils.checks import check_integer
 from hard_aug.utils.extras import requires_extra
 from hard_aug.utils.rng import randn
 from hard_aug.utils.settings_repr import describe_settings
@@ -87,7 +87,7 @@ class HierarchicalVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = checked_blocks(blocks, size)
-        check_positive_integers(channels=channels, width=width, latent_channels=latent_channels)
+        check_integer(channels=channels, width=width, latent_channels=latent_channels)
         self.channels, self.size, self.width, self.latent_channels = channels, size, width, latent_channels
         self.resolutions = tuple(resolution for resolution, count in self.blocks for _ in range(count))
         self.patch = size // self.resolutions[-1]
@@ -181,8 +181,7 @@ class HierarchicalVAE(nn.Module):
     def _negative_log_likelihood(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         scale = scale_of(self.log_scale)
         squares = ((images - reconstruction) / scale).square()
-        loss: Tensor = (0.5 * squares).mean() + scale.log() + 0.5 * math.log(2 * math.pi)
-        return loss
+        return (0.5 * squares).mean() + scale.log() + 0.5 * math.log(2 * math.pi)
 
     def edit(
         self,

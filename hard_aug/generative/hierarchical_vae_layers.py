@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from hard_aug.utils.checks import check_integer
+
 #: Log-scales are clamped from below: exp of much less is 0 in float32, and a KL divergence infinite.
 LOWEST_LOG_SCALE = -10.0
 
@@ -83,15 +85,6 @@ def bottleneck(
     return nn.Sequential(*layers, nn.GELU(), last)
 
 
-def check_positive_integers(**settings: int) -> None:
-    """Raise `TypeError` or `ValueError` unless every setting is an integer >= 1."""
-    for name, value in settings.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: expected an integer")
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
-
-
 def checked_blocks(blocks: Sequence[tuple[int, int]], size: int) -> tuple[tuple[int, int], ...]:
     """Return `blocks` as a tuple of pairs.
 
@@ -100,15 +93,15 @@ def checked_blocks(blocks: Sequence[tuple[int, int]], size: int) -> tuple[tuple[
         size: height and width of the images.
 
     Raises:
-        TypeError: not pairs of integers.
-        ValueError: a number is below 1, or the resolutions do not divide.
+        TypeError: not pairs.
+        ValueError: a number is no integer >= 1, or the resolutions do not divide.
     """
-    check_positive_integers(size=size)
+    check_integer(size=size)
     if not isinstance(blocks, Sequence) or not all(isinstance(b, Sequence) and len(b) == 2 for b in blocks):
         raise TypeError(f"blocks={blocks!r}: expected pairs (resolution, number of levels), e.g. ((1, 1), (4, 2))")
     pairs = tuple((resolution, count) for resolution, count in blocks)
     for resolution, count in pairs:
-        check_positive_integers(resolution=resolution, levels=count)
+        check_integer(resolution=resolution, levels=count)
     resolutions = [resolution for resolution, _ in pairs]
     if not resolutions or any(b % a or b == a for a, b in pairwise(resolutions)) or size % resolutions[-1]:
         raise ValueError(

@@ -50,5 +50,4 @@ def match_norm(noise: Tensor, like: Tensor) -> Tensor:
         like: `(B, c, h, w)`.
     """
     target, norm = (t.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for t in (like, noise))
-    scaled: Tensor = noise * (target / norm.clamp(min=1e-12))
-    return scaled
+    return noise * (target / norm.clamp(min=1e-12))

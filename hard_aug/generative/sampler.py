@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.generative.diffusion_model import DiffusionModel
+from hard_aug.utils.checks import check_fraction, check_unit_interval
 from hard_aug.utils.settings_repr import SettingsRepr
 
 
@@ -57,12 +58,10 @@ class DiffusionSampler(SettingsRepr):
         strength: float = 1.0,
         eta: float | None = None,
     ) -> None:
-        if not 0 < strength <= 1:
-            raise ValueError(f"strength={strength}: expected a fraction of the noise schedule in (0, 1]")
+        check_fraction(strength=strength)
         if eta is None:
             eta = 1.0 if "LCM" in type(model.scheduler).__name__ else 0.0
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta}: expected a number in [0, 1]")
+        check_unit_interval(eta=eta)
         self.model, self.steps, self.strength, self.eta = model, steps, float(strength), float(eta)
         self.noise_schedule = model.noise_schedule(steps)
         self.first = len(self.noise_schedule) - max(1, round(len(self.noise_schedule) * strength))

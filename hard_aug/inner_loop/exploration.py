@@ -22,7 +22,6 @@ on how many they are: a fraction that fed back into the variance would oscillate
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.utils import rng
+from hard_aug.utils.checks import check_nonnegative
 
 #: The widest parameters that count for a policy's variance: as many as an affine map has.
 TOP_K = 6
@@ -88,8 +88,7 @@ class Exploration:
     min_uniform_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
-            raise ValueError(f"entropy_weight={self.entropy_weight}: expected a number >= 0")
+        check_nonnegative(entropy_weight=self.entropy_weight)
         if self.min_variance is not None and not 0 < self.min_variance < 1:
             raise ValueError(
                 f"min_variance={self.min_variance}: expected a number between 0 (a point) and 1 (random augmentation), "

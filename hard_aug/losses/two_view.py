@@ -11,8 +11,7 @@ from hard_aug.losses.kd import distillation_loss
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
 from hard_aug.models.eval_mode import eval_mode, unwrap_model
 from hard_aug.ops.backend import Backend, use_backend
-from hard_aug.ops.divergence import check_temperature
-from hard_aug.utils.checks import check_logits, check_same_classes, check_unit_interval
+from hard_aug.utils.checks import check_logits, check_positive_number, check_same_classes, check_unit_interval
 from hard_aug.utils.settings_repr import SettingsRepr
 
 
@@ -23,6 +22,13 @@ class LossAndLogits(NamedTuple):
         loss: a scalar.
         clean_logits: `(B, K)`, the student's on the clean images, with a graph.
         hard_logits: `(n, K)`, the student's on the hard images, with a graph.
+
+    Example:
+        >>> from torch.nn.functional import cross_entropy
+        >>> logits, labels = torch.zeros(4, 3), torch.tensor([0, 2, 1, 0])
+        >>> loss, clean_logits, _ = LossAndLogits(torch.tensor(0.5), clean_logits=logits, hard_logits=logits[:2])
+        >>> round(float(0.7 * loss + 0.3 * cross_entropy(clean_logits, labels)), 4)
+        0.6796
     """
 
     loss: Tensor
@@ -90,7 +96,7 @@ class TwoViewLoss(SettingsRepr):
         """
         check_unit_interval(clean_weight=clean_weight)
         temperature = self.temperature if temperature is None else temperature
-        check_temperature(temperature)
+        check_positive_number(temperature=temperature)
         count, rows = len(clean_images), len(hard_images)
         views = torch.cat((clean_images, hard_images)) if rows else clean_images
         with self._statistics.of(clean=count, hard=rows):

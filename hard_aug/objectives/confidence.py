@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hard_aug.objectives.disagreement import Disagreement, Reference
 from hard_aug.ops.divergence.reference import same_type
+from hard_aug.utils.checks import check_integer
 
 Target = Literal["label", "teacher"]
 
@@ -101,8 +102,7 @@ class ConfidenceGap(_Confidence):
         towards: int | None = None,
     ) -> None:
         super().__init__(target=target)
-        if towards is not None and not (isinstance(towards, int) and towards >= 1):
-            raise ValueError(f"towards={towards}: expected an integer >= 1, or None")
+        check_integer(towards=towards)
         for name, power in (("gamma", gamma), ("start", gamma if start is None else start)):
             if not (power >= 1 and math.isfinite(power)):
                 raise ValueError(f"{name}={power}: expected a number >= 1")

@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hard_aug.ops.divergence import check_temperature, kl_divergence, kl_of_log_probabilities
+from hard_aug.ops.divergence import kl_divergence, kl_of_log_probabilities
 from hard_aug.ops.divergence.reference import same_type
+from hard_aug.utils.checks import check_positive_number
 from hard_aug.utils.settings_repr import SettingsRepr
 
 
@@ -57,7 +58,21 @@ class Reference:
 
 
 class Disagreement(SettingsRepr, ABC):
-    """A score `(B,)` of the two networks' logits; the higher it is, the more they disagree."""
+    """A score `(B,)` of the two networks' logits; the higher it is, the more they disagree.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import Disagreement
+        >>> class TotalVariation(Disagreement):
+        ...     is_divergence = True
+        ...
+        ...     def __call__(self, *, teacher_logits, student_logits, reference=None):
+        ...         difference = teacher_logits.float().softmax(1) - student_logits.float().softmax(1)
+        ...         return difference.abs().sum(1) / 2
+        >>> teacher, student = torch.tensor([[100.0, 0.0]]), torch.tensor([[0.0, 100.0]])
+        >>> TotalVariation()(teacher_logits=teacher, student_logits=student)
+        tensor([1.])
+    """
 
     #: Whether it is at least 0 and grows with the difference of the networks, as `Threshold` requires.
     is_divergence: bool = False
@@ -96,7 +111,7 @@ class Tempered(Disagreement):
     is_divergence = True
 
     def __init__(self, temperature: float = 2.0) -> None:
-        check_temperature(temperature)
+        check_positive_number(temperature=temperature)
         self.temperature = float(temperature)
 
 

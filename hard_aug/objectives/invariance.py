@@ -11,13 +11,13 @@ The augmenter maximises `D - cost(I)`, where D is the disagreement:
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 from hard_aug.ops.divergence import kl_divergence
+from hard_aug.utils.checks import check_nonnegative, check_positive_number
 from hard_aug.utils.settings_repr import describe_settings
 
 
@@ -35,7 +35,24 @@ def teacher_divergence(*, reference_logits: Tensor, hard_logits: Tensor) -> Tens
 
 
 class Invariance(nn.Module, ABC):
-    """The cost of changing the teacher's prediction, with a multiplier that may be learned."""
+    """The cost of changing the teacher's prediction, with a multiplier that may be learned.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug.objectives import Invariance
+        >>> class Growing(Invariance):
+        ...     def __init__(self, rate=0.5):
+        ...         super().__init__()
+        ...         self.rate = rate
+        ...         self.register_buffer("multiplier", torch.tensor(1.0))
+        ...
+        ...     def update(self, mean_divergence):
+        ...         self.multiplier.add_(self.rate)
+        >>> invariance = Growing()
+        >>> invariance.update(torch.tensor(0.1))
+        >>> invariance, invariance.cost(torch.tensor([0.0, 2.0]))
+        (Growing(rate=0.5), tensor([0., 3.]))
+    """
 
     multiplier: Tensor
 
@@ -67,8 +84,7 @@ class Penalty(Invariance):
 
     def __init__(self, weight: float = 8.0) -> None:
         super().__init__()
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"weight={weight}: expected a number >= 0")
+        check_nonnegative(weight=weight)
         self.weight = float(weight)
         self.register_buffer("multiplier", torch.tensor(self.weight), persistent=False)  # a setting, not a state
 
@@ -95,8 +111,7 @@ class Hinge(Penalty):
 
     def __init__(self, epsilon: float = 0.1, *, weight: float = 8.0) -> None:
         super().__init__(weight)
-        if not (epsilon >= 0 and math.isfinite(epsilon)):
-            raise ValueError(f"epsilon={epsilon}: expected a number of nats >= 0")
+        check_nonnegative(epsilon=epsilon)
         self.epsilon = float(epsilon)
 
     def cost(self, divergence: Tensor) -> Tensor:
@@ -138,8 +153,7 @@ class Constraint(Invariance):
         maximum: float = 100.0,
     ) -> None:
         super().__init__()
-        if not (epsilon > 0 and math.isfinite(epsilon)):
-            raise ValueError(f"epsilon={epsilon}: expected a positive number of nats")
+        check_positive_number(epsilon=epsilon)
         if not (rate > 0 and 0 <= decay < 1 and 0 <= initial <= maximum):
             raise ValueError(
                 f"rate={rate}, decay={decay}, initial={initial}, maximum={maximum}: expected rate > 0, 0 <= decay < 1 "

@@ -28,8 +28,7 @@ class _Clamp(torch.autograd.Function):
 
 def clamp_with_gradient(images: Tensor) -> Tensor:
     """Clamp to [0, 1] with a straight-through gradient, so that saturated pixels still have one."""
-    clamped: Tensor = _Clamp.apply(images)
-    return clamped
+    return _Clamp.apply(images)
 
 
 def unit_interval(u: Tensor) -> Tensor:

@@ -37,7 +37,30 @@ class Policy(nn.Module, ABC):
         one_sided: `(P,)` bool, which of them are folded.
 
     Raises:
+        TypeError: `spec` is not that of a transform.
         ValueError: an empty `spec`.
+
+    Example:
+        >>> from hard_aug.policies import Policy
+        >>> from hard_aug.transforms import Affine
+        >>> from hard_aug.utils.rng import randn
+        >>> class Diagonal(Policy):
+        ...     def __init__(self, spec):
+        ...         super().__init__(spec)
+        ...         self.log_std = nn.Parameter(log_std_at_start(spec, None))
+        ...         noise = torch.randn(512, self.size, generator=torch.Generator().manual_seed(0))
+        ...         self.register_buffer("noise", noise, persistent=False)
+        ...
+        ...     def sample(self, images, generator):
+        ...         return self.log_std.exp() * randn((len(images), self.size), generator)
+        ...
+        ...     def relative_entropy(self, images=None):
+        ...         return (0.5 + self.log_std - (2 * self.log_std).exp() / 2).sum()
+        ...
+        ...     def relative_variance(self, images=None):
+        ...         return self.relative_variance_of(self.log_std.exp() * self.noise).detach()
+        >>> Diagonal(Affine().spec).sample(torch.rand(4, 3, 8, 8), torch.Generator()).shape
+        torch.Size([4, 6])
     """
 
     #: Of Adam, if the caller gives none.
@@ -52,11 +75,24 @@ class Policy(nn.Module, ABC):
 
     def __init__(self, spec: tuple[Parameter, ...]) -> None:
         super().__init__()
+        if not (isinstance(spec, tuple) and all(isinstance(one, Parameter) for one in spec)):
+            name = type(self).__name__
+            raise TypeError(f"spec: expected transform.spec, got {type(spec).__name__}; use {name}(transform.spec)")
         if not spec:
             raise ValueError("a policy requires at least one parameter; pass transform.spec")
         self.spec = spec
         self.size = len(spec)
         self.register_buffer("one_sided", torch.tensor([p.one_sided for p in spec]), persistent=False)
+
+    def check_spec(self, spec: tuple[Parameter, ...]) -> None:
+        """Raise `ValueError` unless the policy was created for this `spec`."""
+        if self.spec == spec:
+            return
+        fix = f"use {type(self).__name__}(transform.spec)"
+        if self.size != len(spec):
+            raise ValueError(f"the policy has {self.size} parameters and the transform {len(spec)}; {fix}")
+        own, other = (", ".join(one.name for one in part[:NAMES_SHOWN]) for part in (self.spec, spec))
+        raise ValueError(f"the policy is for other parameters or ranges ({own}) than the transform ({other}); {fix}")
 
     @abstractmethod
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -81,7 +117,8 @@ class Policy(nn.Module, ABC):
     def relative_variance(self, images: Tensor | None = None) -> Tensor:
         """Return `(P,)`, the variance of each decoded parameter relative to its uniform distribution's, detached.
 
-        It is 1 for random augmentation, 0 for a point, and up to 3 for a policy that jumps between the range's ends.
+        Unless the policy is conditional, it must be equal in all processes. It is 1 for random augmentation,
+        0 for a point, and up to 3 for a policy that jumps between the range's ends.
 
         Args:
             images: `(B, C, H, W)`, for a conditional policy.
@@ -117,7 +154,7 @@ class Policy(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Show the parameters' names and the settings."""
         names = ", ".join(parameter.name for parameter in self.spec[:NAMES_SHOWN])
-        more = f", ... ({self.size} in all)" if self.size > NAMES_SHOWN else ""
+        more = f", ... ({self.size} in total)" if self.size > NAMES_SHOWN else ""
         settings = describe_settings(self, skip=("spec",))
         return f"{names}{more}" + (f"; {settings}" if settings else "")
 
@@ -146,5 +183,4 @@ def gaussian_relative_entropy(mean: Tensor, covariance: Tensor) -> Tensor:
     """Compute `-KL(N(mean, covariance) || N(0, I))` for `(P,)` and `(P, P)`."""
     size = mean.shape[0]
     _, log_determinant = torch.linalg.slogdet(covariance)
-    entropy: Tensor = 0.5 * (size + log_determinant - covariance.diagonal().sum() - mean.square().sum())
-    return entropy
+    return 0.5 * (size + log_determinant - covariance.diagonal().sum() - mean.square().sum())

@@ -55,9 +55,8 @@ class Conditional(Policy):
         seed: int = 0,
     ) -> None:
         super().__init__(spec)
-        log_std = log_std_at_start(spec, std)
         check_integer(width=width, channels=channels)
-        self.channels = channels
+        self.channels, self.std, self.width, self.seed = channels, std, width, seed
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
             self.network = nn.Sequential(
@@ -71,7 +70,7 @@ class Conditional(Policy):
                 nn.Linear(4 * width, 2 * self.size),
             )
         initialise_network(self.network, generator)
-        self.log_std = nn.Parameter(log_std)
+        self.log_std = nn.Parameter(log_std_at_start(spec, std))
         probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
         self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
 

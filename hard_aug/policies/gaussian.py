@@ -37,9 +37,9 @@ class Gaussian(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float | None = None) -> None:
         super().__init__(spec)
-        log_std = log_std_at_start(spec, std)
+        self.std = std
         self.mean = nn.Parameter(torch.zeros(self.size))
-        self.log_std = nn.Parameter(log_std)
+        self.log_std = nn.Parameter(log_std_at_start(spec, std))
         self.lower = nn.Parameter(torch.zeros(self.size, self.size))
         self.register_buffer("mask", _same_block(spec).tril(-1), persistent=False)
         probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES

@@ -51,10 +51,10 @@ class Generator(Policy):
         self, spec: tuple[Parameter, ...], *, std: float | None = None, width: int = 32, seed: int = 0
     ) -> None:
         super().__init__(spec)
-        log_std = log_std_at_start(spec, std)
         check_integer(width=width)
+        self.std, self.width, self.seed = std, width, seed
         generator = torch.Generator().manual_seed(seed)
-        self.log_std = nn.Parameter(log_std)
+        self.log_std = nn.Parameter(log_std_at_start(spec, std))
         with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
             self.network = nn.Sequential(
                 nn.Linear(self.size, width),

@@ -67,8 +67,7 @@ class Search(Policy):
         proposal = Uniform(spec) if proposal is None else proposal
         if not isinstance(proposal, Policy):
             raise TypeError(f"proposal={proposal!r}: expected a policy, such as Gaussian(transform.spec), or None")
-        if proposal.size != self.size:
-            raise ValueError(f"the proposal has {proposal.size} parameters and the transform {self.size}")
+        proposal.check_spec(spec)
         if proposal.is_per_sample:
             raise ValueError("a Search cannot be the proposal of a Search; give that one more candidates instead")
         self.candidates, self.steps, self.step_size = candidates, steps, step_size

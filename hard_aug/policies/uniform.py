@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hard_aug.policies.base import Policy
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_fraction
 from hard_aug.utils.rng import randn
 
 
@@ -34,8 +35,7 @@ class Uniform(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, scale: float = 1.0) -> None:
         super().__init__(spec)
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale={scale}: expected a fraction of the ranges in (0, 1]")
+        check_fraction(scale=scale)
         self.scale = scale
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:

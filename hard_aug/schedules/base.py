@@ -11,7 +11,8 @@ from torch import Tensor
 from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.objectives import Reference
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_fraction, check_integer
+from hard_aug.utils.rows import rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,28 @@ class Schedule(ABC):
     Attributes:
         every: update the policy at every n-th call only, from the first on; at least 1.
         fraction: fraction of the batch, in (0, 1], that the policy's gradient comes from (at least one image).
+
+    Example:
+        >>> from hard_aug.schedules import Schedule, ScheduleRunner
+        >>> class UpdateOnce(ScheduleRunner):
+        ...     def __init__(self, adversary):
+        ...         self.adversary = adversary
+        ...
+        ...     def before_sample(self, clean):
+        ...         self.adversary.update(clean)
+        >>> @dataclass(frozen=True)
+        ... class FirstCalls(Schedule):
+        ...     calls: int = 1000
+        ...
+        ...     def is_due(self, call):
+        ...         return call < self.calls and super().is_due(call)
+        ...
+        ...     def make_runner(self, adversary):
+        ...         return UpdateOnce(adversary)
+        >>> FirstCalls(every=2, calls=3)
+        FirstCalls(every=2, fraction=1.0, calls=3)
+        >>> [FirstCalls(every=2, calls=3).is_due(call) for call in range(5)]
+        [True, False, True, False, False]
     """
 
     #: Whether it compares with multiples of the objective on clean images, so that this has to be a divergence.
@@ -36,8 +59,7 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         check_integer(every=self.every)
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction}: expected a number in (0, 1]")
+        check_fraction(fraction=self.fraction)
 
     def is_due(self, call: int) -> bool:
         """Return whether the policy may be updated in call number `call`, counted from 0."""
@@ -50,7 +72,7 @@ class Schedule(ABC):
 
     def rows(self, batch: int) -> int:
         """Return how many images of a batch the policy's gradient comes from."""
-        return min(batch, max(1, round(self.fraction * batch)))
+        return rows_of(self.fraction, batch)
 
     @abstractmethod
     def make_runner(self, adversary: Adversary) -> ScheduleRunner:
@@ -58,7 +80,27 @@ class Schedule(ABC):
 
 
 class ScheduleRunner(ABC):
-    """What a schedule does in the calls that are due, with its state. Most schedules have none."""
+    """What a schedule does in the calls that are due, with its state. Most schedules have none.
+
+    Example:
+        >>> from hard_aug.schedules import ScheduleRunner
+        >>> class FewUpdates(ScheduleRunner):
+        ...     def __init__(self, adversary, budget):
+        ...         self.adversary, self.budget = adversary, budget
+        ...
+        ...     def before_sample(self, clean):
+        ...         if self.budget > 0:
+        ...             self.adversary.update(clean)
+        ...             self.budget -= 1
+        ...
+        ...     def state_dict(self):
+        ...         return {"budget": self.budget}
+        ...
+        ...     def load_state_dict(self, state):
+        ...         self.budget = state["budget"]
+        >>> FewUpdates(adversary=None, budget=100).state_dict()
+        {'budget': 100}
+    """
 
     @abstractmethod
     def before_sample(self, clean: CleanBatch) -> None:
@@ -69,11 +111,18 @@ class ScheduleRunner(ABC):
         """
 
     def after_sample(self, hard_images: Tensor, reference: Reference) -> None:  # noqa: B027 - most have nothing to do
-        """Take note of the call's hard images, `(n, C, H, W)`, and of what predictions on them are compared with."""
+        """Update the state with the call's hard images.
+
+        Args:
+            hard_images: `(n, C, H, W)`, all hard images of the call.
+            reference: what predictions on them are compared with.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers, booleans and None."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
-        """Load a state returned by `state_dict()`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state returned by `state_dict()`; raise `ValueError` for that of another schedule."""
+        if state:
+            raise ValueError(f"expected the state of a schedule that has none, got {sorted(state)}")

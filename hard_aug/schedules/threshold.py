@@ -91,7 +91,7 @@ class ThresholdState:
             self.clean = _running_mean(self.clean, disagreement, schedule.decay)
 
     def record_update(self, disagreement: float, schedule: Threshold) -> bool:
-        """Take note of the disagreement at a policy update; return whether the call goes on updating."""
+        """Update the state with the disagreement at a policy update; return whether the call goes on updating."""
         if self.clean is not None and math.isfinite(disagreement) and disagreement > schedule.high * self.clean:
             self.updating, self.hard, self.idle_calls = False, disagreement, 0
         return self.updating
@@ -152,6 +152,8 @@ class ThresholdRunner(ScheduleRunner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()`."""
+        if state.keys() != asdict(self.state).keys():
+            raise ValueError(f"expected the state of a Threshold, got {sorted(state)}")
         self.state = ThresholdState(**state)
 
 

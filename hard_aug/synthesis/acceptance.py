@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hard_aug.models.eval_mode import eval_mode
+from hard_aug.utils.checks import check_fraction
+from hard_aug.utils.settings_repr import SettingsRepr
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -30,6 +32,12 @@ class AcceptanceResult:
         soft_labels: `(B, K)` float32, the teacher's probabilities for the rounded images.
         rules: `(B,)` bool for each rule that was checked: `teacher`, `confidence`, `teacher_resized`, `judge`,
             `judge_resized`.
+
+    Example:
+        >>> accepted = torch.tensor([True, False])
+        >>> result = AcceptanceResult(accepted, soft_labels=torch.eye(2), rules={"teacher": accepted})
+        >>> result
+        AcceptanceResult(accepted 1 of 2, rejected={'teacher': 1})
     """
 
     accepted: Tensor
@@ -45,7 +53,7 @@ class AcceptanceResult:
         return f"AcceptanceResult(accepted {accepted} of {count}, rejected={self.rejected()})"
 
 
-class Acceptance:
+class Acceptance(SettingsRepr):
     """Accepts images whose class the teacher, and optionally a judge, still recognises in the stored file.
 
     Args:
@@ -76,16 +84,11 @@ class Acceptance:
         resize: float | None = 0.75,
         confidence: float = 0.0,
     ) -> None:
-        if resize is not None and not 0 < resize <= 1:
-            raise ValueError(f"resize={resize}: expected a fraction in (0, 1], or None")
+        if resize is not None:
+            check_fraction(resize=resize)
         if not 0 <= confidence < 1:
             raise ValueError(f"confidence={confidence}: expected a probability in [0, 1)")
         self.teacher, self.judge, self.resize, self.confidence = teacher, judge, resize, confidence
-
-    def __repr__(self) -> str:
-        judge = None if self.judge is None else type(self.judge).__name__
-        networks = f"teacher={type(self.teacher).__name__}, judge={judge}"
-        return f"Acceptance({networks}, resize={self.resize}, confidence={self.confidence})"
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> AcceptanceResult:

@@ -29,6 +29,12 @@ class SearchResult:
         scores_after: `(B,)`, scores of `images`.
         nfe: number of function evaluations, without those that only `scores_before` needs.
         seconds: wall-clock time, including `scores_before`.
+
+    Example:
+        >>> scores = torch.zeros(2)
+        >>> found = SearchResult(torch.rand(2, 1, 8, 8), scores, scores + 1, NFE(denoiser_forward=20), seconds=0.1)
+        >>> found.nfe.total, found.scores_after - found.scores_before
+        (20, tensor([1., 1.]))
     """
 
     images: Tensor
@@ -65,6 +71,19 @@ class SearchInputs:
             that sampling starts with.
         reference: predictions that the score compares with.
         generators: generators of each image's random augmentation.
+
+    Example:
+        >>> inputs = SearchInputs(
+        ...     labels=torch.tensor([0, 2, 1]),
+        ...     images=None,
+        ...     clean=None,
+        ...     noise=torch.randn(1, 3, 4, 8, 8),
+        ...     reference=Reference(torch.zeros(3, 10)),
+        ...     generators=[torch.Generator() for _ in range(3)],
+        ... )
+        >>> part = inputs.select(torch.tensor([2, 0]))
+        >>> part.labels, part.noise.shape
+        (tensor([1, 0]), torch.Size([1, 2, 4, 8, 8]))
     """
 
     labels: Tensor
@@ -96,6 +115,22 @@ class ImageSearch(SettingsRepr, ABC):
 
     Args:
         sampler: sampler of the diffusion model.
+
+    Example:
+        >>> import diffusers
+        >>> from torch import nn
+        >>> class Antithetic(ImageSearch):
+        ...     def solve(self, score, inputs):
+        ...         before, excluded = self.score_unguided(score, inputs)
+        ...         return self.sample_unguided(inputs, noise=-inputs.noise), before, excluded
+        >>> unet = diffusers.UNet2DModel(
+        ...     sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,) * 4, norm_num_groups=8
+        ... )
+        >>> search = Antithetic(DiffusionSampler(DiffusionModel(unet, diffusers.DDIMScheduler()), steps=2))
+        >>> teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)) for _ in range(2))
+        >>> score = Score(teacher=teacher, student=student)
+        >>> search(score, torch.tensor([0, 2]), seeds=torch.arange(2), classes=3).images.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     #: Whether the method uses latents of the real images.

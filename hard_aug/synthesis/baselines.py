@@ -17,7 +17,7 @@ from hard_aug.generative.noise import derive_seed, noise_from_seeds
 from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.synthesis.base import ImageSearch, SearchInputs
 from hard_aug.synthesis.score import Score
-from hard_aug.utils.checks import check_integer, check_positive_number
+from hard_aug.utils.checks import check_fraction, check_integer, check_positive_number
 
 
 class Unguided(ImageSearch):
@@ -129,8 +129,7 @@ class PixelPGD(ImageSearch):
         self, sampler: DiffusionSampler, *, eps: float = 8 / 255, steps: int = 10, alpha: float | None = None
     ) -> None:
         super().__init__(sampler)
-        if not 0 < eps <= 1:
-            raise ValueError(f"eps={eps}: expected a number in (0, 1]")
+        check_fraction(eps=eps)
         check_integer(steps=steps)
         self.eps, self.steps = eps, steps
         self.alpha = 2.5 * eps / steps if alpha is None else alpha

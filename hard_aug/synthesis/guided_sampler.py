@@ -42,7 +42,7 @@ from hard_aug.generative.noise import derive_seed, randn_rows
 from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.synthesis.base import ImageSearch, SearchInputs
 from hard_aug.synthesis.score import Score
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_integer, check_nonnegative
 
 Shape = Literal["constant", "noise", "classifier"]
 #: Lower bound of `sqrt(r_t)`, which is nearly 1 with many steps, and nearly 0 at the first of few steps, where the push
@@ -105,9 +105,7 @@ class GuidedSampler(ImageSearch):
         measure_before: bool = True,
     ) -> None:
         super().__init__(sampler)
-        for name, number in (("mu", mu), ("rho", rho), ("smooth_sigma", smooth_sigma)):
-            if not number >= 0:
-                raise ValueError(f"{name}={number}: expected a number >= 0")
+        check_nonnegative(mu=mu, rho=rho, smooth_sigma=smooth_sigma)
         check_integer(iterations=iterations, recurrence=recurrence, smooth=smooth)
         if shape not in ("constant", "noise", "classifier"):
             raise ValueError(f"shape={shape!r}: expected constant, noise or classifier")
@@ -214,8 +212,7 @@ class GuidedSampler(ImageSearch):
         if self.shape == "noise":
             return self.rho * noise / ratio
         kept = (1 - self.sampler.eta**2) ** 0.5  # of the predicted noise, at the next level
-        factor: Tensor = self.rho * noise * (noise / ratio - kept * next_noise)
-        return factor
+        return self.rho * noise * (noise / ratio - kept * next_noise)
 
     def _smoothing_offsets(self, clean: Tensor, index: int, generators: list[torch.Generator]) -> list[Tensor]:
         """Return the noise added to `x0` before it is scored; a single zero without smoothing."""

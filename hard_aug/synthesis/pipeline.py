@@ -12,6 +12,7 @@ from hard_aug.generative.nfe import NFE
 from hard_aug.synthesis.acceptance import Acceptance, to_bytes
 from hard_aug.synthesis.base import ImageSearch, describe_images
 from hard_aug.synthesis.score import Score
+from hard_aug.utils.checks import check_integer
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,6 +30,22 @@ class SynthesisBatch:
         rejected: number of images that violate each rule, see `AcceptanceResult`.
         nfe: number of function evaluations of the search, without those for `scores_before` and the acceptance.
         seconds: wall-clock time of everything.
+
+    Example:
+        >>> batch = SynthesisBatch(
+        ...     images=torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+        ...     labels=torch.tensor([0, 2]),
+        ...     soft_labels=torch.full((2, 3), 1 / 3),
+        ...     seeds=torch.arange(2),
+        ...     scores_before=torch.zeros(2),
+        ...     scores_after=torch.ones(2),
+        ...     accepted=torch.tensor([True, False]),
+        ...     rejected={"teacher": 1},
+        ...     nfe=NFE(denoiser_forward=20),
+        ...     seconds=0.1,
+        ... )
+        >>> batch.images[batch.accepted].shape, batch.nfe.total
+        (torch.Size([1, 1, 8, 8]), 20)
     """
 
     images: Tensor
@@ -88,8 +105,7 @@ def synthesize(
         >>> batch.images.shape, batch.images.dtype
         (torch.Size([3, 1, 8, 8]), torch.uint8)
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    check_integer(batch_size=batch_size)
     for name, given in (("labels", labels), ("images", images)):
         if given is not None and len(given) != len(seeds):
             raise ValueError(f"{len(given)} {name} and {len(seeds)} seeds: expected one seed for each")

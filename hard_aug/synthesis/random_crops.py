@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hard_aug.utils.checks import check_fraction
 from hard_aug.utils.settings_repr import SettingsRepr
 
 
@@ -30,8 +31,7 @@ class RandomCrops(SettingsRepr):
     """
 
     def __init__(self, *, min_side: float = 0.75, noise: float = 0.005) -> None:
-        if not 0 < min_side <= 1:
-            raise ValueError(f"min_side={min_side}: expected a fraction of the side in (0, 1]")
+        check_fraction(min_side=min_side)
         if not 0 <= noise < 1:
             raise ValueError(f"noise={noise}: expected a standard deviation in [0, 1)")
         self.min_side, self.noise = min_side, noise

@@ -21,6 +21,7 @@ from hard_aug.utils.checks import (
     check_kinds,
     check_labels,
 )
+from hard_aug.utils.settings_repr import SettingsRepr
 
 #: Logit of the label's class where there is no prediction of the teacher.
 CERTAIN = 20.0
@@ -46,7 +47,7 @@ def check_scores(scores: Tensor) -> None:
         )
 
 
-class Score:
+class Score(SettingsRepr):
     """`D - cost(I)` of images, the higher the harder, differentiable in the images.
 
     Args:
@@ -88,14 +89,10 @@ class Score:
         check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), objective=(objective, Disagreement))
         if invariance is not None:
             check_kinds(invariance=(invariance, Invariance))
+        self.teacher, self.student = teacher, student
         self.networks = Networks(teacher=teacher, student=student)
         self.objective, self.invariance, self.augment = objective, invariance, augment
         self.nfe = NFE()
-
-    def __repr__(self) -> str:
-        names = [f"{name}={type(getattr(self.networks, name)).__name__}" for name in ("teacher", "student")]
-        settings = f"objective={self.objective!r}, invariance={self.invariance!r}, augment={self.augment!r}"
-        return f"Score({', '.join(names)}, {settings})"
 
     @property
     def requires_labels(self) -> bool:

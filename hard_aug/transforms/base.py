@@ -27,6 +27,17 @@ class Transform(SettingsRepr, ABC):
 
     Subclasses set `spec` and define `apply`. Spatial transforms also define `inverse_map` and colour transforms
     `color_matrix`, so that `Compose` can merge neighbouring transforms into one gather and one colour matrix.
+
+    Example:
+        >>> from hard_aug.transforms import Parameter, Transform
+        >>> class Invert(Transform):
+        ...     spec = (Parameter("inversion", low=0.0, high=1.0, identity=0.0, unit="fraction", one_sided=True),)
+        ...
+        ...     def apply(self, images, u, context):
+        ...         fraction = self.decode(u)["inversion"].view(-1, 1, 1, 1)
+        ...         return images + fraction * (1 - 2 * images)
+        >>> Invert()(torch.ones(2, 1, 1, 1), torch.tensor([[0.0], [9.0]])).flatten()
+        tensor([1., 0.])
     """
 
     spec: tuple[Parameter, ...]
@@ -150,7 +161,26 @@ class Transform(SettingsRepr, ABC):
 
 
 class SpatialTransform(Transform):
-    """A transform that moves pixels by a 3x3 map per sample."""
+    """A transform that moves pixels by a 3x3 map per sample.
+
+    Example:
+        >>> from hard_aug.ops import warp_color
+        >>> from hard_aug.transforms import Parameter, SpatialTransform
+        >>> class ShiftX(SpatialTransform):
+        ...     spec = (Parameter("shift", low=-4.0, high=4.0, identity=0.0, unit="pixels"),)
+        ...
+        ...     def inverse_map(self, u, height, width):
+        ...         maps = torch.eye(3).repeat(len(u), 1, 1)
+        ...         maps[:, 0, 2] = -self.decode(u)["shift"]  # sampled to the left: content moves right
+        ...         return maps
+        ...
+        ...     def apply(self, images, u, context):
+        ...         return warp_color(images, inverse_map=self.inverse_map(u, *images.shape[-2:]))
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> moved = ShiftX()(images, torch.full((2, 1), 9.0))
+        >>> torch.allclose(moved[..., 4:], images[..., :4], atol=1e-4)
+        True
+    """
 
     #: Whether the last row of the map is used; otherwise it is (0, 0, 1).
     projective: bool = False
@@ -194,7 +224,24 @@ class PlannedSpatialTransform(SpatialTransform):
 
 
 class DisplacementTransform(Transform):
-    """A transform that moves pixels by a smooth field, given at the points of a coarse grid."""
+    """A transform that moves pixels by a smooth field, given at the points of a coarse grid.
+
+    Example:
+        >>> from hard_aug.ops import warp_color
+        >>> from hard_aug.transforms import DisplacementTransform, Parameter
+        >>> class Wave(DisplacementTransform):
+        ...     spec = (Parameter("amplitude", low=-2.0, high=2.0, identity=0.0, unit="pixels"),)
+        ...
+        ...     def displacement(self, u, height, width):
+        ...         wave = torch.linspace(0, 6.28, 8).sin().expand(4, 8)
+        ...         field = torch.stack((torch.zeros_like(wave), wave))  # x before y
+        ...         return self.decode(u)["amplitude"].view(-1, 1, 1, 1) * field
+        ...
+        ...     def apply(self, images, u, context):
+        ...         return warp_color(images, displacement=self.displacement(u, *images.shape[-2:]))
+        >>> Wave()(torch.rand(2, 3, 16, 16), torch.randn(2, 1)).shape
+        torch.Size([2, 3, 16, 16])
+    """
 
     @abstractmethod
     def displacement(self, u: Tensor, height: int, width: int) -> Tensor:
@@ -208,7 +255,23 @@ class DisplacementTransform(Transform):
 
 
 class ColorTransform(Transform):
-    """A transform that changes colours by an affine map of the channels per sample."""
+    """A transform that changes colours by an affine map of the channels per sample.
+
+    Example:
+        >>> from hard_aug.ops import warp_color
+        >>> from hard_aug.transforms import ColorTransform, Parameter
+        >>> class Brighten(ColorTransform):
+        ...     spec = (Parameter("offset", low=-0.5, high=0.5, identity=0.0, unit="intensity"),)
+        ...
+        ...     def color_matrix(self, u, channels):
+        ...         offset = self.decode(u)["offset"].view(-1, 1, 1).expand(-1, channels, 1)
+        ...         return torch.cat((torch.eye(channels).expand(len(u), -1, -1), offset), dim=2)
+        ...
+        ...     def apply(self, images, u, context):
+        ...         return warp_color(images, color_matrix=self.color_matrix(u, images.shape[1]))
+        >>> Brighten()(torch.full((1, 3, 1, 1), 0.25), torch.tensor([[9.0]])).flatten()
+        tensor([0.7500, 0.7500, 0.7500])
+    """
 
     @abstractmethod
     def color_matrix(self, u: Tensor, channels: int) -> Tensor:

@@ -52,7 +52,8 @@ class Compose(Transform):
             raise ValueError("Compose: expected at least one transform, got none")
         for stage in stages:
             if not isinstance(stage, Transform):
-                raise TypeError(f"Compose: expected transforms, got {type(stage).__name__}")
+                found = f"the class {stage.__name__}" if isinstance(stage, type) else type(stage).__name__
+                raise TypeError(f"Compose: expected transforms, as in Compose(Affine(), Color()), got {found}")
         stages = _flatten(stages)
         self.stages = stages
         self._sizes = [stage.size for stage in stages]

@@ -10,8 +10,6 @@ Between the points the field is their uniform cubic B-spline (free-form deformat
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from hard_aug.transforms.argument_checks import check_pair
 from hard_aug.transforms.base import DisplacementTransform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_positive_number
 
 #: Smallest number of control points on each axis: the number that a cubic spline has on one segment.
 MIN_POINTS = 4
@@ -56,8 +55,7 @@ class Elastic(DisplacementTransform):
     def __init__(
         self, *, magnitude: float = 0.1, control: int | tuple[int, int] = 5, padding_mode: PaddingMode = "zeros"
     ) -> None:
-        if not (magnitude > 0 and math.isfinite(magnitude)):
-            raise ValueError(f"magnitude={magnitude}: expected a positive fraction of the image")
+        check_positive_number(magnitude=magnitude)
         rows, columns = check_pair(control=control)
         if min(rows, columns) < MIN_POINTS:
             raise ValueError(f"control={control}: a cubic spline needs at least {MIN_POINTS} points on each axis")

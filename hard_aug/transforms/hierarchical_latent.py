@@ -38,6 +38,20 @@ class Hierarchical(Protocol):
 
     With `noise_seed=` the module also needs `draw_noise(count, *, generator) -> list[Tensor]`, maps `(count, latent
     channels, h, w)` for each level. If it has an attribute `channels`, the images must have this number of channels.
+
+    Example:
+        >>> class OneLevel(nn.Module):
+        ...     levels, latent_channels = 1, 3
+        ...
+        ...     def edit(self, images, editor, *, start, end, noise):
+        ...         mean, log_scale = images, torch.zeros_like(images)  # of the posterior: `images` itself
+        ...         if start == 0 and end == 1:
+        ...             mean, log_scale = editor(0, mean, log_scale)
+        ...         return mean if noise is None else mean + scale_of(log_scale) * noise[0]
+        >>> isinstance(OneLevel(), Hierarchical)
+        True
+        >>> HierarchicalLatent(OneLevel()).size
+        3
     """
 
     @property
@@ -110,8 +124,6 @@ class HierarchicalLatent(LatentEdit):
         True
     """
 
-    _hidden_settings = ("vae", "latent_std")
-
     def __init__(
         self,
         vae: nn.Module,
@@ -161,9 +173,6 @@ class HierarchicalLatent(LatentEdit):
                     for c in range(self.channels)
                 ]
         self.spec = tuple(spec)
-
-    def __repr__(self) -> str:
-        return super().__repr__().replace("(", f"({type(self.vae).__name__}, ", 1)
 
     def check_channels(self, channels: int) -> None:
         """See `Transform.check_channels`."""

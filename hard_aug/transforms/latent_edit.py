@@ -15,7 +15,6 @@ from hard_aug.transforms.base import Transform
 from hard_aug.transforms.clean_cache import CleanImageCache
 from hard_aug.transforms.context import Context
 from hard_aug.utils.checks import check_integer
-from hard_aug.utils.settings_repr import describe_settings
 
 
 class LatentEdit(Transform):
@@ -32,16 +31,10 @@ class LatentEdit(Transform):
         ValueError: `micro_batch` is not an integer >= 1.
     """
 
-    #: Arguments of the constructor that are too long for `repr`.
-    _hidden_settings: tuple[str, ...] = ()
-
     def __init__(self, *, residual: bool, micro_batch: int | None, checkpointing: bool) -> None:
         check_integer(micro_batch=micro_batch)
         self.residual, self.micro_batch, self.checkpointing = residual, micro_batch, checkpointing
         self._clean: CleanImageCache[tuple[Tensor, ...]] = CleanImageCache()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({describe_settings(self, skip=self._hidden_settings)})"
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """See `Transform.apply`."""

@@ -24,6 +24,7 @@ from hard_aug.transforms.argument_checks import check_pair
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_fraction
 
 MixMode = Literal["relaxed", "straight_through"]
 #: Clamp of the area fractions, which keeps their logarithms finite.
@@ -81,8 +82,7 @@ class PatchMix(Transform):
                 )
         if mode not in get_args(MixMode):
             raise ValueError(f"mode={mode!r}: expected one of {', '.join(get_args(MixMode))}")
-        if not 0 < temperature <= 1:
-            raise ValueError(f"temperature={temperature}: expected a number in (0, 1]")
+        check_fraction(temperature=temperature)
         self.mode, self.temperature = mode, temperature
         rows, columns = (n // p for n, p in zip(self.image_size, self.patch_size, strict=True))
         self.grid = (rows, columns)

@@ -76,8 +76,6 @@ class VAELatent(LatentEdit):
         True
     """
 
-    _hidden_settings = ("directions",)
-
     def __init__(
         self,
         autoencoder: nn.Module,
@@ -95,7 +93,7 @@ class VAELatent(LatentEdit):
         seed: int = 0,
     ) -> None:
         super().__init__(residual=residual, micro_batch=micro_batch, checkpointing=checkpointing)
-        self.codec = LatentCodec(autoencoder)
+        self.autoencoder, self.codec = autoencoder, LatentCodec(autoencoder)
         check_positive(shift=shift, local=local, direction=direction, latent_std=latent_std)
         check_factors(scale=scale)
         count = directions if isinstance(directions, int) else len(directions)
@@ -141,10 +139,6 @@ class VAELatent(LatentEdit):
                 "hard_aug.generative.latent_directions returns them"
             )
         return directions.float()
-
-    def __repr__(self) -> str:
-        network = type(self.codec.autoencoder).__name__
-        return super().__repr__().replace("(", f"({network}, ", 1)
 
     def check_channels(self, channels: int) -> None:
         """See `Transform.check_channels`."""

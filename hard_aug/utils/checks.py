@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 RANGE_TOLERANCE = 1e-3
 #: Where a normalisation is undone: bfloat16 keeps values of up to 4 to 2^-7, times a standard deviation of up to 0.5.
 NORMALIZED_TOLERANCE = 1e-2
+NORMALIZED_ADVICE = (
+    "say so with normalization=(mean, std), and wrap the networks in hard_aug.Normalized(model, mean, std)"
+)
 
 
 def check_kinds(**given: tuple[object, type]) -> None:
@@ -31,18 +35,30 @@ def check_integer(least: int = 1, **values: object) -> None:
             raise ValueError(f"{name}={value}: expected an integer >= {least}")
 
 
+def _check_numbers(values: dict[str, float], accepts: Callable[[float], bool], expected: str) -> None:
+    for name, value in values.items():
+        if not (isinstance(value, Real) and math.isfinite(value) and accepts(value)):
+            raise ValueError(f"{name}={value}: expected {expected}")
+
+
 def check_positive_number(**values: float) -> None:
     """Raise `ValueError` unless each value is a finite number above 0."""
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name}={value}: expected a positive number")
+    _check_numbers(values, lambda value: value > 0, "a positive number")
+
+
+def check_nonnegative(**values: float) -> None:
+    """Raise `ValueError` unless each value is a finite number of at least 0."""
+    _check_numbers(values, lambda value: value >= 0, "a number >= 0")
 
 
 def check_unit_interval(**values: float) -> None:
     """Raise `ValueError` unless each value is a number in [0, 1]."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: expected a number in [0, 1]")
+    _check_numbers(values, lambda value: 0 <= value <= 1, "a number in [0, 1]")
+
+
+def check_fraction(**values: float) -> None:
+    """Raise `ValueError` unless each value is a number in (0, 1]."""
+    _check_numbers(values, lambda value: 0 < value <= 1, "a fraction in (0, 1]")
 
 
 def check_image_form(images: object) -> Tensor:
@@ -78,10 +94,12 @@ def check_labels(labels: object, *, batch: int, required_by: object = None) -> N
     if labels is None:
         if required_by is not None:
             name = type(required_by).__name__
-            raise ValueError(
-                f"{name} requires labels: call augmenter(images, labels), or use the teacher's prediction on the clean "
-                f"images in their place with {name}(target='teacher')"
+            other = (
+                f", or use the teacher's prediction on the clean images in their place with {name}(target='teacher')"
+                if hasattr(required_by, "target")
+                else ""
             )
+            raise ValueError(f"{name} requires labels: call augmenter(images, labels){other}")
         return
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}; use torch.as_tensor(labels)")
@@ -98,12 +116,13 @@ def images_in_range(images: Tensor, tolerance: float = RANGE_TOLERANCE) -> Tenso
     return (low >= -tolerance) & (high <= 1 + tolerance)
 
 
-def raise_for_values(images: Tensor, *, undone: bool = False) -> None:
+def raise_for_values(images: Tensor, *, undone: bool = False, advice: str = NORMALIZED_ADVICE) -> None:
     """Raise the `ValueError` for images out of range. Synchronises with the device.
 
     Args:
         images: with values that are not finite or outside [0, 1].
         undone: whether a normalisation was undone before.
+        advice: what to do with normalised images.
     """
     bad = int((~images.isfinite()).sum())
     if bad:
@@ -119,8 +138,7 @@ def raise_for_values(images: Tensor, *, undone: bool = False) -> None:
         )
     raise ValueError(
         f"images lie in [{float(low):.4g}, {float(high):.4g}]: expected [0, 1]. Divide bytes by 255; if they are "
-        "normalised, say so with normalization=(mean, std), and wrap the networks in "
-        "hard_aug.Normalized(model, mean, std)"
+        f"normalised, {advice}"
     )
 
 

@@ -7,6 +7,7 @@ differ from one process to another and the generators stay in step.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,20 @@ class ShardedGenerator(torch.Generator):
         if not 0 <= rank < processes:
             raise ValueError(f"rank={rank} of {processes} processes: expected 0 to {processes - 1}")
         self.rank, self.processes = rank, processes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy with the rank, the number of processes and the state, which the base class would lose."""
+        return _restored, (str(self.device), self.rank, self.processes, self.get_state())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedGenerator:
+        """Return a generator that draws the same from here on."""
+        return _restored(*self.__reduce__()[1])
+
+
+def _restored(device: str, rank: int, processes: int, state: Tensor) -> ShardedGenerator:
+    generator = ShardedGenerator(device, rank=rank, processes=processes)
+    generator.set_state(state)
+    return generator
 
 
 def randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

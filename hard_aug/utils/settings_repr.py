@@ -13,13 +13,18 @@ def describe_settings(instance: object, *, skip: tuple[str, ...] = ()) -> str:
         skip: arguments to leave out.
 
     Returns:
-        Text such as `"temperature=2.0, gamma=None"`; arguments that are not kept as attributes are left out.
+        Text such as `"temperature=2.0, gamma=None"`; arguments that are not kept as attributes are left out,
+        and a value of several lines, such as a network, is shown as the name of its class.
     """
-    kept = []
-    for name in inspect.signature(type(instance)).parameters:
-        if name in vars(instance) and name not in skip:
-            kept.append(f"{name}={vars(instance)[name]!r}")
-    return ", ".join(kept)
+    names = [name for name in inspect.signature(type(instance)).parameters if name not in skip]
+    return ", ".join(f"{name}={_short(vars(instance)[name])}" for name in names if name in vars(instance))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    if isinstance(value, float) and len(text) > 8:
+        return f"{value:.6g}"
+    return type(value).__name__ if "\n" in text else text
 
 
 class SettingsRepr:

@@ -252,7 +252,7 @@ def test_a_search_and_a_transform_that_requires_labels_raise(
     policy = Gaussian(Compose(OfClasses(), Affine()).spec)
     with pytest.raises(ValueError, match="Compose requires the class of each image"):
         LearnedAugmentation(Compose(OfClasses(), Affine()), policy)
-    with pytest.raises(ValueError, match="12 parameters, the transform 6"):
+    with pytest.raises(ValueError, match="12 parameters and the transform 6"):
         LearnedAugmentation(Affine(), policy)
     with pytest.raises(TypeError, match="transform: expected a Transform"):
         LearnedAugmentation(nn.Identity(), policy)  # type: ignore[arg-type]

@@ -101,7 +101,9 @@ def test_a_data_loader_draws_from_the_pool() -> None:
         (lambda: Replay(capacity=19).add(generation_of(0)), "20 new images: the pool holds 19; set capacity=20"),
         (lambda: Replay().draw(3, torch.Generator()), "no hard images to draw from"),
         (lambda: Refresh(every=2, patience=2), "every=2 and patience=2"),
-        (lambda: Refresh(every=0), "every=0: expected at least 1"),
+        (lambda: Replay(capacity=2.5), "capacity=2.5: expected an integer"),  # type: ignore[arg-type]
+        (lambda: Refresh(every=1.5), "every=1.5: expected an integer"),  # type: ignore[arg-type]
+        (lambda: Refresh(every=0), "every=0: expected an integer >= 1"),
         (lambda: Refresh(patience=0), "patience=0"),
         (lambda: Refresh(min_delta=-1.0), "min_delta=-1.0"),
         (lambda: Refresh(min_delta=math.nan), "min_delta=nan"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.kill_test import command, differences, main, run_until
+from tests.tools.kill_test import command, differences, main, run_until
 
 SHORT = ["steps=16", "teacher.steps=16", "checkpoint_every=4", "log_every=3", "students=[random,hard]"]
 

@@ -63,9 +63,9 @@ def test_a_constraint_is_saved_and_a_weight_is_not() -> None:
     ("kind", "arguments", "words"),
     [
         (Penalty, {"weight": -1.0}, "weight=-1.0: expected a number >= 0"),
-        (Hinge, {"epsilon": -1.0}, "epsilon=-1.0: expected a number of nats >= 0"),
+        (Hinge, {"epsilon": -1.0}, "epsilon=-1.0: expected a number >= 0"),
         (Hinge, {"weight": -1.0}, "weight=-1.0: expected a number >= 0"),
-        (Constraint, {"epsilon": 0.0}, "epsilon=0.0: expected a positive number of nats"),
+        (Constraint, {"epsilon": 0.0}, "epsilon=0.0: expected a positive number"),
         (Constraint, {"rate": 0.0}, "rate=0.0.*expected rate > 0"),
         (Constraint, {"decay": 1.0}, "decay=1.0.*expected rate > 0, 0 <= decay < 1"),
         (Constraint, {"initial": 5.0, "maximum": 4.0}, "initial=5.0, maximum=4.0.*expected"),

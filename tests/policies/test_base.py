@@ -134,10 +134,10 @@ def test_most_policies_refine_nothing(make: Any) -> None:
 
 def test_the_repr_shows_names_and_settings() -> None:
     affine = "translation_x, translation_y, rotation, scale_x, scale_y, shear"
-    assert repr(Gaussian(Affine().spec)) == f"Gaussian({affine})"
-    assert repr(Gaussian(SPEC)) == f"Gaussian({affine}, brightness, hue, ... (10 in all))"
+    assert repr(Gaussian(Affine().spec)) == f"Gaussian({affine}; std=None)"
+    assert repr(Gaussian(SPEC)) == f"Gaussian({affine}, brightness, hue, ... (10 in total); std=None)"
     assert repr(Uniform(Affine().spec, scale=0.5)) == f"Uniform({affine}; scale=0.5)"
-    assert f"{affine}; channels=1" in repr(Conditional(Affine().spec, channels=1))
+    assert f"{affine}; channels=1, std=None, width=16, seed=0" in repr(Conditional(Affine().spec, channels=1))
 
 
 class Brightness(nn.Module):

@@ -148,7 +148,7 @@ def test_a_proposal_that_learns(teacher: nn.Module, plain_student: nn.Module, im
         ({"steps": -1}, "steps=-1: expected an integer >= 0"),
         ({"step_size": 0.0}, r"step_size=0\.0: expected a positive number"),
         ({"candidates": 1, "steps": 0}, "searches nothing"),
-        ({"proposal": Gaussian(TRANSFORM.spec[:2])}, "the proposal has 2 parameters and the transform 6"),
+        ({"proposal": Gaussian(TRANSFORM.spec[:2])}, "has 2 parameters and the transform 6"),
         ({"proposal": Search(TRANSFORM.spec)}, "cannot be the proposal of a Search"),
     ],
 )

@@ -66,7 +66,7 @@ def test_nothing_is_learned_or_saved() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1.01, float("nan")])
 def test_scales_out_of_range(scale: float) -> None:
-    with pytest.raises(ValueError, match=rf"scale={scale}: expected a fraction of the ranges in \(0, 1\]"):
+    with pytest.raises(ValueError, match=rf"scale={scale}: expected a fraction in \(0, 1\]"):
         Uniform(TRANSFORM.spec, scale=scale)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -71,3 +75,14 @@ def test_a_state_of_another_device_seeds_anew_with_a_warning(caplog: pytest.LogC
 def test_a_state_of_no_generator_raises(state: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="the generator's state has"):
         restore_generator(torch.Generator(), state, fallback_seed=2)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda generator: pickle.loads(pickle.dumps(generator))])
+def test_a_copy_draws_what_the_original_draws(copied: Callable[[ShardedGenerator], ShardedGenerator]) -> None:
+    for rank in range(2):
+        generator = ShardedGenerator(rank=rank, processes=2)
+        generator.manual_seed(3)
+        randn((4, 2), generator)
+        twin = copied(generator)
+        assert (twin.rank, twin.processes) == (rank, 2)
+        assert torch.equal(randn((4, 2), twin), randn((4, 2), generator))

@@ -16,8 +16,7 @@ from hard_aug.evaluation.corruptions.severities import Parameters
 
 
 def _smooth(images: np.ndarray, deviation: float) -> np.ndarray:
-    smoothed: np.ndarray = gaussian_filter(images, (0, 0, deviation, deviation), mode="nearest")
-    return smoothed
+    return gaussian_filter(images, (0, 0, deviation, deviation), mode="nearest")
 
 
 def sources(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,8 +9,9 @@ from hard_aug.ops.backend import Backend, use_triton
 from hard_aug.ops.divergence import custom, reference
 from hard_aug.ops.divergence.reference import check_same_shape, kl_of_log_probabilities
 from hard_aug.ops.memory_formats import KERNEL_DTYPES
+from hard_aug.utils.checks import check_positive_number
 
-__all__ = ["check_temperature", "kl_divergence", "kl_divergence_with_gradients", "kl_of_log_probabilities"]
+__all__ = ["kl_divergence", "kl_divergence_with_gradients", "kl_of_log_probabilities"]
 
 
 def kl_divergence(
@@ -61,8 +60,7 @@ def kl_divergence(
             teacher_logits, student_logits, temperature=temperature, weights=weights, mask=mask
         )
     given = _for_kernel(teacher_logits, student_logits, weights, mask)
-    losses: Tensor = custom.kl_divergence(*given, float(temperature), False, False)[0]
-    return losses
+    return custom.kl_divergence(*given, float(temperature), False, False)[0]
 
 
 def kl_divergence_with_gradients(
@@ -99,12 +97,6 @@ def kl_divergence_with_gradients(
     return losses.detach(), teacher, student
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise `ValueError` unless `temperature` is a finite number above 0."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature={temperature}: expected a positive number")
-
-
 def _runs_kernel(
     teacher: Tensor,
     student: Tensor,
@@ -114,7 +106,7 @@ def _runs_kernel(
     backend: Backend | None,
 ) -> bool:
     """Check all arguments and return whether to run the kernel."""
-    check_temperature(temperature)
+    check_positive_number(temperature=temperature)
     for name, value in (("teacher_logits", teacher), ("student_logits", student), ("weights", weights), ("mask", mask)):
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")

@@ -90,5 +90,4 @@ def warp_color(
     dtype = reference.output_dtype(images, dtype)
     unused = (None, None, None)  # of the operator: the partner, its weight, and the normalisation
     outputs = custom.warp_color(images, *given, *unused, custom.PADDING[padding_mode], projective, clamp, dtype)
-    output: Tensor = outputs[0]
-    return output
+    return outputs[0]

@@ -85,9 +85,7 @@ def compute_dtype(images: Tensor, *parameters: Tensor | None) -> torch.dtype:
 
 def output_dtype(images: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """Return `dtype` if given, else the type of the images; float32 for uint8."""
-    if dtype is not None:
-        return dtype
-    return images.dtype if images.is_floating_point() else torch.float32
+    return dtype or (images.dtype if images.is_floating_point() else torch.float32)
 
 
 def control_to_pixels(control: Tensor, height: int, width: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Kill a run at random times, resume it with the same command, and compare it with an uninterrupted run.
 
-`python -m experiments.kill_test --kills 20 --seed 0 [--sweep] [overrides of experiments.train]`
+`python -m tests.tools.kill_test --kills 20 --seed 0 [--sweep] [overrides of experiments.train]`
 
 A process is sent SIGKILL after a random time, uniform from its start to the duration of the uninterrupted run. After
 four kills it is left to finish, and a new run is started in another folder, until the requested number of kills is
@@ -215,7 +215,7 @@ def kill_test(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 if there are differences."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.kill_test", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_test", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times (default: 0)")
     parser.add_argument("--sweep", action="store_true", help="kill a sweep of three runs as a whole")
