@@ -276,10 +276,10 @@ def tables(found: dict[str, dict[str, Any]], seeds: int) -> str:
                 if name not in ("teacher_consistency", "unsupported", "seeds")
             ]
             lines += ["", f"| {group} | " + " | ".join(columns_of) + " |", "|---" * (len(columns_of) + 1) + "|"]
-            for name, cell in rows.items():
-                lines.append(
-                    f"| {name} | " + " | ".join(format_cell(cell, column, seeds) for column in columns_of) + " |"
-                )
+            lines += [
+                f"| {name} | " + " | ".join(format_cell(cell, column, seeds) for column in columns_of) + " |"
+                for name, cell in rows.items()
+            ]
     return "\n".join(lines)
 
 

@@ -18,8 +18,8 @@ class _EachImage(DrawnViews):
     def draw(self, images: Tensor) -> Tensor:
         """See `DrawnViews.draw`."""
         as_bytes = (255 * images.cpu()).round().to(torch.uint8)
-        views = torch.stack([self.transform(image) for image in as_bytes])
-        return views.to(images) / 255  # an 8-bit image that no operation changes is reproduced exactly
+        # An 8-bit image that no operation changes is reproduced exactly.
+        return torch.stack([self.transform(image) for image in as_bytes]).to(images) / 255
 
 
 class RandAugmented(_EachImage):

@@ -22,7 +22,6 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.chosen import best_trials
 from experiments.methods import NAMES
+from hard_aug.utils.checks import check_fraction, check_positive_number
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +100,8 @@ def student_specs(config: DictConfig) -> list[StudentSpec]:
     if config.tune_random and "random" in trials:
         raise ValueError("tune_random and trials.random both tune random; use one of them: tune_random=[]")
     scales = {spec.scale for spec in specs if spec.method == "random"}
-    for scale in config.tune_random:
-        if scale not in scales:
-            specs.append(StudentSpec(f"random_x{scale:g}", "random", scale, f"random_x{scale:g}"))
+    tuned = [(f"random_x{scale:g}", scale) for scale in config.tune_random if scale not in scales]
+    specs += [StudentSpec(name, "random", scale, name) for name, scale in tuned]
     counts = {name: max(len(trials.get(name, [{}])), prior.get(name, 1)) for name in config.students}
     if trials and len(set(counts.values())) > 1:
         logger.warning("rows with unequal numbers of trials: %s", ", ".join(f"{k} {v}" for k, v in counts.items()))
@@ -145,11 +144,8 @@ def _check_trial(config: DictConfig, name: str, settings: Mapping[str, Any]) -> 
     if name == "random":
         common.append("scale")
     for key in common:
-        value = settings.get(key, 1.0)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
-        if not number or (key == "scale" and value > 1):
-            expected = "a fraction of the ranges in (0, 1]" if key == "scale" else "a positive number"
-            raise ValueError(f"trials.{name}: {key}={value}: expected {expected}")
+        check = check_fraction if key == "scale" else check_positive_number
+        check(**{f"trials.{name}: {key}": settings.get(key, 1.0)})
     own = {key: value for key, value in settings.items() if key not in common}
     path = _config_path(name)
     if own and path is None:
@@ -297,9 +293,8 @@ def results_by_row(specs: Sequence[StudentSpec], metrics: Mapping[str, Mapping[s
     results: dict[str, dict[str, Any]] = {}
     for row, members in rows.items():
         best = select_best(members, metrics)
-        results[row] = {**metrics[best.name], "trials": max(len(members), best.prior_trials)}
-        if best.settings:
-            results[row]["trial"] = dict(best.settings)
+        trial = {"trial": dict(best.settings)} if best.settings else {}
+        results[row] = {**metrics[best.name], "trials": max(len(members), best.prior_trials), **trial}
     return results
 
 

@@ -143,9 +143,8 @@ class Loggers:
     """
 
     def __init__(self, settings: DictConfig | None, folder: Path, name: str, step: int) -> None:
-        self._loggers: list[Logger] = []
-        for node in (settings or {}).values():
-            self._loggers.append(instantiate(node, folder=folder, name=name, step=step))
+        nodes = (settings or {}).values()
+        self._loggers: list[Logger] = [instantiate(node, folder=folder, name=name, step=step) for node in nodes]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values to every logger.

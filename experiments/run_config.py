@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from experiments import checkpoint, jobs, teachers
 from experiments.training import TrainerSettings
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_fraction, check_integer
 
 #: The validation images that trials are selected on; `sum` is the mean of both accuracies.
 SELECTION_SETS = ("clean", "main", "sum")
@@ -50,9 +50,8 @@ def check_numbers(config: DictConfig) -> None:
             "budget=nfe: the cost of image generation is not counted; the student generated requires budget=steps"
         )
     teachers.check_fraction(config)
-    for name, scales in (("random_scale", [config.random_scale]), ("tune_random", config.tune_random)):
-        if not all(0 < scale <= 1 for scale in scales):
-            raise ValueError(f"{name}={config[name]}: expected fractions of the ranges in (0, 1]")
+    tuned = {f"tune_random.{number}": scale for number, scale in enumerate(config.tune_random)}
+    check_fraction(random_scale=config.random_scale, **tuned)
 
 
 def run_identity(config: DictConfig) -> dict[str, Any]:

@@ -255,9 +255,7 @@ class SpuriousExperiment:
             return method.augmenter(images, labels).images.detach()
         if isinstance(method, RandomViews):
             return random_views(method.transform, images, torch.Generator().manual_seed(self.config.seed))
-        if isinstance(method, CutMixed):
-            return method.second_view(images, labels)
-        return None
+        return method.second_view(images, labels) if isinstance(method, CutMixed) else None
 
     def failure_metrics(self, name: str) -> dict[str, float]:
         """Compute the failure metrics of a method's views, compared with the images that they are views of.
@@ -282,11 +280,8 @@ class SpuriousExperiment:
         count = len(self.splits.classes)
         rows = [int((self.splits.train.labels == label).nonzero()[0]) for label in range(count)]
         shown = self.splits.train[torch.tensor(rows * 2, device=self.device)]
-        pictures = [shown.images]
-        for name in self.config.methods:
-            views = self.views(name, shown.images, shown.labels)
-            if views is not None:
-                pictures.append(views)
+        views = [self.views(name, shown.images, shown.labels) for name in self.config.methods]
+        pictures = [shown.images, *(images for images in views if images is not None)]
         save_image(torch.cat(pictures), self.folder / "views.png", nrow=2 * count)
 
     def run(self) -> dict[str, Any]:

@@ -28,9 +28,8 @@ def unsupported_reason(config: DictConfig) -> str | None:
             "hydra/sweeper/sampler=grid: Optuna's grid sampler cannot resume after a kill; leave sweep=optuna out and "
             "use Hydra's own grid, -m key=1,2,3"
         )
-    if not _swept(config):
-        return "sweep=optuna has nothing to tune: give ranges, such as 'temperature=interval(1,4)'"
-    return None
+    advice = "sweep=optuna has nothing to tune: give ranges, such as 'temperature=interval(1,4)'"
+    return None if _swept(config) else advice
 
 
 def _swept(config: DictConfig) -> dict[str, str]:

@@ -153,8 +153,9 @@ def draw_figures(experiment: Experiment, folder: Path) -> dict[str, dict[str, An
     history = PolicyHistory(augmenter.transform.spec)
     history.load_state_dict(result["history"])
     if processes.rank() == 0:
-        figure = draw_policy(history, title="Learned augmentation distribution during training")
-        figure.savefig(folder / "policy.png", dpi=110)
+        draw_policy(history, title="Learned augmentation distribution during training").savefig(
+            folder / "policy.png", dpi=110
+        )
     last = history.last()
     for name, values in last.items():
         if name.startswith("translation"):
@@ -179,10 +180,14 @@ def diagnose_students(experiment: Experiment, folder: Path) -> dict[str, Any]:
         student = experiment.student()
         if name in finished:
             student.load_state_dict(experiment.best_result(name)["model"])
-        transform = instantiate(settings.transform)
         found.append(
             diagnose(
-                experiment.teacher, student, shown.images, transform, labels=shown.labels, seed=experiment.config.seed
+                experiment.teacher,
+                student,
+                shown.images,
+                instantiate(settings.transform),
+                labels=shown.labels,
+                seed=experiment.config.seed,
             )
         )
     before, after = found
@@ -258,11 +263,10 @@ def main(config: DictConfig) -> float:
         mark_finished(folder, overrides)
         logger.info("already finished: %s", folder)
     else:
-        single = (
-            job.runtime.choices["hydra/launcher"] == "basic"
-        )  # progress bars of parallel runs would overwrite each other
+        # Progress bars of parallel runs would overwrite each other.
+        quiet = job.runtime.choices["hydra/launcher"] != "basic"
         with exit_on_interrupt(folder), record_status(folder, overrides), disk.explain_disk_full(folder):
-            metrics = run(config, folder, quiet=not single)
+            metrics = run(config, folder, quiet=quiet)
     print_results(metrics, folder)
     return sweep_metric(metrics, config)
 

@@ -27,11 +27,9 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()`."""
-        ...
 
 
 class Trainer:

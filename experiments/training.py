@@ -134,15 +134,12 @@ class BatchSource(Protocol):
 
     def next(self) -> ImageSet:
         """Return the next batch."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the order."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()`."""
-        ...
 
 
 class Training:
@@ -178,9 +175,7 @@ class Training:
         memory_advice: str = "lower batch_size",
     ) -> None:
         check_integer(steps=steps)
-        self.model = model
-        self.steps = steps
-        self.step = 0
+        self.model, self.steps, self.step = model, steps, 0
         self.batches: BatchSource = Batches(part, batch_size, seed) if batches is None else batches
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, steps - warmup))

@@ -69,13 +69,9 @@ class HardBatch:
         objective: Disagreement,
         two_view_loss: TwoViewLoss,
     ) -> None:
-        self.images = images
-        self.clean_images = clean_images
-        self.num_hard = num_hard
-        self.u = u
-        self.context = context
-        self.teacher_logits = teacher_logits
-        self.clean_teacher_logits = clean_teacher_logits
+        self.images, self.clean_images, self.num_hard = images, clean_images, num_hard
+        self.u, self.context = u, context
+        self.teacher_logits, self.clean_teacher_logits = teacher_logits, clean_teacher_logits
         self.reference_logits = reference.teacher_logits
         self._reference = reference
         self._transform, self._objective, self._two_view_loss = transform, objective, two_view_loss

@@ -91,8 +91,7 @@ class LearnedAugmentation(nn.Module):
         """
         generator = _global_generator(images.device) if generator is None else generator
         with torch.autocast(images.device.type, enabled=False):
-            u = self.policy.sample(images, generator)
-            return mix_uniform(u, self.uniform_fraction, generator).u
+            return mix_uniform(self.policy.sample(images, generator), self.uniform_fraction, generator).u
 
     def forward(self, images: Tensor, *others: Any, generator: torch.Generator | None = None) -> Any:
         """Return augmented images of the type, dtype and shape of `images`.
@@ -110,7 +109,8 @@ class LearnedAugmentation(nn.Module):
         Gradients: images yes (of uint8 none), second order no.
         """
         _check(images, others, device=self.uniform_fraction.device)
-        batch = (images if images.ndim == 4 else images[None]).as_subclass(Tensor)
+        batch = images if images.ndim == 4 else images[None]
+        batch = batch if type(batch) is Tensor else batch.as_subclass(Tensor)
         if self.transform.requires_partner and images.ndim == 3:
             raise ValueError(
                 "this augmentation mixes images with others of their batch, and got a single one; apply it to batches "

@@ -62,11 +62,9 @@ class CifarC(OutOfDomain):
         if rest or not each:
             raise ValueError(f"{self.root / 'labels.npy'} has {len(labels)} labels: expected as many for each severity")
         rows = torch.cat([torch.arange((severity - 1) * each, severity * each) for severity in self.severities])
-        parts: dict[str, ImageSet] = {}
-        for corruption in self.corruptions:
-            path = self.root / f"{corruption}.npy"
-            parts[corruption] = _image_set(path, labels, splits, self._missing(path)).select(rows)
-        return self._named(parts)
+        paths = {corruption: self.root / f"{corruption}.npy" for corruption in self.corruptions}
+        parts = {name: _image_set(path, labels, splits, self._missing(path)) for name, path in paths.items()}
+        return self._named({name: part.select(rows) for name, part in parts.items()})
 
 
 class MnistC(OutOfDomain):
@@ -99,10 +97,9 @@ def _array(path: Path, missing: FileNotFoundError) -> np.ndarray:
     if not path.is_file():
         raise missing
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as an array ({error}); download it again") from error
-    return array
 
 
 def _labels(path: Path, splits: Splits, missing: FileNotFoundError) -> torch.Tensor:

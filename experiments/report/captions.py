@@ -78,9 +78,7 @@ def _student(config: dict[str, Any]) -> str:
 
 def _length(summary: dict[str, Any]) -> str:
     steps = f"{summary['steps']} steps"
-    if summary["config"].get("budget") == "nfe":
-        return f"network evaluations of {steps} on two views"
-    return steps
+    return f"network evaluations of {steps} on two views" if summary["config"].get("budget") == "nfe" else steps
 
 
 def _uses_joint(summary: dict[str, Any]) -> bool:

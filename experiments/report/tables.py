@@ -45,18 +45,16 @@ class Table:
 
 def tables(summary: dict[str, Any]) -> list[Table]:
     """Return all non-empty tables of a group."""
-    found = [Table(caption(summary), *cells(summary))]
-    made = [_best(summary), _costs(summary), *_reached(summary), _views(summary), _sets(summary)]
-    made += [_trials(summary), _clean_selection(summary)]
-    return [*found, *(table for table in made if table is not None)]
+    measured = [_best(summary), _costs(summary), *_reached(summary), _views(summary), _sets(summary)]
+    made = [Table(caption(summary), *cells(summary)), *measured, _trials(summary), _clean_selection(summary)]
+    return [table for table in made if table is not None]
 
 
 def shown_sets(summary: dict[str, Any]) -> list[str]:
     """Return the test sets of the first table: without subsets, and if there are many only the compared ones."""
     sets = summary_sets(summary["sets"])
-    if len(sets) <= WIDE:
-        return sets
-    return [name for name in sets if name in (sets[0], summary["main"], *summary["best_baseline"])]
+    compared = sets if len(sets) <= WIDE else (sets[0], summary["main"], *summary["best_baseline"])
+    return [name for name in sets if name in compared]
 
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -106,18 +104,17 @@ def _best(summary: dict[str, Any]) -> Table | None:
 
 def _costs(summary: dict[str, Any]) -> Table | None:
     evaluations, seconds = summary["evaluations"], summary["seconds"]
-    rows = []
-    for name in summary["accuracy"]:
-        if name in evaluations or name in seconds:
-            rows.append(
-                [
-                    name,
-                    millions(evaluations[name]) if name in evaluations else "",
-                    _relative(evaluations, name),
-                    text(seconds[name]) if name in seconds else "",
-                    _relative(seconds, name),
-                ]
-            )
+    rows = [
+        [
+            name,
+            millions(evaluations[name]) if name in evaluations else "",
+            _relative(evaluations, name),
+            text(seconds[name]) if name in seconds else "",
+            _relative(seconds, name),
+        ]
+        for name in summary["accuracy"]
+        if name in evaluations or name in seconds
+    ]
     if not rows:
         return None
     head = ["", "evaluations, millions", "evaluations relative to KD", "seconds", "time relative to KD"]
@@ -145,14 +142,25 @@ def _reached(summary: dict[str, Any]) -> list[Table]:
             f"{text(total['seconds'])} s; % of first: relative to {base}'s own cost at its first such point. "
             "Means over the seeds that reach it" + (f"; evaluated every {every} steps." if every else ".")
         )
-        head = ["", "steps", "evaluations, millions", "seconds", "evaluations, % of total", "seconds, % of total"]
-        head += ["evaluations, % of first", "seeds that reach it"]
+        head = [
+            "",
+            "steps",
+            "evaluations, millions",
+            "seconds",
+            "evaluations, % of total",
+            "seconds, % of total",
+            "evaluations, % of first",
+            "seeds that reach it",
+        ]
         rows = []
         for name, one in of["rows"].items():
             if one["seeds"]:
                 spent = [whole(one["step"]), millions(one["evaluations"]), text(one["seconds"])]
-                fractions = [one["fraction_of_total"]["evaluations"], one["fraction_of_total"]["seconds"]]
-                fractions.append(one["fraction_of_first"]["evaluations"])
+                fractions = [
+                    one["fraction_of_total"]["evaluations"],
+                    one["fraction_of_total"]["seconds"],
+                    one["fraction_of_first"]["evaluations"],
+                ]
                 spent += ["" if fraction is None else _percent(fraction) for fraction in fractions]
             else:
                 spent = [NEVER, "", "", "", "", ""]
@@ -200,28 +208,27 @@ def _sets(summary: dict[str, Any]) -> Table | None:
 
 
 def _trials(summary: dict[str, Any]) -> Table | None:
-    rows, validated = [], _validation_sets(summary)
-    for name, trials in summary.get("trials", {}).items():
-        for one in trials:
-            each = [one.get("validation_sets", {}).get(key) for key in validated]
-            rows.append(
-                [
-                    name,
-                    written(one["settings"]),
-                    text(one["validation"]),
-                    *("" if value is None else text(value) for value in each),
-                    ", ".join(map(str, one["selected_by"])),
-                    ", ".join(map(str, one["selected_by_clean"])),
-                ]
-            )
+    validated = _validation_sets(summary)
+    rows = [
+        [
+            name,
+            written(one["settings"]),
+            text(one["validation"]),
+            *("" if value is None else text(value) for value in map(one.get("validation_sets", {}).get, validated)),
+            ", ".join(map(str, one["selected_by"])),
+            ", ".join(map(str, one["selected_by_clean"])),
+        ]
+        for name, trials in summary.get("trials", {}).items()
+        for one in trials
+    ]
     if not rows:
         return None
-    head = ["", "settings", "validation", *(f"validation, {key}" for key in validated), "selected in seeds"]
-    head.append("by clean images alone")
     title = (
         f"Trials, validation accuracy in %. {summary['selection_rule']} Last column: the seeds in which clean images "
         "alone would select the trial."
     )
+    sets = (f"validation, {key}" for key in validated)
+    head = ["", "settings", "validation", *sets, "selected in seeds", "by clean images alone"]
     return Table(title, *_without_empty(head, rows, always=3), folded=True, words=(1,))
 
 
@@ -237,12 +244,14 @@ def _clean_selection(summary: dict[str, Any]) -> Table | None:
     if not found or summary["config"].get("select_on") == "clean":
         return None
     sets = list(next(iter(found.values()))["accuracy"])
-    rows = []
-    for name, one in found.items():
-        pairs = [(text(summary["accuracy"][name][s]), text(one["accuracy"][s])) for s in sets]
-        rows.append(
-            [name, *(cell for pair in pairs for cell in pair), f"{len(one['same'])} of {len(summary['seeds'])}"]
-        )
+    rows = [
+        [
+            name,
+            *(text(accuracy[s]) for s in sets for accuracy in (summary["accuracy"][name], one["accuracy"])),
+            f"{len(one['same'])} of {len(summary['seeds'])}",
+        ]
+        for name, one in found.items()
+    ]
     head = ["", *(cell for s in sets for cell in (f"{s}, as selected", f"{s}, clean selection")), "same trial, seeds"]
     title = (
         "Test accuracy in % if the trials were selected on clean validation images alone (clean selection), beside "

@@ -83,8 +83,7 @@ class Replay(SettingsRepr, Dataset[Any]):
             raise ValueError(f"eviction={eviction!r}: expected 'random' or 'fifo'")
         self.capacity, self.old_fraction, self.eviction, self.seed = capacity, old_fraction, eviction, seed
         self.images: HardImages | None = None
-        self.generations = 0
-        self.older = 0
+        self.generations = self.older = 0
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -141,7 +140,7 @@ class Replay(SettingsRepr, Dataset[Any]):
         chance, place = torch.rand(2, count, generator=generator, dtype=torch.float64)
         old = (chance < self.old_fraction) & (self.older > 0)
         first = torch.where(old, 0, self.older)
-        return first + (place * torch.where(old, self.older, len(self) - self.older)).long()
+        return first + (place * torch.where(old, self.older, len(self) - self.older)).long()  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, including the images: they depend on all former generations."""

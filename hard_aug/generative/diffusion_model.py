@@ -291,7 +291,7 @@ class DiffusionModel:
         rows, differentiated = len(sample) * (2 if guided else 1), _is_differentiated(sample)
         self.nfe.denoiser_forward += rows * (2 if differentiated and self.checkpointing else 1)
         self.nfe.denoiser_backward += rows if differentiated else 0
-        return self._run(self._predict, sample, labels, noise_schedule, index, guided)
+        return self._run(self._predict, sample, labels, noise_schedule, index, guided)  # type: ignore[no-any-return]
 
     def _run(self, function: Callable[..., Any], sample: Tensor, *rest: Any) -> Any:
         if self.checkpointing and _is_differentiated(sample):

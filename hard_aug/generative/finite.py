@@ -47,9 +47,8 @@ class FiniteCheck:
     def _reads(self, values: Tensor) -> bool:
         if values.device.type == "cpu":
             return True
-        if values.is_cuda and torch.cuda.is_current_stream_capturing():
-            return False
-        return tuple(values.shape) not in self._seen_shapes
+        captured = values.is_cuda and torch.cuda.is_current_stream_capturing()
+        return not captured and tuple(values.shape) not in self._seen_shapes
 
     def pop_nonfinite_reports(self) -> list[str]:
         """Return the message if a failure was recorded since the last call; synchronises with the device."""

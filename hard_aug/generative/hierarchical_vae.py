@@ -168,15 +168,16 @@ class HierarchicalVAE(nn.Module):
                 coarse levels unused, and edits of them change little; with it they encode what matters most.
         """
         reconstruction, divergence = self(images, generator=generator)
-        bound: Tensor = self._negative_log_likelihood(images, reconstruction)
-        bound = bound + kl_weight * divergence.mean(0).clamp(min=free_nats).sum() / images.shape[1:].numel()
+        bound = self._negative_log_likelihood(images, reconstruction) + (
+            kl_weight * divergence.mean(0).clamp(min=free_nats).sum() / images.shape[1:].numel()
+        )
         if prefix_weight and self.levels > 1:
             device = None if generator is None else generator.device
             end = int(torch.randint(1, self.levels, (), generator=generator, device=device))
             noise = self.draw_noise(len(images), generator=generator)
             prefix = self.edit(images, lambda level, *maps: maps, start=end, end=end, noise=noise)
             bound = bound + prefix_weight * self._negative_log_likelihood(images, prefix)
-        return bound
+        return bound  # type: ignore[no-any-return]  # the module call is untyped
 
     def _negative_log_likelihood(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         scale = scale_of(self.log_scale)

@@ -50,4 +50,4 @@ def latent_directions(
         torch.manual_seed(seed)
         _, singular_values, components = torch.pca_lowrank(rows, rank, niter=4)
     scaled = components[:, :count] * singular_values[:count] / (len(rows) - 1) ** 0.5
-    return scaled.T.reshape(count, *latents.shape[1:]).contiguous()
+    return scaled.T.reshape(count, *latents.shape[1:]).contiguous()  # type: ignore[no-any-return]  # of tensors

@@ -50,4 +50,4 @@ def match_norm(noise: Tensor, like: Tensor) -> Tensor:
         like: `(B, c, h, w)`.
     """
     target, norm = (t.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for t in (like, noise))
-    return noise * (target / norm.clamp(min=1e-12))
+    return noise * (target / norm.clamp(min=1e-12))  # type: ignore[no-any-return]  # of tensors

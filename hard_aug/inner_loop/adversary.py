@@ -45,11 +45,8 @@ class Adversary:
         optimizer: PolicyOptimizer,
         generator: torch.Generator,
     ) -> None:
-        self.networks = networks
-        self.transform = transform
-        self.objective = objective
-        self.optimizer = optimizer
-        self.generator = generator
+        self.networks, self.transform, self.objective = networks, transform, objective
+        self.optimizer, self.generator = optimizer, generator
         self.update: Callable[[CleanBatch], Tensor] = self.update_policy
 
     def reference(self, clean: CleanBatch, u: Tensor) -> Reference:

@@ -132,8 +132,7 @@ class GraphedUpdate:
     """
 
     def __init__(self, adversary: Adversary, *, record: Recorder = record_cuda_graph) -> None:
-        self._adversary = adversary
-        self._record = record
+        self._adversary, self._record = adversary, record
         self._graph: CapturedGraph | None = None
         self._form: Form | None = None
         self._consecutive = 0

@@ -44,10 +44,8 @@ class PolicyOptimizer:
         processes: ProcessGroup,
         device: torch.device,
     ) -> None:
-        self.policy = policy
-        self.processes = processes
-        self.invariance = invariance
-        self.exploration = exploration
+        self.policy, self.processes = policy, processes
+        self.invariance, self.exploration = invariance, exploration
         self.parameters: list[Tensor] = list(policy.parameters())
         self.optimizer = torch.optim.Adam(
             self.parameters or [torch.zeros((), device=device)],

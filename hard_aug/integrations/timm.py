@@ -107,8 +107,7 @@ class HardDistillationTask(LogitDistillationTask):
             verbose=verbose,
         )
         check_unit_interval(clean_weight=clean_weight)
-        self.clean_weight = clean_weight
-        self._hard_temperature = temperature
+        self.clean_weight, self._hard_temperature = clean_weight, temperature
         network: Any = unwrap_model(student_model)  # timm's networks have attributes that nn.Module does not have
         channels = int(network.in_chans)
         place = next(network.parameters()).device

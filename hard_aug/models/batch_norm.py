@@ -54,8 +54,7 @@ class ViewStatistics(SettingsRepr):
     def __init__(self, student: nn.Module, mode: BatchNormMode) -> None:
         if mode not in get_args(BatchNormMode):
             raise ValueError(f"batch_norm={mode!r}: expected one of {', '.join(get_args(BatchNormMode))}")
-        self.mode = mode
-        self._student = student
+        self.mode, self._student = mode, student
         self._forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
         self._clean = self._total = 0
 

@@ -48,8 +48,7 @@ class Normalized(nn.Module):
     ) -> None:
         super().__init__()
         mean, std = checked_normalization(mean, std, name="Normalized")
-        self.model = model
-        self.size = size
+        self.model, self.size = model, size
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
 
@@ -59,8 +58,7 @@ class Normalized(nn.Module):
             raise ValueError(f"expected images of shape (B, {len(self.mean)}, H, W), got {tuple(images.shape)}")
         if self.size is not None and images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
-        normalized = (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
-        return self.model(normalized)  # type: ignore[no-any-return]
+        return self.model((images - self.mean.to(images.dtype)) / self.std.to(images.dtype))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Format mean, std and size."""

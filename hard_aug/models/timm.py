@@ -65,6 +65,4 @@ def for_channels(values: tuple[float, ...], channels: int) -> list[float]:
         values: Mean or std per channel.
         channels: Number of image channels.
     """
-    if len(values) == channels:
-        return list(values)
-    return [sum(values) / len(values)] * channels
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels

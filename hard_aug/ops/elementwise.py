@@ -28,7 +28,7 @@ class _Clamp(torch.autograd.Function):
 
 def clamp_with_gradient(images: Tensor) -> Tensor:
     """Clamp to [0, 1] with a straight-through gradient, so that saturated pixels still have one."""
-    return _Clamp.apply(images)
+    return _Clamp.apply(images)  # type: ignore[no-any-return]  # autograd functions are untyped
 
 
 def unit_interval(u: Tensor) -> Tensor:

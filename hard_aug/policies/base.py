@@ -183,4 +183,4 @@ def gaussian_relative_entropy(mean: Tensor, covariance: Tensor) -> Tensor:
     """Compute `-KL(N(mean, covariance) || N(0, I))` for `(P,)` and `(P, P)`."""
     size = mean.shape[0]
     _, log_determinant = torch.linalg.slogdet(covariance)
-    return 0.5 * (size + log_determinant - covariance.diagonal().sum() - mean.square().sum())
+    return 0.5 * (size + log_determinant - covariance.diagonal().sum() - mean.square().sum())  # type: ignore[no-any-return]

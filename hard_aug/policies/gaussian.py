@@ -52,8 +52,7 @@ class Gaussian(Policy):
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Policy.sample`."""
-        noise = randn((len(images), self.size), generator)
-        return self.mean + noise @ self.scale().T
+        return self.mean + randn((len(images), self.size), generator) @ self.scale().T
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
         """See `Policy.relative_entropy`."""

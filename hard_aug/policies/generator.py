@@ -72,8 +72,7 @@ class Generator(Policy):
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Policy.sample`."""
-        noise = randn((len(images), self.size), generator)
-        return self.transport(noise)
+        return self.transport(randn((len(images), self.size), generator))
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
         """See `Policy.relative_entropy`."""

@@ -212,7 +212,7 @@ class GuidedSampler(ImageSearch):
         if self.shape == "noise":
             return self.rho * noise / ratio
         kept = (1 - self.sampler.eta**2) ** 0.5  # of the predicted noise, at the next level
-        return self.rho * noise * (noise / ratio - kept * next_noise)
+        return self.rho * noise * (noise / ratio - kept * next_noise)  # type: ignore[no-any-return]  # of tensors
 
     def _smoothing_offsets(self, clean: Tensor, index: int, generators: list[torch.Generator]) -> list[Tensor]:
         """Return the noise added to `x0` before it is scored; a single zero without smoothing."""

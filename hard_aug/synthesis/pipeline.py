@@ -146,14 +146,14 @@ def _synthesize_batch(
     labels = labels.to(rounded.device)
     result = acceptance(rounded, labels)
     return SynthesisBatch(
-        rounded,
-        labels,
-        result.soft_labels,
-        seeds,
-        found.scores_before,
-        found.scores_after,
-        result.accepted,
-        result.rejected(),
-        found.nfe,
-        time.perf_counter() - started,
+        images=rounded,
+        labels=labels,
+        soft_labels=result.soft_labels,
+        seeds=seeds,
+        scores_before=found.scores_before,
+        scores_after=found.scores_after,
+        accepted=result.accepted,
+        rejected=result.rejected(),
+        nfe=found.nfe,
+        seconds=time.perf_counter() - started,
     )

@@ -58,15 +58,14 @@ class Color(ColorTransform):
         saturation: float | None = 1.5,
         hue: float | None = 20.0,
     ) -> None:
-        spec: list[Parameter] = []
         check_positive(brightness=brightness, hue=hue)
         check_factors(contrast=contrast, saturation=saturation)
-        for name, value, unit in (("brightness", brightness, "intensity"), ("hue", hue, "degrees")):
-            if value is not None:
-                spec.append(Parameter(name, -value, value, 0.0, unit, block="color"))
-        for name, value in (("contrast", contrast), ("saturation", saturation)):
-            if value is not None:
-                spec.append(Parameter(name, 1 / value, value, 1.0, "factor", True, "color"))
+        offsets = (("brightness", brightness, "intensity"), ("hue", hue, "degrees"))
+        factors = (("contrast", contrast), ("saturation", saturation))
+        spec = [
+            *(Parameter(name, -value, value, 0.0, unit, block="color") for name, value, unit in offsets if value),
+            *(Parameter(name, 1 / value, value, 1.0, "factor", True, "color") for name, value in factors if value),
+        ]
         if not spec:
             raise ValueError("Color with every part switched off has no effect; give at least one range")
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue

@@ -40,9 +40,8 @@ class Context:
 
     def first(self, count: int) -> Context:
         """Slice to the first `count` images; return `self` if that is the whole batch."""
-        if all(value is None or len(value) == count for value in self._values()):
-            return self
-        return self.rows(slice(count))
+        is_whole = all(value is None or len(value) == count for value in self._values())
+        return self if is_whole else self.rows(slice(count))
 
     def rows(self, rows: slice) -> Context:
         """Slice to the given rows of the batch."""

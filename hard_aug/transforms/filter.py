@@ -27,6 +27,7 @@ from hard_aug.transforms.argument_checks import check_factors, check_positive
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_fraction
 
 #: Lower clamp of the intensity before gamma: below it the gradient of the power in the image is too steep.
 MIN_INTENSITY = 1e-5
@@ -82,9 +83,8 @@ class Filter(Transform):
         check_factors(gamma=gamma)
         strengths = {"solarize": solarize, "sharpness": sharpness, "blur": blur, "motion_blur": motion_blur}
         check_positive(**strengths, noise=noise)
-        for name, value in (("solarize", solarize), ("motion_blur", motion_blur)):
-            if value is not None and value > 1:
-                raise ValueError(f"{name}={value}: expected a strength in (0, 1]")
+        fractions = {"solarize": solarize, "motion_blur": motion_blur}
+        check_fraction(**{name: value for name, value in fractions.items() if value is not None})
         if not isinstance(motion_length, int) or motion_length < 3 or motion_length % 2 == 0:
             raise ValueError(f"motion_length={motion_length}: expected an odd number of pixels >= 3")
         spec: list[Parameter] = []

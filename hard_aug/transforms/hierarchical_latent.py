@@ -227,9 +227,7 @@ class HierarchicalLatent(LatentEdit):
         return self.model.edit(images, editor, start=self.start, end=end, noise=self._noise_on(images.device))
 
     def _std_of(self, level: int, log_scale: Tensor) -> Tensor:
-        if self.latent_std is None:
-            return scale_of(log_scale)
-        return self.latent_std[level].to(log_scale)[:, None, None]
+        return scale_of(log_scale) if self.latent_std is None else self.latent_std[level].to(log_scale)[:, None, None]
 
     def _noise_on(self, device: torch.device) -> list[Tensor] | None:
         if self.noise_seed is None:

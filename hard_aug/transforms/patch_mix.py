@@ -115,9 +115,7 @@ class PatchMix(Transform):
         """Return the weight of the partner in each patch, `(B, rows, columns)`, for `u`, `(B, P)`."""
         weight = torch.stack(tuple(self.decode(u).values()), dim=1).view(-1, *self.grid)
         soft = (torch.logit(weight, eps=MIN_WEIGHT) / self.temperature).sigmoid()
-        if self.mode == "relaxed":
-            return soft
-        return soft + ((weight > 0.5).to(soft.dtype) - soft).detach()
+        return soft if self.mode == "relaxed" else soft + ((weight > 0.5).to(soft.dtype) - soft).detach()
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """See `Transform.apply`."""

@@ -37,7 +37,7 @@ def check_integer(least: int = 1, **values: object) -> None:
 
 def _check_numbers(values: dict[str, float], accepts: Callable[[float], bool], expected: str) -> None:
     for name, value in values.items():
-        if not (isinstance(value, Real) and math.isfinite(value) and accepts(value)):
+        if not (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and accepts(value)):
             raise ValueError(f"{name}={value}: expected {expected}")
 
 

@@ -93,7 +93,7 @@ def test_trial_settings_are_merged_into_the_configuration(tmp_path: Path) -> Non
         (["trials={kd:[{alpha:1}]}"], "alpha unknown; expected some of student_learning_rate, temperature"),
         (["trials={supervised:[{temperature:2}]}"], "temperature unknown; expected some of student_learning_rate"),
         (["trials={random:[{policy:generator}]}"], "policy; expected some of .*scale, transform"),
-        (["trials={random:[{scale:2}]}"], r"scale=2: expected a fraction of the ranges in \(0, 1\]"),
+        (["trials={random:[{scale:2}]}"], r"scale=2: expected a fraction in \(0, 1\]"),
         (["trials={kd:[{temperature:0}]}"], "temperature=0: expected a positive number"),
         (["trials={kd:[{student_learning_rate:nan}]}"], "student_learning_rate=nan: expected a positive number"),
         (["students=[mixup]", "trials={mixup:[{beta:1}]}"], "beta unknown; expected some of .*alpha"),

@@ -76,6 +76,7 @@ def test_what_is_missing(objective: Disagreement, reference: Reference | None, w
         (ConfidenceGap, {"gamma": math.inf}, "gamma=inf: expected a number >= 1"),
         (ConfidenceGap, {"start": 0.5}, "start=0.5: expected a number >= 1"),
         (ConfidenceGap, {"towards": 0}, "towards=0: expected an integer >= 1"),
+        (ConfidenceGap, {"towards": True}, "towards=True: expected an integer >= 1"),
         (ConfidenceRatio, {"target": "labels"}, "target='labels': expected 'label' or 'teacher'"),
     ],
 )

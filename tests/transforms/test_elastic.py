@@ -108,7 +108,7 @@ def test_maps_after_it_start_a_gather_of_their_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="expected a positive fraction"):
+    with pytest.raises(ValueError, match="expected a positive number"):
         Elastic(magnitude=0)
     with pytest.raises(ValueError, match="at least 4 points on each axis"):
         Elastic(control=(4, 3))

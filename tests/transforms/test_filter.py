@@ -160,7 +160,7 @@ def test_images_smaller_than_the_kernel_and_none() -> None:
         (OFF, "every part switched off"),
         ({"blur": 0.0}, "blur=None switches it off"),
         ({"gamma": 0.8}, "expected a factor above 1"),
-        ({"solarize": 2.0}, r"solarize=2\.0: expected a strength in \(0, 1\]"),
+        ({"solarize": 2.0}, r"solarize=2\.0: expected a fraction in \(0, 1\]"),
         ({"motion_length": 4}, "expected an odd number"),
     ],
 )

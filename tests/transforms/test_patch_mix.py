@@ -104,7 +104,7 @@ def test_errors() -> None:
         PatchMix(image_size=12, patch_size=5)
     with pytest.raises(ValueError, match="expected one of relaxed, straight_through"):
         PatchMix(image_size=12, patch_size=4, mode="hard")  # type: ignore[arg-type]  # the mistake that is tested
-    with pytest.raises(ValueError, match=r"temperature=2: expected a number in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"temperature=2: expected a fraction in \(0, 1\]"):
         PatchMix(image_size=12, patch_size=4, temperature=2)
     transform = PatchMix(image_size=4, patch_size=2)
     u, images = torch.zeros(1, 4), torch.rand(1, 1, 4, 4)

@@ -12,12 +12,14 @@ from hard_aug.utils.checks import (
     NORMALIZED_TOLERANCE,
     RANGE_TOLERANCE,
     ImageCheck,
+    check_fraction,
     check_image_form,
     check_images,
     check_integer,
     check_kinds,
     check_labels,
     check_logits,
+    check_nonnegative,
     check_positive_number,
     check_same_classes,
     check_unit_interval,
@@ -195,3 +197,17 @@ def test_numbers_of_classes() -> None:
     check_same_classes(teacher_logits=torch.zeros(4, 3), student_logits=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="the teacher has 3 classes and the student 5"):
         check_same_classes(teacher_logits=torch.zeros(4, 3), student_logits=torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.1, float("nan"), "0.5", True, None])
+def test_what_is_no_fraction_raises(value: Any) -> None:
+    check_fraction(p=1, other=1e-9)
+    with pytest.raises(ValueError, match=rf"p={value}: expected a fraction in \(0, 1\]"):
+        check_fraction(p=value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("inf"), float("nan"), "2"])
+def test_what_is_negative_or_no_number_raises(value: Any) -> None:
+    check_nonnegative(weight=0, other=2.5)
+    with pytest.raises(ValueError, match=rf"weight={value}: expected a number >= 0"):
+        check_nonnegative(weight=value)

@@ -16,7 +16,7 @@ from hard_aug.evaluation.corruptions.severities import Parameters
 
 
 def _smooth(images: np.ndarray, deviation: float) -> np.ndarray:
-    return gaussian_filter(images, (0, 0, deviation, deviation), mode="nearest")
+    return gaussian_filter(images, (0, 0, deviation, deviation), mode="nearest")  # type: ignore[no-any-return]
 
 
 def sources(

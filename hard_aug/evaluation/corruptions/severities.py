@@ -147,6 +147,4 @@ def parameters(corruption: str, severity: int, table: str) -> Parameters:
     if severity not in SEVERITIES:
         raise ValueError(f"severity={severity}: expected 1 to 5")
     found = TABLES[table][corruption][severity - 1]
-    if corruption == "elastic_transform":
-        return tuple(ELASTIC_UNIT[table] * value for value in found)
-    return found
+    return tuple(ELASTIC_UNIT[table] * value for value in found) if corruption == "elastic_transform" else found

@@ -23,9 +23,7 @@ DIRECTIONS, ICE = 5, (0.86, 0.94, 1.0)
 
 
 def _grey(images: Tensor) -> Tensor:
-    if images.shape[1] == 1:
-        return images
-    return (images * torch.tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    return images if images.shape[1] == 1 else (images * torch.tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
 
 
 def snow(images: Tensor, parameters: Parameters, generator: np.random.Generator) -> Tensor:

@@ -60,7 +60,7 @@ def kl_divergence(
             teacher_logits, student_logits, temperature=temperature, weights=weights, mask=mask
         )
     given = _for_kernel(teacher_logits, student_logits, weights, mask)
-    return custom.kl_divergence(*given, float(temperature), False, False)[0]
+    return custom.kl_divergence(*given, float(temperature), False, False)[0]  # type: ignore[no-any-return]
 
 
 def kl_divergence_with_gradients(

@@ -90,4 +90,4 @@ def warp_color(
     dtype = reference.output_dtype(images, dtype)
     unused = (None, None, None)  # of the operator: the partner, its weight, and the normalisation
     outputs = custom.warp_color(images, *given, *unused, custom.PADDING[padding_mode], projective, clamp, dtype)
-    return outputs[0]
+    return outputs[0]  # type: ignore[no-any-return]  # a custom op
