@@ -193,6 +193,7 @@ class Sensitive(nn.Module):
         return torch.stack((4 - 60 * distance, 60 * distance - 4), dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [Gaussian, Generator])
 def test_exploration_prevents_collapse(images: Tensor, policy: Any) -> None:
     template = images[3:4] * torch.linspace(0, 1, 12) * torch.linspace(1, 0.3, 12)[:, None]
@@ -220,6 +221,7 @@ def test_exploration_prevents_collapse(images: Tensor, policy: Any) -> None:
     assert float(stds["on"].min()) > 0.3
 
 
+@pytest.mark.slow
 def test_a_constraint_bounds_the_teacher_divergence(
     teacher: nn.Module, plain_student: nn.Module, images: Tensor
 ) -> None:

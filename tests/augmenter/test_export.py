@@ -169,6 +169,7 @@ def test_the_networks_are_not_part_of_it(teacher: nn.Module, images: Tensor) -> 
     assert [reference() for reference in watched] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_new_process_loads_it(teacher: nn.Module, plain_student: nn.Module, images: Tensor, tmp_path: Path) -> None:
     exploration = Exploration(min_uniform_fraction=0.2)
     augmentation = trained(teacher, plain_student, images, exploration=exploration).export(p=0.7)

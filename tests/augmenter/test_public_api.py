@@ -52,6 +52,7 @@ def test_names() -> None:
     assert (ROOT / "hard_aug" / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     program = "import sys, hard_aug; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
@@ -59,6 +60,7 @@ def test_import_is_light() -> None:
     assert not heavy & set(loaded)
 
 
+@pytest.mark.slow
 def test_the_readme_runs(tmp_path: Path) -> None:
     """Its first block runs when pasted into an empty file; the others continue from there."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

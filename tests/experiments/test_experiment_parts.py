@@ -206,6 +206,7 @@ def test_the_ablation_stores_its_runs_and_names_unsupported_ones(
     assert "| hard | " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_ablation_composes() -> None:
     names = [(cell.group, cell.name) for cell in ablation.cells()]
     assert len(set(names)) == len(names)

@@ -142,6 +142,7 @@ def test_a_run_writes_the_documented_files(whole_run: tuple[Path, dict[str, Any]
         assert list((folder / "tensorboard" / name).glob("events.*"))
 
 
+@pytest.mark.slow
 def test_finished_students_are_not_trained_again_and_the_teacher_is_cached(
     whole_run: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -11,6 +11,7 @@ from experiments.train import run
 from tests.experiments.test_experiment_run import config_of
 
 
+@pytest.mark.slow
 def test_a_run_measures_failures(tmp_path: Path) -> None:
     asked = ["failure_metrics.judge=true", "failure_metrics.other_student=true"]
     settings = ["students=[kd,random,hard]", "tune_random=[0.5]"]

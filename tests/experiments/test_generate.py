@@ -100,6 +100,7 @@ def test_the_files_of_a_run(whole: Path) -> None:
     assert not torch.equal(*(next(iter(found["model"].values())) for found in kept.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["classifier", "tfg", "noise", "best_of_n", "unguided", "pgd"])
 def test_every_search_runs(models: Path, tmp_path: Path, search: str) -> None:
     few = ["generation.images=10", "search.iterations=1"] if search in ("noise", "tfg") else ["generation.images=10"]
@@ -115,6 +116,7 @@ def test_every_search_runs(models: Path, tmp_path: Path, search: str) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_folder_grows(models: Path, whole: Path, tmp_path: Path) -> None:
     for images, size in ((20, 10), (40, 7)):  # batches of another size too
         more = [f"generation.images={images}", f"generation.batch_size={size}"]
@@ -133,6 +135,7 @@ def test_real_images_are_started_from(models: Path, tmp_path: Path) -> None:
     assert rows[1].split(",")[-1] == "0"
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_it_ends_the_same(models: Path, whole: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.generate", *overrides(models, models / "cache")]
     command.append(f"hydra.run.dir={tmp_path}")
@@ -152,6 +155,7 @@ def test_killed_at_any_moment_it_ends_the_same(models: Path, whole: Path, tmp_pa
     assert contents(tmp_path / "images") == contents(whole / "images")
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(models: Path, whole: Path, tmp_path: Path) -> None:
     command = [*launched(), "experiments.generate", "device=cpu", *overrides(models, models / "cache")]
     command.append(f"hydra.run.dir={tmp_path}")
@@ -169,6 +173,7 @@ def test_missing_parts_raise(models: Path, tmp_path: Path) -> None:
         generate.run(config_of(models, models / "cache", f"student_from={tmp_path}/none"), tmp_path)
 
 
+@pytest.mark.slow
 def test_mismatches_raise_before_any_training(models: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     shutil.copytree(models, few, ignore=shutil.ignore_patterns("cache"))
@@ -233,6 +238,7 @@ def test_the_best_trial_of_a_student_is_taken(models: Path, tmp_path: Path) -> N
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(models: Path, whole: Path, tmp_path: Path) -> None:
     before = contents(whole / "images")
     with pytest.raises(ValueError, match="steps"):

@@ -87,6 +87,7 @@ def test_the_folder_is_loaded_by_diffusers_and_by_us(models: Path) -> None:
         assert (models / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_killed_between_the_two_it_ends_the_same(models: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, models / "cache", StopAt(12))  # at the denoiser's first step
@@ -105,6 +106,7 @@ def test_latents_are_scaled_to_unit_spread(models: Path) -> None:
     assert float(latents.std()) == pytest.approx(1.0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_where_an_uninterrupted_one_does(models: Path, tmp_path: Path) -> None:
     for count in (3, 16):  # in the autoencoder, and in the denoiser
         with pytest.raises(KeyboardInterrupt):
@@ -147,6 +149,7 @@ def run(config: DictConfig, folder: Path, stop: Stop | None = None) -> dict[str,
     return metrics
 
 
+@pytest.mark.long
 def test_all_methods_run_and_a_stopped_run_goes_on(models: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()

@@ -44,6 +44,7 @@ def accept_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Acceptance, "__call__", everything)
 
 
+@pytest.mark.slow
 def test_training_takes_a_folder_or_makes_one(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accept_all(monkeypatch)
     generate.run(config_of(models, models / "cache"), tmp_path / "made")
@@ -65,6 +66,7 @@ REFRESHED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_refresh_makes_a_generation_against_the_student(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_refresh_makes_a_generation_against_the_student(
     assert len(set(values)) == 3  # `rms_change`: each generation has its own
 
 
+@pytest.mark.slow
 def test_stopped_after_a_refresh_it_ends_the_same(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +150,7 @@ def test_two_processes_make_and_train_on_one_pool(models: Path, tmp_path: Path) 
         assert torch.allclose(value, theirs["model"][key], atol=1e-5), key
 
 
+@pytest.mark.slow
 def test_missing_parts_raise(models: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="students=\\[kd,generated\\]"):
         mixed(models, tmp_path / "alone", "students=[generated]")

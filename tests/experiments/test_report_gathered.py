@@ -48,6 +48,7 @@ def test_the_file_gives_the_same_tables(
     assert [{**group, "command": COMMAND} for group in once] == twice
 
 
+@pytest.mark.slow
 def test_runs_and_files_in_one_page(gathered: tuple[Path, str], tmp_path: Path) -> None:
     file, _ = gathered
     write_run(tmp_path / "longer", results(0, steps=200))

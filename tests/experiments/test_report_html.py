@@ -107,6 +107,7 @@ def test_curves_are_drawn_once_for_each_scalar_set_and_cost(whole: tuple[str, Pa
     assert len(labels) == 10
 
 
+@pytest.mark.slow
 def test_selected_trials_are_shown_and_all_trials_are_collapsed(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / "runs" / str(seed), corrupted(seed))

@@ -207,6 +207,7 @@ def test_invalid_results_raise(tmp_path: Path, text: str) -> None:
         finished(tmp_path, composed())
 
 
+@pytest.mark.slow
 def test_the_sweep_metric_can_be_configured() -> None:
     config = composed("students=[kd,hard]")
     metrics = results(config)

@@ -195,6 +195,7 @@ def test_timms_checkpoints_hold_the_policy(teacher: nn.Module, batches: list[Any
     assert torch.equal(other.augmenter.policy.mean, task.augmenter.policy.mean)
 
 
+@pytest.mark.slow
 def test_compiled_and_distributed(teacher: nn.Module, batches: list[Any], tmp_path: Path) -> None:
     """The loss uses the wrappers that timm puts around the student later; policy updates use the unwrapped network."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

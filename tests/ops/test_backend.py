@@ -78,11 +78,13 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**known, **environment})
 
 
+@pytest.mark.slow
 def test_importing_the_library_imports_no_triton() -> None:
     code = "import sys, hard_aug, hard_aug.ops, hard_aug.transforms; print('triton' in sys.modules)"
     assert run(code).stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_forced_kernel_on_the_cpu_raises_with_the_reason() -> None:
     code = "import torch, hard_aug.ops as o; o.warp_color(torch.rand(1, 1, 4, 4), clamp=True)"
     result = run(code, HARD_AUG_BACKEND="triton")
@@ -91,6 +93,7 @@ def test_a_forced_kernel_on_the_cpu_raises_with_the_reason() -> None:
     assert "TRITON_INTERPRET=1" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_machine_without_triton() -> None:
     code = (
         "import torch, hard_aug.ops as o, hard_aug.ops.backend as b; b._installed = False\n"

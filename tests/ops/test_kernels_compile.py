@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None or sys.platform != "linux", reason="needs triton")
 def test_compile() -> None:
     script = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"

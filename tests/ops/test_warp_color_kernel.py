@@ -253,6 +253,7 @@ def test_one_nonfinite_control_point_zeroes_the_pixels_it_affects(value: float) 
     assert 0 < int((found[0] == 0).sum()) < 40
 
 
+@pytest.mark.slow
 def test_ten_runs_are_bit_identical_for_any_memory_content() -> None:
     shape = (2, 3, 40, 70)  # several programs for a sample, of several tiles
     images, values = pictures(shape), arguments(shape, kinds="pdcx")

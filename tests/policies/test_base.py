@@ -152,6 +152,7 @@ class Brightness(nn.Module):
         return torch.stack((above, -above), dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LEARNED)
 def test_the_invariance_of_a_small_problem_is_found(images: Tensor, make: Any) -> None:
     torch.manual_seed(0)

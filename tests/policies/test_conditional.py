@@ -53,6 +53,7 @@ def test_it_learns_a_distribution_for_each_image() -> None:
     assert float(std.min()) > 0.02
 
 
+@pytest.mark.slow
 def test_its_variance_is_that_of_all_images_and_its_entropy_the_mean_over_images() -> None:
     images = two_kinds()
     policy = trained(images)

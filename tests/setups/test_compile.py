@@ -20,6 +20,7 @@ def _fresh_cache() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform", [Affine(), Color(), Perspective(), Elastic(control=4), Compose(Affine(), Elastic(control=4), Color())]
 )

@@ -201,6 +201,7 @@ def both(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     found = both(tmp_path, "equal")
     for name, settings in SETTINGS.items():
@@ -219,6 +220,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             assert found[rank][name]["dropped"] == 0
 
 
+@pytest.mark.slow
 def test_a_step_that_one_process_drops_is_dropped_by_all(tmp_path: Path) -> None:
     found = both(tmp_path, "dropped step")
     for name in ("alternating", "threshold"):
@@ -230,6 +232,7 @@ def test_a_step_that_one_process_drops_is_dropped_by_all(tmp_path: Path) -> None
         assert not torch.equal(ours["policies"][1], ours["policies"][2])
 
 
+@pytest.mark.slow
 def test_batches_of_different_size_are_refused_by_all(tmp_path: Path) -> None:
     found = both(tmp_path, "unequal")
     for rank in range(2):
@@ -243,6 +246,7 @@ def test_batches_of_different_size_are_refused_by_all(tmp_path: Path) -> None:
     assert "1 of 2 processes refused their batch" in found[1]["bad"]
 
 
+@pytest.mark.slow
 def test_processes_that_differ_do_not_wait_for_ever(tmp_path: Path) -> None:
     found = both(tmp_path, "other")
     for ours, theirs in zip(found[0]["policy"], found[1]["policy"], strict=True):

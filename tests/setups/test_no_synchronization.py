@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.fake_device import CONTROL
 
 
+@pytest.mark.slow
 def test_no_operator_synchronises() -> None:
     script = Path(__file__).parents[1] / "helpers" / "fake_device.py"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -144,6 +144,7 @@ def test_the_size_of_batches_changes_nothing(name: str) -> None:
     assert found[0].nfe == found[1].nfe
 
 
+@pytest.mark.slow
 def test_resuming_gives_identical_images(tmp_path: Path) -> None:
     """In a new process, and in another order."""
     script = (

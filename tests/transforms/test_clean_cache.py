@@ -57,6 +57,7 @@ def test_whatever_changes_is_computed_again(change: str) -> None:
     assert torch.equal(out, 2 * images)
 
 
+@pytest.mark.slow
 def test_a_tensor_that_is_gone_is_not_taken_for_a_new_one() -> None:
     counted = Counted()
     for value in range(5):
