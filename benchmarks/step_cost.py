@@ -38,7 +38,7 @@ from hard_aug import HardAugmenter
 from hard_aug.augmenter import DEFAULT_SCHEDULE
 from hard_aug.inner_loop.cuda_graph import WARM_UP
 from hard_aug.losses import distillation_loss
-from hard_aug.schedules import Alternating, Schedule, Threshold
+from hard_aug.schedules import Alternating, Joint, Schedule, Threshold
 from hard_aug.transforms import Affine
 
 BASELINE = "KD + random augmentation"
@@ -58,6 +58,7 @@ def schedules() -> dict[str, Schedule | None]:
         Alternating(),
         Alternating(fraction=0.25),
         Alternating(steps=3),
+        Joint(fraction=0.25, every=6),
         Threshold(),
     ]
     own = experiment_schedule()
@@ -170,7 +171,7 @@ def steps(pair: str, device: torch.device, precision: torch.dtype = torch.float3
     rows = {BASELINE: random_step(teacher, own_student(), images, precision)}
     for name, schedule in schedules().items():
         rows[name] = hard_step(teacher, own_student(), images, schedule, precision)
-        if device.type == "cuda":
+        if device.type == "cuda" and not isinstance(schedule, Joint):
             rows[name + GRAPHED] = hard_step(teacher, own_student(), images, schedule, precision, cuda_graph=True)
     rows["plain KD, clean view alone"] = plain_step(teacher, own_student(), images, precision)
     return rows

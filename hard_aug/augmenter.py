@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from hard_aug.batch import HardBatch
 from hard_aug.compatibility import check_cuda_graph, check_parts
 from hard_aug.export import LearnedAugmentation
-from hard_aug.inner_loop.adversary import Adversary, with_student_logits
+from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.inner_loop.cuda_graph import GraphedUpdate
 from hard_aug.inner_loop.exploration import Exploration
@@ -50,9 +51,8 @@ class HardAugmenter:
     writes no buffer. Networks are used, never registered or stored in a state.
 
     If torch.distributed is initialised at construction, the processes learn one policy: they draw as one process would
-    for the joined batch, and average their gradients. All make the same calls, with batches of equal size. (The
-    partners of a mix come from the process's own batch, and `hard_fraction` and the schedule's `fraction` are taken of
-    each.)
+    for the joined batch, and average their gradients. All make the same calls, with batches of equal size. (Partners of
+    a mix and fractions of a batch are those of the process's own.)
 
     Args:
         teacher: network from images in [0, 1] to logits `(B, K)`, on one device with the student. See `Normalized`.
@@ -163,7 +163,7 @@ class HardAugmenter:
             generator=self._generator,
         )
         if cuda_graph:
-            check_cuda_graph(self.device, policy=policy, processes=processes)
+            check_cuda_graph(self.device, policy=policy, schedule=schedule, processes=processes)
             self._adversary.update = GraphedUpdate(self._adversary)
         self._runner = schedule.make_runner(self._adversary)
         self._check = ImageCheck(self.device, normalization)
@@ -236,6 +236,8 @@ class HardAugmenter:
             FloatingPointError: networks inside the transform that overflow; nothing has changed then.
         """
         images = self._checked(images, labels)
+        with use_backend(self._backend):
+            self._runner.flush()
         call = self._calls - self._warmup_calls
         rows = 0 if call < 0 else rows_of(self._hard_fraction, len(images))
         is_due = rows > 0 and self.schedule.is_due(call)
@@ -281,7 +283,8 @@ class HardAugmenter:
         source_labels = None if labels is None else labels[:rows]
         reference = Reference(clean_logits[:rows], labels=source_labels)
         if is_due and self.objective.requires_student_reference:
-            reference = with_student_logits(reference, networks, source)
+            with torch.no_grad():
+                reference = replace(reference, student_logits=networks.student_logits(source))
         context = make_context(
             self.transform,
             source,
@@ -301,8 +304,7 @@ class HardAugmenter:
             hard = self.transform.render(source, u, context)
             teacher_logits = networks.teacher_logits(hard) if rows or not len(images) else rest[:0]
             reference = adversary.reference(clean, u)
-        if is_due:
-            self._runner.after_sample(hard, reference)
+        observer = self._runner.after_sample(clean, hard, reference) if is_due else None
         return HardBatch(
             images=hard if rows == len(images) else torch.cat((hard, images[rows:])),
             clean_images=images,
@@ -315,6 +317,7 @@ class HardAugmenter:
             transform=self.transform,
             objective=self.objective,
             two_view_loss=self._two_view_loss,
+            observer=observer,
         )
 
     def export(self, *, p: float = 1.0) -> LearnedAugmentation:
@@ -331,8 +334,7 @@ class HardAugmenter:
     def check(self) -> None:
         """Raise what a call on a GPU has found since the last check. Synchronises with the device.
 
-        On the CPU each call raises by itself. On a GPU only the first call of a shape does, because reading values
-        synchronises with the device; anything else is noted there and raised here.
+        On the CPU each call raises by itself; on a GPU, where reading values synchronises, the first of a shape.
 
         Raises:
             ValueError: a batch held NaN, values outside [0, 1] or invalid labels, or processes had unequal batches.
@@ -355,9 +357,9 @@ class HardAugmenter:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for a bit-equal next batch; the networks are not in it.
 
-        It holds the policy, its optimiser, the invariance's multiplier, the uniform fraction, the number of calls, the
-        schedule's state and the generator.
+        It holds the policy, its optimiser, multiplier, uniform fraction, number of calls, schedule and generator.
         """
+        self._runner.flush()
         return {
             **self._optimizer.state_dict(),
             "calls": self._calls,

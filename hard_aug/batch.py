@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hard_aug.losses.two_view import LossAndLogits, TwoViewLoss
+from hard_aug.losses.two_view import LossAndLogits, LossObserver, TwoViewLoss
 from hard_aug.objectives import Disagreement, Reference
 from hard_aug.ops.backend import use_backend
 from hard_aug.transforms import Context, Transform
@@ -29,6 +29,7 @@ class HardBatch:
         transform: decodes `u`.
         objective: computes `disagreement`.
         two_view_loss: computes `loss`.
+        observer: what is to be told of each loss.
 
     Attributes:
         images: `(B, C, H, W)` in [0, 1], detached, with the device, dtype and memory format of the input.
@@ -68,6 +69,7 @@ class HardBatch:
         transform: Transform,
         objective: Disagreement,
         two_view_loss: TwoViewLoss,
+        observer: LossObserver | None = None,
     ) -> None:
         self.images, self.clean_images, self.num_hard = images, clean_images, num_hard
         self.u, self.context = u, context
@@ -75,6 +77,7 @@ class HardBatch:
         self.reference_logits = reference.teacher_logits
         self._reference = reference
         self._transform, self._objective, self._two_view_loss = transform, objective, two_view_loss
+        self._observer = observer
         self._student_logits: Tensor | None = None
         self._clean_student_logits: Tensor | None = None
 
@@ -149,6 +152,7 @@ class HardBatch:
             hard_teacher_logits=self.teacher_logits[:rows],
             temperature=temperature,
             clean_weight=clean_weight,
+            observer=self._observer,
         )
         self._student_logits = torch.cat((result.hard_logits, result.clean_logits[rows:])).detach()
         self._clean_student_logits = result.clean_logits.detach()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from hard_aug.objectives import Constraint, Disagreement, Invariance
+from hard_aug.objectives import KL, Constraint, Disagreement, Invariance
 from hard_aug.policies import Policy
 from hard_aug.schedules import Schedule
 from hard_aug.transforms import Transform
 from hard_aug.utils.distributed import ProcessGroup
 
 
-def check_cuda_graph(device: torch.device, *, policy: Policy, processes: ProcessGroup) -> None:
+def check_cuda_graph(device: torch.device, *, policy: Policy, schedule: Schedule, processes: ProcessGroup) -> None:
     """Check that there is a policy update that a CUDA graph can hold.
 
     Args:
         device: of the networks.
         policy: what is learned.
+        schedule: when it is updated.
         processes: of the run.
 
     Raises:
@@ -28,6 +29,8 @@ def check_cuda_graph(device: torch.device, *, policy: Policy, processes: Process
         )
     if not processes.is_single:
         raise ValueError("cuda_graph=True: expected a single process (communication is not captured); leave it out")
+    if schedule.requires_distillation_loss:
+        raise ValueError("cuda_graph=True replays updates inside the call, and Joint makes none; leave it out")
     if not list(policy.parameters()):
         raise ValueError(
             f"cuda_graph=True replays policy updates, and this {type(policy).__name__} learns nothing; leave it out"
@@ -55,6 +58,11 @@ def check_parts(
         what = "optimises each image's own" if policy.is_per_sample else "learns none"
         raise ValueError(
             f"{schedule_name} updates a policy's parameters, and {policy_name} {what}; use schedule=Alternating()"
+        )
+    if schedule.requires_distillation_loss and not isinstance(objective, KL):
+        raise ValueError(
+            f"{schedule_name} takes the student's gradient from the distillation loss, which {objective_name} is not; "
+            "use schedule=Alternating()"
         )
     if schedule.requires_divergence and not objective.is_divergence:
         raise ValueError(

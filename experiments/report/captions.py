@@ -14,7 +14,7 @@ RULES = {
     "sum": "mean of the accuracies on clean images and on images changed like the test set `{main}`",
 }
 #: Note on groups that were measured with a schedule that the library no longer has.
-JOINT = "HARD was measured with the schedule Joint of an earlier version."
+JOINT = "HARD was measured with the schedule Joint."
 
 
 def task(config: dict[str, Any]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from hard_aug.inner_loop.clean_batch import CleanBatch
+from hard_aug.inner_loop.exploration import Sample
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
 from hard_aug.inner_loop.scoring import (
@@ -66,17 +66,23 @@ class Adversary:
                 invariance=self.optimizer.invariance,
             )
 
-    def update_policy(self, clean: CleanBatch) -> Tensor:
-        """Update the policy on a new sample with separate passes through both networks.
+    def update_policy(
+        self, clean: CleanBatch, sample: Sample | None = None, *, student: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Update the policy along the gradient of the scores of one sample.
+
+        Args:
+            clean: the clean batch.
+            sample: parameters with a graph to the policy; None: new ones are drawn.
+            student: its logits and its part of the images' gradient, where they are known; None: it is run.
 
         Returns:
             The mean disagreement before the update, a scalar tensor.
         """
-        optimizer = self.optimizer
+        optimizer, rows = self.optimizer, len(clean)
         with torch.enable_grad():
-            sample = optimizer.sample(clean.images, self.generator)
-            scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.parameters)
-        rows = len(clean)
+            sample = optimizer.sample(clean.images, self.generator) if sample is None else sample
+            scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.parameters, student)
         optimizer.step([g / rows for g in gradients], sample.masked_sum(scores.teacher_divergence), clean.images)
         return scores.disagreement.mean()
 
@@ -100,7 +106,9 @@ class Adversary:
 
         return self.optimizer.policy.refine(u, sample=sample, score=score, score_with_gradient=score_with_gradient)
 
-    def _score_with_gradient(self, clean: CleanBatch, u: Tensor, inputs: list[Tensor]) -> tuple[Scores, list[Tensor]]:
+    def _score_with_gradient(
+        self, clean: CleanBatch, u: Tensor, inputs: list[Tensor], student: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Scores, list[Tensor]]:
         """Score the images made with `u`, and return the gradients of the scores' sum with respect to `inputs`.
 
         Images of half precision are shown to the networks as such and rendered in float32, in which the gradient comes
@@ -114,15 +122,10 @@ class Adversary:
             reference=reference,
             objective=self.objective,
             invariance=self.optimizer.invariance,
+            student=student,
         )
         outputs, weights = [hard], [image_gradient.to(hard.dtype)]
         if reference_gradient is not None:
             outputs.append(reference.teacher_logits)
             weights.append(reference_gradient.to(reference.teacher_logits.dtype))
         return scores, grad_or_zeros(outputs, inputs, weights)
-
-
-def with_student_logits(reference: Reference, networks: Networks, images: Tensor) -> Reference:
-    """Add the student's logits on the clean images to a reference."""
-    with torch.no_grad():
-        return replace(reference, student_logits=networks.student_logits(images))

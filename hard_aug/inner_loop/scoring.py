@@ -73,7 +73,13 @@ def score_images(
 
 
 def score_images_with_gradient(
-    images: Tensor, *, networks: Networks, reference: Reference, objective: Disagreement, invariance: Invariance
+    images: Tensor,
+    *,
+    networks: Networks,
+    reference: Reference,
+    objective: Disagreement,
+    invariance: Invariance,
+    student: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Scores, Tensor, Tensor | None]:
     """Compute `D - cost(I)` of each image and its gradients, which half precision neither overflows nor loses.
 
@@ -83,6 +89,7 @@ def score_images_with_gradient(
         reference: predictions on the clean images; its `teacher_logits` may carry a graph (those of a mix do).
         objective: `D`.
         invariance: the cost of the teacher's divergence.
+        student: its logits `(B, K)` and its part of the images' gradient, where they are known; None: it is run.
 
     Returns:
         The scores, detached; the gradient of each image's own score, `(B, C, H, W)`, at least float32; and the same for
@@ -93,9 +100,10 @@ def score_images_with_gradient(
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        teacher_logits, student_logits = networks.teacher_logits(images), networks.student_logits(images)
+        teacher_logits = networks.teacher_logits(images)
+        student_logits = networks.student_logits(images) if student is None else student[0]
         for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
-            if not logits.requires_grad:
+            if not (logits.requires_grad or (name == "student" and student)):
                 raise ValueError(
                     f"the {name}'s logits carry no gradient to the images: its forward detaches them or runs under "
                     "torch.no_grad(); remove that (frozen parameters are fine), or use policy=Search(transform.spec), "
@@ -103,15 +111,16 @@ def score_images_with_gradient(
                 )
         check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)
         # Leaves of at least float32: gradients of logits in float16 would be zeros where the networks are confident.
-        teacher, student, target = (
+        teacher, own_student, target = (
             logits.detach().to(_promoted(logits)).requires_grad_(logits.requires_grad)
             for logits in (teacher_logits, student_logits, reference.teacher_logits)
         )
-        scores = _score_logits(teacher, student, replace(reference, teacher_logits=target), objective, invariance)
-        leaves = [teacher, student, *([target] if target.requires_grad else [])]
-        teacher_gradient, student_gradient, *others = grad_or_zeros(scores.total.sum(), leaves)
+        scores = _score_logits(teacher, own_student, replace(reference, teacher_logits=target), objective, invariance)
+        leaves = [leaf for leaf in (teacher, own_student, target) if leaf.requires_grad]
+        teacher_gradient, *others = grad_or_zeros(scores.total.sum(), leaves)
         image_gradient = _scaled_vjp(teacher_logits, images, teacher_gradient)
-        image_gradient = image_gradient + _scaled_vjp(student_logits, images, student_gradient)
+        student_part = _scaled_vjp(student_logits, images, others.pop(0)) if student is None else student[1]
+        image_gradient = image_gradient + student_part
     detached = Scores(scores.total.detach(), scores.disagreement.detach(), scores.teacher_divergence.detach())
     return detached, image_gradient, others[0] if others else None
 

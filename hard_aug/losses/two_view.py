@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,9 @@ from hard_aug.models.eval_mode import eval_mode, unwrap_model
 from hard_aug.ops.backend import Backend, use_backend
 from hard_aug.utils.checks import check_logits, check_positive_number, check_same_classes, check_unit_interval
 from hard_aug.utils.settings_repr import SettingsRepr
+
+#: Called with the loss, the leaf that was its hard view, the student's detached logits on it, and its weight.
+LossObserver = Callable[[Tensor, Tensor, Tensor, float], None]
 
 
 class LossAndLogits(NamedTuple):
@@ -80,6 +84,7 @@ class TwoViewLoss(SettingsRepr):
         hard_teacher_logits: Tensor,
         temperature: float | None = None,
         clean_weight: float = 0.5,
+        observer: LossObserver | None = None,
     ) -> LossAndLogits:
         """Compute the loss.
 
@@ -90,13 +95,22 @@ class TwoViewLoss(SettingsRepr):
             hard_teacher_logits: `(n, K)`.
             temperature: None: the default.
             clean_weight: w, in [0, 1].
+            observer: what is to be told of the loss; it requires the default temperature.
 
         Raises:
-            ValueError: a weight outside [0, 1], a temperature that is not positive, or other numbers of classes.
+            ValueError: a weight outside [0, 1], a temperature that is not positive, or that an observer does not allow,
+                or other numbers of classes.
         """
         check_unit_interval(clean_weight=clean_weight)
         temperature = self.temperature if temperature is None else temperature
         check_positive_number(temperature=temperature)
+        if observer is not None and temperature != self.temperature:
+            raise ValueError(
+                f"temperature={temperature}: Joint takes the student's part of the objective from this loss, at "
+                f"{self.temperature}; use objective=KL(temperature={temperature})"
+            )
+        if observer is not None and torch.is_grad_enabled():
+            hard_images = hard_images.detach().requires_grad_()  # a leaf of its own, whose gradient is this loss's
         count, rows = len(clean_images), len(hard_images)
         views = torch.cat((clean_images, hard_images)) if rows else clean_images
         with self._statistics.of(clean=count, hard=rows):
@@ -110,6 +124,8 @@ class TwoViewLoss(SettingsRepr):
                     student_logits=hard, teacher_logits=hard_teacher_logits, temperature=temperature
                 )
                 loss = clean_weight * loss + (1 - clean_weight) * hard_loss
+        if observer is not None and rows:
+            observer(loss, hard_images, hard.detach(), 1 - clean_weight)
         return LossAndLogits(loss, clean, hard)
 
     def evaluate_student(self, images: Tensor) -> Tensor:

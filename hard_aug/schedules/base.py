@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
+from hard_aug.losses.two_view import LossObserver
 from hard_aug.objectives import Reference
 from hard_aug.utils.checks import check_fraction, check_integer
 from hard_aug.utils.rows import rows_of
@@ -48,6 +49,8 @@ class Schedule(ABC):
 
     #: Whether it compares with multiples of the objective on clean images, so that this has to be a divergence.
     requires_divergence: ClassVar[bool] = False
+    #: Whether it takes the student's gradient from the distillation loss, so that this has to be the objective.
+    requires_distillation_loss: ClassVar[bool] = False
     #: Whether the policy has to have parameters to learn, and none that are optimised for each image by itself.
     requires_learned_policy: ClassVar[bool] = False
 
@@ -110,13 +113,18 @@ class ScheduleRunner(ABC):
             clean: the schedule's fraction of the batch.
         """
 
-    def after_sample(self, hard_images: Tensor, reference: Reference) -> None:  # noqa: B027 - most have nothing to do
-        """Update the state with the call's hard images.
+    def after_sample(self, clean: CleanBatch, hard_images: Tensor, reference: Reference) -> LossObserver | None:
+        """Update the state with the call's hard images; return what is to be told of losses on them, if anything.
 
         Args:
+            clean: the clean images that they were made of.
             hard_images: `(n, C, H, W)`, all hard images of the call.
             reference: what predictions on them are compared with.
         """
+        return None
+
+    def flush(self) -> None:  # noqa: B027 - most have nothing to do
+        """Finish, before the next call or a `state_dict`, what the last call has left to do."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers, booleans and None."""

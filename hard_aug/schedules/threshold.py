@@ -137,7 +137,7 @@ class ThresholdRunner(ScheduleRunner):
             if not self.state.record_update(self._mean(adversary.update(clean)[None]), self._schedule):
                 break
 
-    def after_sample(self, hard_images: Tensor, reference: Reference) -> None:
+    def after_sample(self, clean: CleanBatch, hard_images: Tensor, reference: Reference) -> None:
         """See `ScheduleRunner.after_sample`."""
         if self._idle:
             disagreement = self._adversary.score(hard_images, reference).disagreement

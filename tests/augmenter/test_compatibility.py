@@ -12,7 +12,7 @@ from hard_aug import HardAugmenter
 from hard_aug.compatibility import check_cuda_graph
 from hard_aug.objectives import ConfidenceGap, Constraint, DecisionMaskedKL, Hinge, ResponseChange
 from hard_aug.policies import Gaussian, Generator, Search, Uniform
-from hard_aug.schedules import Alternating, Threshold
+from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, PatchMix
 from hard_aug.utils.distributed import ProcessGroup
 
@@ -65,7 +65,7 @@ def test_policy_updates_that_a_cuda_graph_can_hold() -> None:
     several.count = 2
     gaussian, learned_search = Gaussian(SPEC), Search(SPEC, proposal=Gaussian(SPEC))
     for policy in (gaussian, learned_search):
-        check_cuda_graph(cuda, policy=policy, processes=single)
+        check_cuda_graph(cuda, policy=policy, schedule=Alternating(), processes=single)
     for device, policy, processes, words in (
         (cpu, gaussian, single, "expected the networks on a CUDA device"),
         (cuda, gaussian, several, r"expected a single process \(communication is not captured\)"),
@@ -73,4 +73,6 @@ def test_policy_updates_that_a_cuda_graph_can_hold() -> None:
         (cuda, Uniform(SPEC), single, "this Uniform learns nothing; leave it out"),
     ):
         with pytest.raises(ValueError, match=words):
-            check_cuda_graph(device, policy=policy, processes=processes)
+            check_cuda_graph(device, policy=policy, schedule=Alternating(), processes=processes)
+    with pytest.raises(ValueError, match="and Joint makes none; leave it out"):
+        check_cuda_graph(cuda, policy=gaussian, schedule=Joint(), processes=single)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import Exploration
-from hard_aug.inner_loop.adversary import Adversary, with_student_logits
+from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
@@ -133,11 +133,3 @@ def test_refine_gets_draws_scores_and_gradients(
     assert torch.allclose(seen["gradient"], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
     for tensor in seen.values():
         assert not tensor.requires_grad
-
-
-def test_the_students_clean_logits_are_added(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
-    reference = Reference(teacher(images).detach(), labels=torch.arange(8))
-    found = with_student_logits(reference, Networks(teacher=teacher, student=plain_student), images)
-    assert torch.equal(found.student_logits, plain_student(images))
-    assert found.labels is reference.labels
-    assert not found.student_logits.requires_grad

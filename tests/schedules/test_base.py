@@ -41,7 +41,7 @@ def test_every_nth_call_is_due_from_the_first_on(every: int) -> None:
         ({"every": -3}, "every=-3"),
         ({"every": 1.5}, "every=1.5"),
         ({"every": float("nan")}, "every=nan"),
-        ({"fraction": 0.0}, r"fraction=0\.0: expected a number in \(0, 1\]"),
+        ({"fraction": 0.0}, r"fraction=0\.0: expected a fraction in \(0, 1\]"),
         ({"fraction": 1.5}, "fraction=1.5"),
         ({"fraction": -0.5}, "fraction=-0.5"),
         ({"fraction": float("nan")}, "fraction=nan"),
@@ -82,7 +82,7 @@ class WhileEasyRunner(ScheduleRunner):
         if self.last < self.schedule.limit:
             self.adversary.update(clean)
 
-    def after_sample(self, hard_images: Tensor, reference: Reference) -> None:
+    def after_sample(self, clean: CleanBatch, hard_images: Tensor, reference: Reference) -> None:
         self.last = float(self.adversary.score(hard_images, reference).disagreement.mean())
 
     def state_dict(self) -> dict[str, Any]:
