@@ -119,7 +119,7 @@ def test_a_colour_transform_on_grey_images(teacher: nn.Module, student: nn.Modul
         ({"policy": Gaussian(Color().spec)}, ValueError, r"Gaussian\(transform\.spec\)"),
         ({"schedule": "alternating"}, TypeError, "schedule: expected a Schedule, got str"),
         ({"exploration": 0.15}, TypeError, "exploration: expected an Exploration, got float"),
-        ({"hard_fraction": 0.0}, ValueError, r"hard_fraction=0\.0: expected a fraction of the batch in \(0, 1\]"),
+        ({"hard_fraction": 0.0}, ValueError, r"hard_fraction=0\.0: expected a fraction in \(0, 1\]"),
         ({"hard_fraction": 1.5}, ValueError, r"hard_fraction=1\.5"),
         ({"warmup_calls": -1}, ValueError, "warmup_calls=-1: expected an integer >= 0"),
         ({"warmup_calls": 0.5}, ValueError, r"warmup_calls=0\.5"),

@@ -130,6 +130,7 @@ def test_the_peak_is_that_of_simultaneous_allocations() -> None:
     assert 9 <= generative.peak_of(with_graph, device)["mib"] < 11.1  # ... and two gradients
 
 
+@pytest.mark.slow
 def test_memory_falls_with_checkpointing_and_with_shorter_gradients(parts: Parts) -> None:
     parts.iterations = 1
 

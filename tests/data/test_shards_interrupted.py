@@ -64,6 +64,7 @@ def died(folder: Path, layout: str, dies_at: int) -> bool:
     return process.exitcode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "stride"), [("webdataset", 7), ("image_folder", 13)])  # 1 tries each, in a minute
 def test_killed_at_a_step(tmp_path: Path, layout: str, stride: int, whole: dict[str, dict[str, bytes]]) -> None:
     step = 1

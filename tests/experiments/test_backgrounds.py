@@ -14,6 +14,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 def test_absent_groups_are_absent_and_the_test_set_has_all() -> None:
     splits = backgrounds.load("mnist5k", test_images=100)
     assert all(name.split("/")[0] == name.split()[-1] for name in splits.train.counts())

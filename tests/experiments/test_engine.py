@@ -231,6 +231,7 @@ def test_the_identity_contains_exactly_what_changes_the_outcome(tmp_path: Path) 
         assert run_identity(config_of(tmp_path, option))["trainer"] != plain.get("trainer")
 
 
+@pytest.mark.slow
 def test_runs_with_different_precisions_in_one_process(tmp_path: Path) -> None:
     found = {}
     for precision in ("bf16", "no", "bf16"):

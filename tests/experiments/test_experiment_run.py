@@ -49,6 +49,7 @@ OPTIONS = [f"{group}={path.stem}" for group in ("teacher", "augmenter") for path
 OPTIONS.remove("teacher=timm")  # requires a name; see test_jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", OPTIONS)
 def test_every_option_builds(tmp_path: Path, override: str) -> None:
     """Each option makes hard images that differ from the clean ones, stay in [0, 1], and give a loss to descend."""

@@ -46,6 +46,7 @@ def test_the_list_of_named_experiments() -> None:
     assert NAMES == ["cifar10", "cifar100", "convergence", "fashion_robust", "imagenet", "toy_rotation", "toy_shift"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_each_named_experiment_composes(name: str) -> None:
     config = composed(f"experiment={name}")
@@ -102,13 +103,13 @@ def test_students_of_any_fraction_share_a_teacher_of_all_images(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["teacher.fraction=2"], r"teacher\.fraction=2: expected a fraction of the training images in \(0, 1\]"),
+        (["teacher.fraction=2"], r"teacher\.fraction=2: expected a fraction in \(0, 1\]"),
         (["teacher.fraction=1.0", "~data.fraction"], r"teacher\.fraction=1\.0: these data have no data\.fraction"),
         (["batch_size=abc"], "batch_size=abc: expected an integer >= 1"),
         (["steps=2.5"], r"steps=2\.5: expected an integer >= 1"),
         (["threads=0"], "threads=0: expected an integer >= 1"),
         (["seed=foo"], "seed=foo: expected an integer >= 0"),
-        (["eval_every=often"], "eval_every=often: expected an integer >= 1, or null for never"),
+        (["eval_every=often"], "eval_every=often: expected an integer >= 1"),
     ],
 )
 def test_invalid_numbers_raise(overrides: list[str], message: str) -> None:

@@ -126,6 +126,7 @@ def test_a_folder_grows(models: Path, whole: Path, tmp_path: Path) -> None:
     assert (ours.images.int() - theirs.images.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_real_images_are_started_from(models: Path, tmp_path: Path) -> None:
     config = config_of(models, models / "cache", "generation.strength=0.5", "generation.layout=image_folder")
     generate.run(config, tmp_path)
@@ -192,6 +193,7 @@ def test_mismatches_raise_before_any_training(models: Path, tmp_path: Path) -> N
         assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_judge_requires_a_trained_teacher(models: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"teacher\.steps=0 trains none; .*generation\.judge=false"):
         generate.run(config_of(models, models / "cache", "teacher.steps=0"), tmp_path)
@@ -221,6 +223,7 @@ def test_images_that_are_read_when_asked_for_are_not_all_read(models: Path) -> N
         assert reader.rows == expected
 
 
+@pytest.mark.slow
 def test_the_best_trial_of_a_student_is_taken(models: Path, tmp_path: Path) -> None:
     settings = ["students=[kd]", "trials={kd:[{temperature:1.0},{temperature:9.0}]}", "select_on=clean"]
     metrics = train(config_of(models, models / "cache", *settings), tmp_path / "run", quiet=True, figures=False)

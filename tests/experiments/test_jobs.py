@@ -284,6 +284,7 @@ def test_a_search_as_a_trial(tmp_path: Path) -> None:
     assert augmenter.policy.candidates == 3
 
 
+@pytest.mark.slow
 def test_a_fraction_of_the_training_images(tmp_path: Path) -> None:
     whole = instantiate(config_of(tmp_path).data)
     parts = {share: instantiate(config_of(tmp_path, f"data.fraction={share}").data) for share in (0.1, 0.5)}
@@ -313,6 +314,7 @@ def test_the_size_of_the_vision_transformer() -> None:
         small_vit(size=32)
 
 
+@pytest.mark.slow
 def test_a_teacher_without_training(tmp_path: Path) -> None:
     as_it_is = ["teacher=timm", "teacher.name=test_resnet.r160_in1k", "teacher.pretrained=false", "students=[kd]"]
     config = config_of(tmp_path, *as_it_is, "teacher.steps=0")

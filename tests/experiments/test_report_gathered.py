@@ -24,6 +24,7 @@ def gathered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, 
     return tmp_path / "all.json", capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_file_gives_the_same_tables(
     gathered: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,6 +187,7 @@ def results(config: DictConfig) -> dict[str, Any]:
     return {"students": students, "sets": ["clean", "shifted"], "main": "shifted", "config": run_identity(config)}
 
 
+@pytest.mark.slow
 def test_results_are_reused_for_the_same_configuration(tmp_path: Path) -> None:
     config = composed()
     path = tmp_path / "metrics.json"

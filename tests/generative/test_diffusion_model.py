@@ -330,6 +330,7 @@ def test_a_gradient_of_the_last_steps_points_where_the_whole_does() -> None:
     assert found.nfe.denoiser_backward - before == 3
 
 
+@pytest.mark.slow
 def test_inversion_leads_back() -> None:
     for scheduler in (None, diffusers.FlowMatchEulerDiscreteScheduler()):
         errors = []

@@ -61,6 +61,7 @@ def same_images(folder: str | Path, expected: DiffusionModel, **settings: Any) -
     return loaded
 
 
+@pytest.mark.slow
 def test_folders_with_and_without_an_autoencoder(tmp_path: Path) -> None:
     latent = with_none(saved(tmp_path / "latent", unet=unet(), vae=autoencoder_kl(), scheduler=ddim()))
     assert same_images(latent, diffusion_model()).scheduler.config.prediction_type == "v_prediction"

@@ -61,6 +61,7 @@ def test_the_scale_is_stable() -> None:
     assert float(scale[0].detach()) == pytest.approx(float(torch.tensor(LOWEST_LOG_SCALE).exp()))
 
 
+@pytest.mark.slow
 def test_training_on_digits_lowers_the_loss_and_the_error() -> None:
     splits = load("mnist5k", canvas=32)
     digits, held = splits.train.images[:256], splits.test.images[:64]

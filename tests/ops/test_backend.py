@@ -114,6 +114,7 @@ TRANSFORMS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_training_step_matches_pytorch(

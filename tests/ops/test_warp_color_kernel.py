@@ -306,6 +306,7 @@ def test_an_empty_batch() -> None:
     assert gradient.shape == (0, 3, 3)
 
 
+@pytest.mark.slow
 def test_opcheck() -> None:
     shape = (2, 3, 6, 7)
     values = arguments(shape, kinds="mcn")
@@ -320,6 +321,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(custom.warp_color_backward, (outputs[0], outputs[1], None, *plain, 1, False, output_mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph(compiler: str) -> None:
     shape = (2, 3, 12, 12)

@@ -44,6 +44,7 @@ def test_the_start_does_not_depend_on_the_image() -> None:
     assert policy.sample(images[:0], torch.Generator()).shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_it_learns_a_distribution_for_each_image() -> None:
     images = two_kinds()
     policy = trained(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -128,6 +129,7 @@ def sampled(**settings: Any) -> Tensor:
     return search(score(ConfidenceGap(2.0)), labels(), seeds=seeds()).images
 
 
+@pytest.mark.slow
 def test_the_methods_that_it_contains() -> None:
     levels = make_sampler(steps=STEPS).noise_schedule
     assert float((levels.signal[:-1] / levels.signal[1:]).min()) > MIN_RATIO  # below it is another method

@@ -135,6 +135,7 @@ def test_normal_tensors_are_not_kept_in_inference_mode_either() -> None:
     assert counted.calls == 4  # what was kept outside is still there
 
 
+@pytest.mark.slow
 def test_a_result_goes_with_its_images() -> None:
     counted, images, labels = Counted(), torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
     result = weakref.ref(counted(images, labels))
