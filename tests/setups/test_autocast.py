@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hard_aug import Exploration, HardAugmenter
 from hard_aug.objectives import Penalty, kl_divergence
 from hard_aug.policies import Gaussian, Generator, Policy
-from hard_aug.schedules import Alternating, Threshold
+from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Transform
 
 SPEC = Compose(Affine(), Color()).spec
@@ -51,7 +51,7 @@ def test_policies_keep_their_precision(kind: type[Policy], images: Tensor) -> No
 
 
 @pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("schedule", [Alternating(), Threshold(max_steps=1)])
+@pytest.mark.parametrize("schedule", [Alternating(), Joint(), Threshold(max_steps=1)])
 @pytest.mark.parametrize("kind", [Gaussian, Generator])
 def test_a_whole_step(
     teacher: nn.Module, student: nn.Module, images: Tensor, schedule: Any, kind: type[Policy], dtype: torch.dtype

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hard_aug import Exploration, HardAugmenter
 from hard_aug.objectives import Constraint
 from hard_aug.policies import Conditional, Generator, Search, Uniform
-from hard_aug.schedules import Alternating, Threshold
+from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
@@ -31,6 +31,7 @@ def transform() -> Compose:
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "alternating": lambda: {"schedule": Alternating(steps=2, every=2)},
     "every call": lambda: {"schedule": Alternating()},
+    "joint": lambda: {"schedule": Joint()},
     "generator": lambda: {"schedule": Alternating(), "policy": Generator(transform().spec)},
     "constraint": lambda: {
         "schedule": Alternating(),
