@@ -359,7 +359,8 @@ class HardAugmenter:
 
         It holds the policy, its optimiser, multiplier, uniform fraction, number of calls, schedule and generator.
         """
-        self._runner.flush()
+        with use_backend(self._backend):
+            self._runner.flush()
         return {
             **self._optimizer.state_dict(),
             "calls": self._calls,

@@ -29,7 +29,7 @@ class HardBatch:
         transform: decodes `u`.
         objective: computes `disagreement`.
         two_view_loss: computes `loss`.
-        observer: what is to be told of each loss.
+        observer: called with each loss, see `LossObserver`.
 
     Attributes:
         images: `(B, C, H, W)` in [0, 1], detached, with the device, dtype and memory format of the input.

@@ -95,7 +95,7 @@ class TwoViewLoss(SettingsRepr):
             hard_teacher_logits: `(n, K)`.
             temperature: None: the default.
             clean_weight: w, in [0, 1].
-            observer: what is to be told of the loss; it requires the default temperature.
+            observer: called with the loss; it requires the default temperature.
 
         Raises:
             ValueError: a weight outside [0, 1], a temperature that is not positive, or that an observer does not allow,

@@ -114,7 +114,7 @@ class ScheduleRunner(ABC):
         """
 
     def after_sample(self, clean: CleanBatch, hard_images: Tensor, reference: Reference) -> LossObserver | None:
-        """Update the state with the call's hard images; return what is to be told of losses on them, if anything.
+        """Update the state with the call's hard images; return an observer of losses on them, if any.
 
         Args:
             clean: the clean images that they were made of.

@@ -54,14 +54,13 @@ class _PendingUpdate:
     Attributes:
         clean: its clean batch.
         generator_state: before its sample was drawn.
-        student_logits: `(n, K)` on the hard images, of the forward that had the backward.
-        image_gradient: `(n, C, H, W)`, of each hard image's own loss.
+        student: its logits `(n, K)` on the hard images, of the forward that had the backward, and the gradient
+            `(n, C, H, W)` of each hard image's own loss; None: no backward yet.
     """
 
     clean: CleanBatch
     generator_state: Tensor
-    student_logits: Tensor | None = None
-    image_gradient: Tensor | None = None
+    student: tuple[Tensor, Tensor] | None = None
 
     def observe(self, loss: Tensor, hard_images: Tensor, student_logits: Tensor, hard_weight: float) -> None:
         """Note the gradients of one loss whose forward had the leaf `hard_images`, `(n, C, H, W)`."""
@@ -71,8 +70,7 @@ class _PendingUpdate:
 
         def note(gradient: Tensor) -> None:
             wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            self.image_gradient = wide / outer[-1].to(wide.dtype) * (len(hard_images) / hard_weight)
-            self.student_logits = student_logits
+            self.student = student_logits, wide / outer[-1].to(wide.dtype) * (len(hard_images) / hard_weight)
 
         loss.register_hook(lambda gradient: outer.append(gradient.detach()))  # type: ignore[no-untyped-call]
         hard_images.register_hook(note)  # type: ignore[no-untyped-call]  # untyped in torch
@@ -93,7 +91,7 @@ class _JointRunner(ScheduleRunner):
 
     def flush(self) -> None:
         pending, self._pending = self._pending, None
-        if pending is None or pending.image_gradient is None or pending.student_logits is None:
+        if pending is None or pending.student is None:
             return
         adversary, rows = self._adversary, self._schedule.rows(len(pending.clean))
         generator = copy.deepcopy(adversary.generator)
@@ -101,5 +99,5 @@ class _JointRunner(ScheduleRunner):
         with torch.enable_grad(), adversary.networks.eval_mode(student=False):
             sample = adversary.optimizer.sample(pending.clean.images, generator)  # the same again, with a graph
             on_policy = None if sample.on_policy is None else sample.on_policy[:rows]
-            student = (pending.student_logits[:rows], pending.image_gradient[:rows])
+            student = (pending.student[0][:rows], pending.student[1][:rows])
             adversary.update_policy(pending.clean.first(rows), Sample(sample.u[:rows], on_policy), student=student)

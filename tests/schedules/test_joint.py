@@ -13,6 +13,7 @@ from hard_aug import HardAugmenter
 from hard_aug.inner_loop.exploration import Exploration
 from hard_aug.losses import distillation_loss
 from hard_aug.objectives import KL, ReverseKL
+from hard_aug.ops.backend import current_backend
 from hard_aug.policies import Conditional, Generator, Policy, Search
 from hard_aug.schedules import Joint
 from hard_aug.transforms import Affine, Transform
@@ -143,3 +144,16 @@ def test_parts_that_cannot_work_are_refused(teacher: nn.Module, plain_student: n
     hard = make(teacher, plain_student, objective=KL(temperature=3.0))(images)
     with pytest.raises(ValueError, match=r"temperature=2.0: Joint takes .* at 3.0; use objective=KL"):
         hard.loss(temperature=2.0)
+
+
+def test_the_update_runs_on_the_augmenters_backend(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in the next call and in `state_dict`."""
+    augmenter = make(teacher, plain_student, backend="torch")
+    seen: list[str] = []
+    monkeypatch.setattr(augmenter._adversary, "update_policy", lambda *_, **__: seen.append(current_backend()))
+    for finish in (augmenter.state_dict, lambda: augmenter(images)):
+        augmenter(images).loss().backward()
+        finish()
+    assert seen == ["torch", "torch"]
