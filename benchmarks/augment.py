@@ -25,7 +25,7 @@ from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 from torch import Tensor
 
 from benchmarks.timing import environment, interleaved, parser, progress, table, write
-from experiments.memory import keep_freed_memory
+from experiments.training.allocator import keep_freed_memory
 from hard_aug.ops import warp_color
 from hard_aug.transforms import Affine, Color, Compose
 

@@ -38,7 +38,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.generative_methods import METHODS, Call
 from benchmarks.generative_models import SIZES, Parts, counted
 from benchmarks.timing import environment, interleaved, peak_memory, progress, reset_peak, write
-from experiments.memory import keep_freed_memory
+from experiments.training.allocator import keep_freed_memory
 
 TOO_LITTLE = (torch.OutOfMemoryError, torch.AcceleratorError)
 PASSES = ("denoiser", "codec", "classifier")

@@ -23,8 +23,8 @@ from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 
 from benchmarks.models import timm_pair
-from experiments.generative import build_autoencoder, build_scheduler, build_unet
-from experiments.models import ConvTeacher, MLPStudent
+from experiments.models.networks import ConvTeacher, MLPStudent
+from experiments.train_generative import build_autoencoder, build_scheduler, build_unet
 from hard_aug.generative import NFE, ClassEmbeddings, Conditioning, DiffusionModel
 
 CLASSES = 10
@@ -74,7 +74,7 @@ class Parts:
 
 
 def small(pixels: int, batch: int, iterations: int, device: torch.device) -> Parts:
-    """Build the models of `experiments.generative`, for grayscale images."""
+    """Build the models of `experiments.train_generative`, for grayscale images."""
     with initialize_config_module("experiments.conf", version_base="1.3"):
         config = compose("generative")
     autoencoder = build_autoencoder(config.autoencoder, 1)

@@ -33,7 +33,7 @@ from benchmarks.timing import (
     table,
     write,
 )
-from experiments.memory import keep_freed_memory
+from experiments.training.allocator import keep_freed_memory
 from hard_aug import HardAugmenter
 from hard_aug.augmenter import DEFAULT_SCHEDULE
 from hard_aug.inner_loop.cuda_graph import WARM_UP

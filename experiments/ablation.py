@@ -21,10 +21,10 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from experiments.builders import augmenter_parts
+from experiments.configuration.run import run_identity
+from experiments.methods.factory import augmenter_parts
 from experiments.report import spread
-from experiments.run_config import run_identity
-from experiments.training import progress_bar
+from experiments.training.loop import progress_bar
 from hard_aug.compatibility import check_parts
 
 CONFIGS = {"digits": "ablation", "fashion": "ablation_fashion"}

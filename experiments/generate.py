@@ -34,15 +34,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
-from experiments import checkpoint
-from experiments.experiment import Experiment
-from experiments.generator import HardImageGenerator, load_diffusion_model
-from experiments.jobs import VALIDATION, StudentSpec
-from experiments.memory import keep_freed_memory
-from experiments.run_config import EXCLUDED_KEYS, run_identity
-from experiments.stop import Stop, defer_signals, exit_on_interrupt
+from experiments.configuration.run import EXCLUDED_KEYS, run_identity
+from experiments.configuration.students import VALIDATION, StudentSpec
+from experiments.generation.generator import HardImageGenerator, load_diffusion_model
+from experiments.runs.experiment import Experiment
 from experiments.train import choose_device
-from experiments.training import progress_bar
+from experiments.training import checkpoint
+from experiments.training.allocator import keep_freed_memory
+from experiments.training.interrupts import Stop, defer_signals, exit_on_interrupt
+from experiments.training.loop import progress_bar
 from hard_aug.data import ShardIndex, ShardWriter, save_sheets
 from hard_aug.generative import DiffusionModel
 from hard_aug.utils.checks import check_integer

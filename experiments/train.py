@@ -3,7 +3,7 @@
 Trains a teacher (or loads it from the cache) and one student for each training method, and writes `metrics.json`,
 `status.json`, `gallery.png`, `policy.png`, `diagnosis.png` and `.txt`, curves for TensorBoard and `checkpoint.pt` to
 the run's folder. Ctrl-C stops at the end of a step; the same command resumes, and a finished run is not repeated.
-`-m key=1,2,3` starts one run for each value, see `experiments.sweeps`.
+`-m key=1,2,3` starts one run for each value, see `experiments.runs.sweeps`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from experiments import processes
-from experiments.chosen import RESULTS
-from experiments.evaluation import summary_sets
-from experiments.experiment import HARD, Experiment
-from experiments.failure_metrics import student_failure_metrics
-from experiments.jobs import resolve_config
-from experiments.memory import keep_freed_memory
-from experiments.run_config import check_numbers, trainer_settings
-from experiments.status import first_process, mark_finished, record_status, write_json
-from experiments.stop import defer_signals, exit_on_interrupt
-from experiments.sweeps import check_sweep_metric, finished, sweep_metric
-from experiments.training import progress_bar
+from experiments.configuration.run import check_numbers, trainer_settings
+from experiments.configuration.students import resolve_config
+from experiments.configuration.trial_selection import RESULTS
+from experiments.runs.experiment import HARD, Experiment
+from experiments.runs.failure_metrics import student_failure_metrics
+from experiments.runs.status import first_process, mark_finished, record_status, write_json
+from experiments.runs.sweeps import check_sweep_metric, finished, sweep_metric
+from experiments.training import distributed as processes
+from experiments.training.accuracy import summary_sets
+from experiments.training.allocator import keep_freed_memory
+from experiments.training.interrupts import defer_signals, exit_on_interrupt
+from experiments.training.loop import progress_bar
 from hard_aug import Diagnosis, diagnose
 from hard_aug.utils import disk
 from hard_aug.viz import PolicyHistory, draw_diagnosis, draw_policy, gallery

@@ -17,7 +17,7 @@ from experiments.report.figures import text
 from experiments.report.runs import find, group, unfinished
 from experiments.report.summary import summarise
 from experiments.report.tables import tables, written
-from experiments.status import write_json
+from experiments.runs.status import write_json
 
 #: A policy with more parameters is not printed; the JSON has all of them.
 MAX_LISTED = 12

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments import status
+from experiments.runs import status
 
 #: The key of the run's folder in its results.
 FOLDER = "folder"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.evaluation import summary_sets
 from experiments.report.captions import caption
 from experiments.report.costs import HARD
 from experiments.report.figures import millions, precise, text, whole
+from experiments.training.accuracy import summary_sets
 
 #: With more test sets than this, the first table shows only those that rows are compared on; another one shows all.
 WIDE = 6

@@ -16,7 +16,7 @@ pytest.importorskip("diffusers")
 from benchmarks import generative  # requires diffusers
 from benchmarks.generative_methods import METHODS, Method
 from benchmarks.generative_models import CLASSES, SIZES, Parts, Size, counted, stable_diffusion_networks
-from experiments.generative import build_autoencoder, build_scheduler, build_unet
+from experiments.train_generative import build_autoencoder, build_scheduler, build_unet
 from hard_aug.generative import NFE
 from hard_aug.synthesis.base import SearchResult
 

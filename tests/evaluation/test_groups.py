@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.evaluation import accuracy
+from experiments.training.accuracy import accuracy
 from hard_aug.data import Grouped
 from hard_aug.evaluation import group_accuracies
 from tests.helpers.group_parts import ATTRIBUTES, BIRDS, CLASSES, Reader, grouped

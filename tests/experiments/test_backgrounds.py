@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments import backgrounds
-from experiments.corruptions import CORRUPTIONS, corrupted
-from experiments.data import load
+from experiments.data import backgrounds
+from experiments.data.sources import load
+from experiments.tasks.simple_corruptions import CORRUPTIONS, corrupted
 
 
 def generator(seed: int = 0) -> torch.Generator:

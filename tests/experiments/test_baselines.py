@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from experiments.baselines_adversary import LabelAdversary, LabelConflict
-from experiments.baselines_consistent import ConsistentMixup
-from experiments.baselines_mixing import CutMixed, CutMixPick, Mixup
-from experiments.baselines_torchvision import AugMixed, RandAugmented, TrivialAugmented
-from experiments.methods import Distillation, Hard, Method, RandomViews, Supervised
+from experiments.methods.base import Distillation, Hard, Method, RandomViews, Supervised
+from experiments.methods.consistent_mixup import ConsistentMixup
+from experiments.methods.label_adversary import LabelAdversary, LabelConflict
+from experiments.methods.mixup_cutmix import CutMixed, CutMixPick, Mixup
+from experiments.methods.torchvision_policies import AugMixed, RandAugmented, TrivialAugmented
 from hard_aug import HardAugmenter
 from hard_aug.evaluation.network_evaluations import count_policy_updates
 from hard_aug.objectives import KL, Disagreement, Reference, ResponseChange

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from experiments import corruption_cache as cache
-from experiments.streams import LazyImageSet
-from experiments.tasks import Corruption
+from experiments.data.streams import LazyImageSet
+from experiments.tasks.tasks import Corruption
 from hard_aug.data import ConcatImageSet, ImageSet
 from hard_aug.evaluation.corruptions import NAMES, corrupt
 from tests.experiments.test_experiment_run import config_of

@@ -12,9 +12,10 @@ import torch
 from hydra.utils import instantiate
 from torchvision import datasets
 
-from experiments import data, folders
-from experiments.streams import LazyImageSet
-from experiments.training import Batches
+from experiments.data import image_folders as folders
+from experiments.data import sources as data
+from experiments.data.streams import LazyImageSet
+from experiments.training.loop import Batches
 from tests.experiments.test_experiment_run import config_of
 from tests.helpers.picture_files import write_classes, write_pictures
 

@@ -14,13 +14,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from experiments import processes
-from experiments.experiment import Experiment
-from experiments.methods import Distillation, Hard, Method, RandomViews, Supervised
-from experiments.run_config import run_identity
-from experiments.stop import Stop
+from experiments.configuration.run import run_identity
+from experiments.methods.base import Distillation, Hard, Method, RandomViews, Supervised
+from experiments.runs.experiment import Experiment
 from experiments.train import run
-from experiments.training import Batches, TrainerSettings, Training, explain_out_of_memory, progress_bar
+from experiments.training import distributed as processes
+from experiments.training.interrupts import Stop
+from experiments.training.loop import Batches, TrainerSettings, Training, explain_out_of_memory, progress_bar
 from hard_aug import HardAugmenter
 from hard_aug.data import ImageSet
 from hard_aug.evaluation.network_evaluations import count_policy_updates

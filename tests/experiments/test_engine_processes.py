@@ -16,8 +16,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from experiments import checkpoint
 from experiments.train import run
+from experiments.training import checkpoint
 
 #: Rows of one process are shared by two in all but a `fraction`, which each takes of its own.
 RUN = [

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import data
-from experiments.shifts import random_shift, shift, shifted_test_sets
+from experiments.data import sources as data
+from experiments.tasks.shifts import random_shift, shift, shifted_test_sets
 from hard_aug.data import ImageSet
 
 

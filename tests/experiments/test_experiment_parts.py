@@ -14,14 +14,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments import ablation, report
-from experiments.controls import Shuffled
-from experiments.data import load
-from experiments.experiment import Experiment
-from experiments.stop import Stop
-from experiments.tasks import InvarianceTask
+from experiments.data.sources import load
+from experiments.methods.shuffled_policy import Shuffled
+from experiments.runs.experiment import Experiment
+from experiments.tasks.random_views import random_views
+from experiments.tasks.tasks import InvarianceTask
 from experiments.train import run
-from experiments.training import progress_bar
-from experiments.views import random_views
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.data import ImageSet
 from hard_aug.generative import HierarchicalVAE
 from hard_aug.transforms import Affine, Filter, PatchMix

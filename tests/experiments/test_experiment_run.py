@@ -19,12 +19,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments import report
-from experiments.experiment import Experiment
-from experiments.models import ConvTeacher, MLPStudent, OrbitTeacher, multiply_adds
-from experiments.stop import Stop
+from experiments.models.networks import ConvTeacher, MLPStudent, OrbitTeacher, multiply_adds
+from experiments.runs.experiment import Experiment
+from experiments.tasks.random_views import random_views
 from experiments.train import run
-from experiments.training import progress_bar
-from experiments.views import random_views
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.transforms import Affine
 from tests.helpers.engine_parts import use_few_digits
 from tests.helpers.stops import StopAt

@@ -14,12 +14,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments import train
-from experiments.experiment import Experiment
-from experiments.jobs import student_specs
-from experiments.run_config import check_numbers, run_identity
-from experiments.stop import Stop
+from experiments.configuration.run import check_numbers, run_identity
+from experiments.configuration.students import student_specs
+from experiments.runs.experiment import Experiment
 from experiments.train import run
-from experiments.training import progress_bar
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.data import Splits
 from tests.helpers.engine_parts import use_few_digits
 

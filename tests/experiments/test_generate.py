@@ -20,14 +20,14 @@ from omegaconf import DictConfig
 from torch import nn
 
 from experiments import generate
-from experiments.checkpoint import digest
-from experiments.experiment import Experiment
-from experiments.generative import build_autoencoder, build_scheduler, build_unet
-from experiments.generator import HardImageGenerator, load_diffusion_model
-from experiments.stop import Stop
-from experiments.streams import CropSeed, LazyImageSet
+from experiments.data.streams import CropSeed, LazyImageSet
+from experiments.generation.generator import HardImageGenerator, load_diffusion_model
+from experiments.runs.experiment import Experiment
 from experiments.train import run as train
-from experiments.training import progress_bar
+from experiments.train_generative import build_autoencoder, build_scheduler, build_unet
+from experiments.training.checkpoint import digest
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.data import Splits, read_shards
 from tests.experiments.test_engine_processes import ENVIRONMENT, launched
 
@@ -50,7 +50,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, in the form that `experiments.generative` writes."""
+    """Random weights, in the form that `experiments.train_generative` writes."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     settings = DictConfig({"widths": [8, 8], "latent_channels": 4})

@@ -13,11 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 pytest.importorskip("diffusers")
-from experiments import generative, spurious
-from experiments.generative_report import report
-from experiments.stop import Stop
-from experiments.trainer import Trainer
-from experiments.training import progress_bar
+from experiments import train_generative as generative
+from experiments.generation.model_report import report
+from experiments.spurious import experiment as spurious
+from experiments.training.fit import Trainer
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.generative import DiffusionModel
 from tests.helpers.stops import StopAt
 

@@ -15,13 +15,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments import report, train
-from experiments.experiment import Experiment
-from experiments.jobs import StudentSpec, resolve_config, results_by_row, student_specs, trials_by_row
-from experiments.models import multiply_adds, small_vit, timm_network
-from experiments.run_config import run_identity
-from experiments.stop import Stop
+from experiments.configuration.run import run_identity
+from experiments.configuration.students import StudentSpec, resolve_config, results_by_row, student_specs, trials_by_row
+from experiments.models.networks import multiply_adds, small_vit, timm_network
+from experiments.runs.experiment import Experiment
 from experiments.train import accuracy_table, run
-from experiments.training import progress_bar
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.data import Splits
 from hard_aug.objectives import Hinge
 from hard_aug.policies import Generator, Search

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.loggers import CSV, Loggers, TensorBoard
+from experiments.training.loggers import CSV, Loggers, TensorBoard
 
 
 def config_of(*overrides: str) -> DictConfig:

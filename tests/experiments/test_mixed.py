@@ -14,12 +14,12 @@ from hydra.utils import instantiate
 from torch import nn
 
 from experiments import generate
-from experiments.checkpoint import digest
-from experiments.experiment import Experiment
-from experiments.generator import HardImageGenerator
-from experiments.stop import Stop
+from experiments.generation.generator import HardImageGenerator
+from experiments.runs.experiment import Experiment
 from experiments.train import run as train
-from experiments.training import progress_bar
+from experiments.training.checkpoint import digest
+from experiments.training.interrupts import Stop
+from experiments.training.loop import progress_bar
 from hard_aug.synthesis import Acceptance
 from tests.experiments.test_engine_processes import ENVIRONMENT, launched
 from tests.experiments.test_generate import config_of, models, overrides

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.mixed_batches import MixedBatch, MixedBatches
-from experiments.training import Batches
+from experiments.methods.mixed_batches import MixedBatch, MixedBatches
+from experiments.training.loop import Batches
 from hard_aug.data import HardImages, ImageSet, Replay, ShardWriter, read_shards
 from tests.helpers.hard_parts import CLASSES, generation_of, saved
 

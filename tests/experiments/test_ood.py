@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_module
 from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
-from experiments import ood
-from experiments.evaluation import accuracies
-from experiments.ood.arrays import MNIST_C
+from experiments.data import ood
+from experiments.data.ood.arrays import MNIST_C
 from experiments.train import run
+from experiments.training.accuracy import accuracies
 from hard_aug.data import ImageSet, Splits
 from hard_aug.evaluation.corruptions import NAMES
 from tests.experiments.test_experiment_run import CONF, config_of
@@ -203,7 +203,7 @@ def test_every_option_composes_and_names_its_source(name: str) -> None:
 
 def test_sets_of_one_name_and_unknown_settings_raise(tmp_path: Path) -> None:
     write_cifar_c(tmp_path, ("fog",))
-    node = {"_target_": "experiments.ood.CifarC", "root": str(tmp_path), "corruptions": ["fog"]}
+    node = {"_target_": "experiments.data.ood.CifarC", "root": str(tmp_path), "corruptions": ["fog"]}
     splits = splits_of((3, 32, 32), DIGITS)
     assert ood.load_sets(None, splits) == {}
     assert list(ood.load_sets([node, {**node, "name": "again"}], splits)) == [

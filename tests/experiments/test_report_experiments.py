@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from torchvision import datasets
 
-from experiments import data, report, train
-from experiments.jobs import student_specs
+from experiments import report, train
+from experiments.configuration.students import student_specs
+from experiments.data import sources as data
 from experiments.report.runs import HELD_OUT
 from tests.experiments.test_data_sources import WNIDS, write_cifar
 from tests.experiments.test_experiments_configs import NAMES, composed

@@ -17,7 +17,7 @@ from experiments.report.curves import FIXED, mean_of, styles, svg
 from experiments.report.runs import curves
 from experiments.report.summary import summarise
 from experiments.report.tables import cells
-from experiments.status import write_json
+from experiments.runs.status import write_json
 from tests.helpers.report_runs import PNG, corrupted, results, write_run
 
 

@@ -211,8 +211,8 @@ def test_many_sets_have_a_second_table() -> None:
     ("config", "name", "training"),
     [
         ({"task": {"name": "rotated", "transform": {}}}, "rotated", "trained on augmented images (rotated)"),
-        ({"task": {"_target_": "experiments.tasks.Plain"}}, "plain", "trained on images without augmentation"),
-        ({"task": {"_target_": "experiments.tasks.Plain"}, "teacher": {"steps": 0}}, "plain", "pretrained"),
+        ({"task": {"_target_": "experiments.tasks.tasks.Plain"}}, "plain", "trained on images without augmentation"),
+        ({"task": {"_target_": "experiments.tasks.tasks.Plain"}, "teacher": {"steps": 0}}, "plain", "pretrained"),
         ({**corrupted(0)["config"]}, "corruption", "trained on augmented images (Affine, Color and Filter)"),
         (
             {"task": {"_target_": "a.Corruption", "kind": "common", "transform": {"_target_": "b.Affine"}}},

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from experiments.jobs import StudentSpec, resolve_config, student_specs
-from experiments.resolvers import default_of
-from experiments.run_config import run_identity
+from experiments.configuration.resolvers import default_of
+from experiments.configuration.run import run_identity
+from experiments.configuration.students import StudentSpec, resolve_config, student_specs
 from hard_aug.objectives import Penalty
 from hard_aug.transforms import Affine
 

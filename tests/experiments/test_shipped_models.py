@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.data import load
-from experiments.shipped import SHIPPED, autoencoder, diffusion_model
+from experiments.data.sources import load
+from experiments.models.pretrained_generative import SHIPPED, autoencoder, diffusion_model
 from hard_aug.generative import ClassLabels, DiffusionModel, DiffusionSampler
 from hard_aug.generative.latent_codec import LatentCodec
 from hard_aug.generative.noise import noise_from_seeds

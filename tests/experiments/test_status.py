@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import status
-from experiments.status import find, mark_finished, read, record_status, write_json
+from experiments.runs import status
+from experiments.runs.status import find, mark_finished, read, record_status, write_json
 
 
 def test_a_run_is_running_inside_and_finished_after(tmp_path: Path) -> None:

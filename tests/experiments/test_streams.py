@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import data, streams
-from experiments.evaluation import accuracies, accuracy, predict_classes, summary_sets
-from experiments.models import ConvTeacher
-from experiments.streams import Arrays, ImageFiles, LazyImageSet, crop_box
+from experiments.data import sources as data
+from experiments.data import streams
+from experiments.data.streams import Arrays, ImageFiles, LazyImageSet, crop_box
+from experiments.models.networks import ConvTeacher
 from experiments.train import run
-from experiments.training import Batches, Training
+from experiments.training.accuracy import accuracies, accuracy, predict_classes, summary_sets
+from experiments.training.loop import Batches, Training
 from hard_aug.data import ConcatImageSet, ImageSet
 from tests.experiments.test_experiment_run import config_of
 from tests.helpers.picture_files import write_classes, write_pictures
@@ -64,7 +65,7 @@ def test_repr_reads_nothing(root: Path) -> None:
 
 def test_small_folders_are_held_and_large_ones_are_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(data.load("image_folder", root=str(root), size=16).train) is ImageSet
-    monkeypatch.setattr("experiments.folders.IN_MEMORY", 100_000)
+    monkeypatch.setattr("experiments.data.image_folders.IN_MEMORY", 100_000)
     large = data.load("image_folder", root=str(root), size=16).train
     assert isinstance(large, LazyImageSet)
     monkeypatch.setattr(streams, "IN_MEMORY", 10_000)

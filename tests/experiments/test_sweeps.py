@@ -19,10 +19,10 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.run_config import run_identity
-from experiments.status import read
-from experiments.studies import study_name, unsupported_reason
-from experiments.sweeps import check_sweep_metric, config_hash, finished, run_name, sweep_metric
+from experiments.configuration.run import run_identity
+from experiments.runs.optuna_resume import study_name, unsupported_reason
+from experiments.runs.status import read
+from experiments.runs.sweeps import check_sweep_metric, config_hash, finished, run_name, sweep_metric
 
 CONF = Path(__file__).parents[2] / "experiments" / "conf"
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments import shipped
+from experiments.models import pretrained_generative as shipped
 from hard_aug.generative import ClassEmbeddings, ClassLabels, DiffusionModel, DiffusionSampler, load_autoencoder
 from hard_aug.synthesis import Unguided
 from hard_aug.transforms import VAELatent

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.data import load
+from experiments.data.sources import load
 from hard_aug.generative.hierarchical_vae import HierarchicalVAE
 from hard_aug.generative.hierarchical_vae_layers import LOWEST_LOG_SCALE, scale_of
 from hard_aug.transforms.hierarchical_latent import HierarchicalLatent

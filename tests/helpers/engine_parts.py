@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import Tensor, nn
 
-from experiments import data
+from experiments.data import sources as data
 from hard_aug.data import Splits
 
 

@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from experiments.status import write_json
+from experiments.runs.status import write_json
 
 #: One transparent pixel.
 PNG = base64.b64decode(
@@ -111,7 +111,7 @@ def corrupted(seed: int) -> dict[str, Any]:
         "config": {
             "data": {"name": "fashion_mnist"},
             "task": {
-                "_target_": "experiments.tasks.Corruption",
+                "_target_": "experiments.tasks.tasks.Corruption",
                 "transform": {
                     "_target_": "hard_aug.transforms.Compose",
                     "_args_": [{"_target_": f"hard_aug.transforms.{name}"} for name in ("Affine", "Color", "Filter")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.stop import Stop
+from experiments.training.interrupts import Stop
 
 
 class StopAt(Stop):

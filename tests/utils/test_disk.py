@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import checkpoint, train
-from experiments.status import read, record_status, write_json
-from experiments.stop import exit_on_interrupt
+from experiments import train
+from experiments.runs.status import read, record_status, write_json
+from experiments.training import checkpoint
+from experiments.training.interrupts import exit_on_interrupt
 from hard_aug.utils import disk
 from tests.experiments.test_experiments_configs import composed
 

