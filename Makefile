@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup  ## the main job: the shift experiment on the embedded digits (outputs/demo)
 	$(BIN)/python -m experiments.train --config-name demo
+	$(BIN)/python -m experiments.report outputs/demo --figures --html outputs/demo/report.html
 
 test: setup lint  ## lint, types, tests, doctests and notebooks (at most 15 minutes on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not long' --doctest-modules --nbmake hard_aug tests notebooks

@@ -11,52 +11,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from experiments.configuration.devices import choose_device
+from experiments.models import load_weights
 from hard_aug.evaluation.spurious_imagenet import spurious_mauc
 from hard_aug.models import Normalized, timm_model
 
 
 def load_model(name: str, weights: Path | None) -> Normalized:
-    """Load a timm model by name, with timm's weights (downloaded) or those of a state dict.
-
-    The file may hold the state of the bare network or of `Normalized`, alone or under "model" or "state_dict".
+    """Load a timm model by name, with timm's weights (downloaded) or those of the bare network or of `Normalized`.
 
     Args:
         name: of the model in timm.
-        weights: file of the state dict; None: timm's weights.
+        weights: file for `experiments.models.load_weights`; None: timm's weights.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown name, or a state dict of another network.
+        ValueError: an unknown name, or a file without weights of this network.
     """
-    if weights is None:
-        return timm_model(name, pretrained=True)
-    if not weights.is_file():
-        raise FileNotFoundError(f"no file {weights}; set --weights=<state dict>, or leave it out for timm's weights")
-    model = timm_model(name)
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict):
-        raise ValueError(f"{weights} holds a {type(state).__name__}; expected a state dict of {name}")
-    try:
-        (model if any(key.startswith("model.") for key in state) else model.model).load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{weights} is not a state dict of {name}: {error}") from error
+    model = timm_model(name, pretrained=weights is None)
+    if weights is not None:
+        try:
+            load_weights(model, weights)
+        except ValueError:
+            load_weights(model.model, weights)
     return model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        arguments: of the command; None: those of the process.
-    """
+    """Run the command line; `arguments`: None for those of the process."""
     parser = argparse.ArgumentParser(prog="python -m experiments.spurious_imagenet", description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="name of a timm model with ImageNet's 1,000 classes")
-    parser.add_argument("--weights", type=Path, help="file of its state dict; default: timm's weights, downloaded")
+    parser.add_argument("--weights", type=Path, help="file of its weights; default: timm's weights, downloaded")
     parser.add_argument("--spurious", type=Path, required=True, help="folder with ..._class_<index>_.../")
     parser.add_argument("--validation", type=Path, required=True, help="ImageNet's val, with <WordNet id>/")
     parser.add_argument("--size", type=int, help="of the images, pixels; default: timm's test size of the model")
@@ -64,23 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--output", type=Path, help="JSON file for all results, including those per class")
     given = parser.parse_args(arguments)
-
-    from experiments.train import choose_device
-
     try:
         device = choose_device(given.device)
         model = load_model(given.model, given.weights).to(device)
         settings: Any = model.model.pretrained_cfg
         size = given.size or (settings.get("test_input_size") or settings["input_size"])[-1]
-        result = spurious_mauc(
-            model, given.spurious, given.validation, size=size, batch_size=given.batch_size, device=device
-        )
+        settings = {"size": size, "batch_size": given.batch_size, "device": device}
+        result = spurious_mauc(model, given.spurious, given.validation, **settings)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    shown = {"model": given.model, "size": size, **result}
     if given.output is not None:
         given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(shown, indent=1) + "\n")
+        given.output.write_text(json.dumps({"model": given.model, "size": size, **result}, indent=1) + "\n")
     print(f"{given.model}: auroc {result['auroc']:.4f}, average precision {result['average_precision']:.4f}")
 
 

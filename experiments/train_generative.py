@@ -18,11 +18,9 @@ command resumes.
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 from hydra.core.hydra_config import HydraConfig
@@ -30,43 +28,29 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from experiments.configuration.command import hydra_command
+from experiments.configuration.devices import choose_device
+from experiments.configuration.identity import resolved
 from experiments.generation.model_report import report
-from experiments.train import choose_device
+from experiments.runs.setup import Setup
 from experiments.training import checkpoint
 from experiments.training.allocator import keep_freed_memory
-from experiments.training.fit import Trainer
-from experiments.training.interrupts import defer_signals, exit_on_interrupt
-from experiments.training.loop import progress_bar
-from hard_aug.data import ImageSet, Splits
-from hard_aug.utils import disk
+from experiments.training.fit import fit
+from experiments.training.interrupts import Stop, defer_signals
+from experiments.training.progress import Progress
+from experiments.training.settings import TrainerSettings
+from hard_aug.data import ImageSet
 
-logger = logging.getLogger(__name__)
-#: Keys on which the models do not depend.
-EXCLUDED_KEYS = (
-    "threads",
-    "device",
-    "resume",
-    "checkpoint_every",
-    "teacher_cache",
-    "samples",
-    "sampling_steps",
-    "half",
-    "judge",
+#: Keys on which the models do not depend: `teacher` is the judge of their quality.
+EXCLUDED = (
+    *("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache"),
+    *("samples", "sampling_steps", "teacher", "task"),
 )
-
-
-def models_identity(config: DictConfig) -> dict[str, Any]:
-    """Return all settings that the models depend on."""
-    return checkpoint.config_identity(config, EXCLUDED_KEYS)
+CHECKPOINTS = ("autoencoder.pt", "unet.pt")
 
 
 def build_autoencoder(settings: DictConfig, channels: int) -> AutoencoderKL:
-    """Build an untrained autoencoder.
-
-    Args:
-        settings: with `widths` and `latent_channels`.
-        channels: channels of the images.
-    """
+    """Return an untrained autoencoder; `settings`: with `widths` and `latent_channels`."""
     stages = len(settings.widths)
     return AutoencoderKL(
         in_channels=channels,
@@ -83,13 +67,9 @@ def build_autoencoder(settings: DictConfig, channels: int) -> AutoencoderKL:
 
 
 def build_unet(settings: DictConfig, latent_channels: int, size: int, classes: int) -> UNet2DModel:
-    """Build an untrained denoiser with attention at its lowest resolution.
+    """Return an untrained denoiser of latents of `size`, with attention at its lowest resolution.
 
-    Args:
-        settings: with `widths`.
-        latent_channels: channels of the latents.
-        size: height and width of the latents.
-        classes: number of classes; the label `classes` stands for no class.
+    The label `classes` stands for no class; `settings`: with `widths`.
     """
     plain = len(settings.widths) - 1
     return UNet2DModel(
@@ -106,7 +86,7 @@ def build_unet(settings: DictConfig, latent_channels: int, size: int, classes: i
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Build a scheduler with the cosine schedule and v prediction, without clipping."""
+    """Return a scheduler with the cosine schedule and v prediction, without clipping."""
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -117,31 +97,17 @@ def build_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(autoencoder: AutoencoderKL, part: ImageSet, *, batch_size: int = 256) -> Tensor:
-    """Return the posterior means of all images, `(N, c, h, w)`, not scaled.
-
-    Args:
-        autoencoder: the autoencoder.
-        part: the images.
-        batch_size: images that are encoded at once.
-    """
-    return torch.cat([autoencoder.encode(2 * batch - 1).latent_dist.mode() for batch in part.images.split(batch_size)])
+    """Return the posterior means of all images, `(N, c, h, w)`, not scaled."""
+    batches = (part[slice(start, start + batch_size)] for start in range(0, len(part), batch_size))
+    shown = (2 * batch.materialize().images - 1 for batch in batches)
+    return torch.cat([autoencoder.encode(images).latent_dist.mode() for images in shown])
 
 
-def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) -> dict[str, Any]:
-    """Train both models and write them to `folder`.
-
-    Args:
-        config: the composed configuration.
-        splits: the data.
-        folder: folder of the run.
-        trainer: trains the networks.
-
-    Returns:
-        Training time and loss of each model.
-    """
+def train(setup: Setup, folder: Path) -> dict[str, float]:
+    """Train both models, write them to `folder`, and return the training time of each in seconds."""
+    config, images, classes = setup.config, setup.splits.train, len(setup.splits.classes)
     torch.manual_seed(config.seed)
-    images = splits.train.images
-    autoencoder = build_autoencoder(config.autoencoder, images.shape[1]).to(images.device)
+    autoencoder = build_autoencoder(config.autoencoder, images.shape[0]).to(setup.device)
 
     def reconstruction(batch: Tensor, labels: Tensor) -> Tensor:
         posterior = autoencoder.encode(2 * batch - 1).latent_dist
@@ -149,21 +115,33 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
         pixels = batch.shape[-1] * batch.shape[-2]
         return error + config.autoencoder.kl_weight * posterior.kl().mean() / pixels
 
-    took = {
-        "autoencoder": trainer.train(
-            "autoencoder", autoencoder, splits.train, config.autoencoder, reconstruction, seed=config.seed
+    def fitted(name: str, model: torch.nn.Module, loss: Any, part: ImageSet, ema: float = 0.0) -> float:
+        node = config[name]
+        found = fit(
+            name,
+            model,
+            loss,
+            setup.batches(part, node.batch_size, config.seed),
+            steps=node.steps,
+            learning_rate=node.learning_rate,
+            seed=config.seed,
+            path=folder / f"{name}.pt",
+            identity=identity(resolved(config)),
+            progress=setup.progress,
+            stop=setup.stop,
+            every=config.checkpoint_every,
+            log_every=config.log_every,
+            settings=TrainerSettings(ema=ema),
         )
-    }
-    autoencoder.eval().requires_grad_(False)
-    latents = encode(autoencoder, splits.train)
+        model.eval().requires_grad_(False)
+        return round(found.seconds, 1)
+
+    seconds = {"autoencoder": fitted("autoencoder", autoencoder, reconstruction, images)}
+    latents = encode(autoencoder, images)
     mean, std = latents.mean(), latents.std()
     autoencoder.register_to_config(scaling_factor=float(1 / std), shift_factor=float(mean))
-
-    classes = len(splits.classes)
-    torch.manual_seed(
-        config.seed + 1
-    )  # the same initialisation, whether or not this process has trained the autoencoder
-    unet = build_unet(config.unet, latents.shape[1], latents.shape[-1], classes).to(images.device)
+    torch.manual_seed(config.seed + 1)  # the same weights, whether or not this process has trained the autoencoder
+    unet = build_unet(config.unet, latents.shape[1], latents.shape[-1], classes).to(setup.device)
     scheduler = build_scheduler()
 
     def denoising(batch: Tensor, labels: Tensor) -> Tensor:
@@ -174,36 +152,59 @@ def train(config: DictConfig, splits: Splits, folder: Path, trainer: Trainer) ->
         predicted = unet(scheduler.add_noise(batch, noise, times), times, class_labels=given).sample
         return (predicted - scheduler.get_velocity(batch, noise, times)).square().mean()
 
-    scaled = ImageSet((latents - mean) / std, splits.train.labels)
-    took["unet"] = trainer.train(
-        "unet", unet, scaled, config.unet, denoising, seed=config.seed, decay=config.unet.decay
-    )
-    unet.eval().requires_grad_(False)
+    scaled = ImageSet((latents - mean) / std, images.labels)
+    seconds["unet"] = fitted("unet", unet, denoising, scaled, config.unet.decay)
     for name, model in (("vae", autoencoder), ("unet", unet)):
         (model.half() if config.half else model).save_pretrained(folder / name)
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "condition.json").write_text(json.dumps({"classes": classes, "none_label": classes}) + "\n")
-    return took
+    return seconds
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="generative")
-def main(config: DictConfig) -> None:
-    """Run from the command line."""
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings that the models depend on."""
+    return {key: value for key, value in config.items() if key not in EXCLUDED}
+
+
+def run(config: DictConfig, folder: Path, *, stop: Stop, quiet: bool = False) -> dict[str, Any]:
+    """Train the models, unless they are finished, measure them, and return the content of `report.json`.
+
+    Args:
+        config: the composed configuration.
+        folder: of the run.
+        stop: checked after each step.
+        quiet: no progress display.
+
+    Raises:
+        ValueError: the folder has models of another configuration.
+        KeyboardInterrupt: a stop was requested; the same call resumes.
+    """
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, seconds = folder / "report.json", None
+    if not config.resume:
+        for name in ("report.json", *CHECKPOINTS):
+            (folder / name).unlink(missing_ok=True)
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        checkpoint.check_same(path, identity(earlier["config"]), identity(resolved(config)))
+        seconds = earlier["seconds"]
     splits = instantiate(config.data).to(choose_device(config.device))
-    with exit_on_interrupt(folder), disk.explain_disk_full(folder), defer_signals() as stop, progress_bar() as progress:
-        trainer = Trainer(
-            folder / "checkpoint.pt",
-            models_identity(config),
-            progress,
-            stop,
-            resume=config.resume,
-            every=config.checkpoint_every,
-        )
-        took = train(config, splits, folder, trainer)
-        report(config, splits, folder, took, progress=progress, stop=stop)
+    with Progress(quiet=quiet) as progress:
+        setup = Setup(config, splits, progress, stop)
+        seconds = seconds or train(setup, folder)
+        found = report(config, splits, folder, seconds, judge=setup.teacher()[0])
+    for name in CHECKPOINTS:
+        (folder / name).unlink(missing_ok=True)
+    return found
+
+
+@hydra_command("generative")
+def main(config: DictConfig) -> None:
+    """Run from the command line."""
+    with defer_signals() as stop:
+        run(config, Path(HydraConfig.get().runtime.output_dir), stop=stop)
 
 
 if __name__ == "__main__":

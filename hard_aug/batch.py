@@ -11,7 +11,7 @@ from torch import Tensor
 from hard_aug.losses.two_view import LossAndLogits, LossObserver, TwoViewLoss
 from hard_aug.objectives import Disagreement, Reference
 from hard_aug.ops.backend import use_backend
-from hard_aug.transforms import Context, Transform
+from hard_aug.transforms import Context, Parameter, Transform
 
 
 class HardBatch:
@@ -86,6 +86,11 @@ class HardBatch:
 
     def __repr__(self) -> str:
         return f"HardBatch({self.num_hard} hard of {len(self)} images {tuple(self.images.shape[1:])})"
+
+    @property
+    def spec(self) -> tuple[Parameter, ...]:
+        """Parameters of the transform, in the order of the columns of `u`."""
+        return self._transform.spec
 
     @cached_property
     def params(self) -> dict[str, Tensor]:

@@ -36,17 +36,7 @@ COVER = 4.0
 def paint(
     items: Tensor, backgrounds: Tensor, generator: torch.Generator, *, families: int = 10, kind: Kind = "colour"
 ) -> Tensor:
-    """Put grey items on backgrounds.
-
-    Args:
-        items: `(N, 1, H, W)` in [0, 1].
-        backgrounds: `(N,)` integers, the family of the background of each item.
-        generator: on the CPU, source of all random numbers.
-        families: F.
-        kind: of the backgrounds, see the table above.
-
-    Returns:
-        `(N, 3, H, W)` in [0, 1].
+    """Put grey items `(N, 1, H, W)` on backgrounds of the families `(N,)`; return `(N, 3, H, W)`, all in [0, 1].
 
     Raises:
         ValueError: an unknown kind, items that are not grey, or backgrounds outside [0, families).
@@ -85,13 +75,11 @@ def _stripes(turn: Tensor, size: tuple[int, ...], generator: torch.Generator) ->
     return (0.2 + 0.2 * dark + 0.2 * (pattern + 1)).unsqueeze(1).expand(-1, 3, -1, -1)
 
 
-def backgrounds_of(
-    labels: Tensor, homes: Sequence[int], families: int, rare: float, generator: torch.Generator
-) -> Tensor:
+def backgrounds_of(labels: Tensor, families: int, rare: float, generator: torch.Generator) -> Tensor:
     """Draw the family of each background: the home of its class, or with probability `rare` any of the others."""
     strays = torch.rand(len(labels), generator=generator) < rare
     others = torch.randint(1, families, (len(labels),), generator=generator)
-    return (torch.tensor(list(homes))[labels] + strays * others) % families
+    return (labels + strays * others) % families
 
 
 def load(
@@ -103,7 +91,6 @@ def load(
     families: int = 10,
     rare: float = 0.0,
     classes: Sequence[int] | None = None,
-    homes: Sequence[int] | None = None,
     test_images: int = 2000,
     seed: int = 0,
     download: bool = True,
@@ -111,15 +98,14 @@ def load(
     """Load a grey data set and put it on backgrounds; each test item appears once on each family.
 
     Args:
-        name: of the items, see `experiments.data.sources.load`.
+        name: of the items; as `root`, `canvas` and `download`, see `experiments.data.sources.load`.
         root: of the items.
         canvas: of the items.
         kind: of the backgrounds.
-        families: F, at least 2.
+        families: F, at least 2; the home of class c is family `c mod F`.
         rare: fraction of training and validation images that are not on the home family of their class; 0: those groups
             are absent; `1 - 1 / F`: the background is independent of the class.
         classes: which classes of the items are used, in their new order; None: all.
-        homes: a family for each class; None: class c has family `c mod F`.
         test_images: how many of the test items are used.
         seed: of the backgrounds.
         download: of the items.
@@ -132,25 +118,22 @@ def load(
     items = load_items(name, root=root, canvas=canvas, download=download)
     if classes is not None:
         items = _chosen(items, list(classes))
-    homes = [label % families for label in range(len(items.classes))] if homes is None else list(homes)
-    if len(homes) != len(items.classes) or not set(homes) <= set(range(families)):
-        raise ValueError(f"data.homes={homes}: expected 0 to {families - 1} for each of {len(items.classes)} classes")
     if not 1 <= test_images <= len(items.test):
         raise ValueError(f"data.test_images={test_images}: expected 1 to {len(items.test)}")
     generator = torch.Generator().manual_seed(seed)
     names = tuple(f"{kind} {family}" for family in range(families))
 
-    def painted(part: ImageSet, backgrounds: Tensor) -> Grouped:
-        images = paint(part.images, backgrounds, generator, families=families, kind=kind)
-        return Grouped(images, part.labels, backgrounds, items.classes, names)
+    def painted(images: Tensor, labels: Tensor, backgrounds: Tensor) -> Grouped:
+        images = paint(images, backgrounds, generator, families=families, kind=kind)
+        return Grouped(images, labels, backgrounds, items.classes, names)
 
     train, validation = (
-        painted(part, backgrounds_of(part.labels, homes, families, rare, generator))
+        painted(part.images, part.labels, backgrounds_of(part.labels, families, rare, generator))
         for part in (items.train, items.validation)
     )
-    shown = items.test[slice(0, test_images)]
-    copies = ImageSet(shown.images.repeat(families, 1, 1, 1), shown.labels.repeat(families))
-    test = painted(copies, torch.arange(families).repeat_interleave(test_images))
+    images, labels = items.test.images[:test_images], items.test.labels[:test_images]
+    backgrounds = torch.arange(families).repeat_interleave(test_images)
+    test = painted(images.repeat(families, 1, 1, 1), labels.repeat(families), backgrounds)
     return GroupedSplits(train, validation, test, items.classes, names)
 
 
@@ -159,11 +142,8 @@ def _chosen(items: Splits, classes: list[int]) -> Splits:
         raise ValueError(f"data.classes={classes}: expected two or more of 0 to {len(items.classes) - 1}, each once")
     numbers = torch.full((len(items.classes),), -1)
     numbers[classes] = torch.arange(len(classes))
-
-    def part(whole: ImageSet) -> ImageSet:
+    parts = []
+    for whole in (items.train, items.validation, items.test):
         labels = numbers[whole.labels]
-        return ImageSet(whole.images[labels >= 0], labels[labels >= 0])
-
-    return Splits(
-        part(items.train), part(items.validation), part(items.test), tuple(items.classes[label] for label in classes)
-    )
+        parts.append(ImageSet(whole.images[labels >= 0], labels[labels >= 0]))
+    return Splits(*parts, tuple(items.classes[label] for label in classes))

@@ -1,8 +1,8 @@
 """Corrupted copies of an image set, cached on disk.
 
 A file is named by the hash of everything that it depends on: the images, the corruption, the severity, the seed and the
-source code of `hard_aug.evaluation.corruptions`. It is a `.npy` array `(N, C, H, W)` uint8 followed by the SHA-256 of
-that file, is written atomically, and is written again if it is damaged.
+source code of `hard_aug.evaluation.corruptions`. It is a `.npy` array `(N, C, H, W)` uint8, is written atomically, and
+is written again if it does not have the SHA-256 beside it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
-from experiments.data.streams import Arrays, LazyImageSet
-from hard_aug.data import ImageSet
+from experiments.data.files import Array, LazyImageSet
+from hard_aug.data import ConcatImageSet, ImageSet
 from hard_aug.evaluation import corruptions as common_corruptions
 from hard_aug.evaluation.corruptions.corrupt import chunk, corrupt
 from hard_aug.evaluation.corruptions.severities import NAMES, SEVERITIES
@@ -27,8 +28,6 @@ from hard_aug.evaluation.corruptions.severities import NAMES, SEVERITIES
 logger = logging.getLogger(__name__)
 #: Default folder of the files.
 CACHE = Path(".cache/corruptions")
-#: Length of the digest at the end of a file, and of the blocks that are read.
-DIGEST, BLOCK = 32, 2**20
 
 
 def corrupted(
@@ -38,7 +37,7 @@ def corrupted(
     severities: Sequence[int] = SEVERITIES,
     seed: int = 0,
     cache: Path = CACHE,
-) -> dict[str, LazyImageSet]:
+) -> dict[str, ConcatImageSet]:
     """Return all images under each corruption, by name, its severities one after another; the same at each call.
 
     Args:
@@ -51,45 +50,47 @@ def corrupted(
     Raises:
         ValueError: an unknown corruption or severity, or images that are too small.
     """
-    content = _content(part)
-    made = {}
+    cache.mkdir(parents=True, exist_ok=True)
+    content, made = _content(part), {}
     for corruption in corruptions:
-        arrays = []
+        parts = []
         for severity in severities:
             key = "|".join((content, corruption, str(severity), str(seed), _version()))
             path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-            if not intact(path):
-                logger.info("corrupting %d images: %s, severity %d", len(part), corruption, severity)
-                _write(path, part, corruption, severity, seed)
-            arrays.append(np.load(path, mmap_mode="r"))
-        made[corruption] = LazyImageSet(Arrays(arrays), part.labels.repeat(len(arrays)))
+            with FileLock(cache / ".lock"):  # the runs of a multirun ask for the same files at once
+                if not intact(path):
+                    logger.info("corrupting %d images: %s, severity %d", len(part), corruption, severity)
+                    _write(path, part, corruption, severity, seed)
+            parts.append(LazyImageSet(Array(np.load(path, mmap_mode="r")), part.labels))
+        made[corruption] = ConcatImageSet(parts)
     return made
 
 
 def intact(path: Path) -> bool:
-    """Return whether a file exists and ends with the digest of what precedes it; a damaged one is logged."""
-    if not path.is_file() or path.stat().st_size <= DIGEST:
+    """Return whether a file exists and has the digest beside it; a damaged one is logged."""
+    digest = path.with_suffix(".sha256")
+    if not (path.is_file() and digest.is_file()):
         return False
-    left, digest = path.stat().st_size - DIGEST, hashlib.sha256()
-    with path.open("rb") as file:
-        while left and (block := file.read(min(BLOCK, left))):
-            digest.update(block)
-            left -= len(block)
-        is_intact = file.read() == digest.digest()
+    is_intact = _digest(path) == digest.read_text(encoding="utf-8")
     if not is_intact:
         logger.warning("%s is damaged and is written again", path)
     return is_intact
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _bytes(part: ImageSet) -> Tensor:
-    return (part.materialize().images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+    return (part.materialize().images * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous()
 
 
 def _content(part: ImageSet) -> str:
     digest = hashlib.sha256(repr((len(part), part.shape)).encode())
     size = chunk(*part.shape[1:])
     for start in range(0, len(part), size):
-        digest.update(_bytes(part[slice(start, start + size)]).contiguous().numpy())
+        digest.update(_bytes(part[slice(start, start + size)]).numpy())
     return digest.hexdigest()
 
 
@@ -100,7 +101,6 @@ def _version() -> str:
 
 
 def _write(path: Path, part: ImageSet, corruption: str, severity: int, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     size = chunk(*part.shape[1:])
     head = {"descr": "|u1", "fortran_order": False, "shape": (len(part), *part.shape)}
@@ -110,10 +110,7 @@ def _write(path: Path, part: ImageSet, corruption: str, severity: int, seed: int
             for start in range(0, len(part), size):
                 made = corrupt(_bytes(part[slice(start, start + size)]), corruption, severity, seed=seed, first=start)
                 file.write(made.contiguous().numpy().tobytes())
-        with unfinished.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        with unfinished.open("ab") as file:
-            file.write(digest)
+        path.with_suffix(".sha256").write_text(_digest(unfinished), encoding="utf-8")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

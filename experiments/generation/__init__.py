@@ -1,0 +1,1 @@
+"""Hard images by a search with generative models, and the quality of such models."""

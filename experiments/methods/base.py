@@ -1,25 +1,19 @@
-"""Training methods of the student: on labels, by distillation on clean images, or on a clean and an augmented view.
+"""Training methods of a student: on labels, by distillation on clean images, or on a clean and an augmented view.
 
-| name | augmented view |
-|---|---|
-| `supervised` | none; cross-entropy with the labels |
-| `kd` | none |
-| `random` | uniform in the ranges, or in a fraction of the ranges, of the augmenter's transform |
-| `oracle` | uniform in the task's own transform: an upper bound that uses the true invariance |
-| `hard` | `HardAugmenter` |
-| `generated` | none; generated hard images fill some slots of the batch, see `experiments.methods.generated_images` |
-
-`random`, `oracle` and `hard` do the same work: the teacher on both views, one forward pass of the student on both
-together, and the mean of the two distillation losses. So do the published augmentations of `experiments.methods.drawn_views`.
+Methods with an augmented view do the same work: the teacher on both views, one forward pass of the student on both
+together, and the mean of the two distillation losses. The teacher predicts on the images that the student sees, so
+mixed images need no mixed labels.
 
 In a multi-process run each process gets the same global batch. A method draws its views of the whole batch and selects
 its own rows with `experiments.training.distributed.local_rows`.
+
+To add a method, derive it from `Method` and add a file to `conf/method`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,39 +21,30 @@ from torch import Tensor, nn
 
 from experiments.tasks.random_views import random_views
 from experiments.training.distributed import local_rows
-from experiments.training.loop import BatchSource
-from hard_aug import HardAugmenter, HardBatch
-from hard_aug.evaluation.network_evaluations import (
-    FORWARD,
-    TRAINED,
-    TWO_VIEWS,
-    augmenter_evaluations,
-    planned_augmenter_evaluations,
-)
+from hard_aug.evaluation.network_evaluations import FORWARD, TRAINED, TWO_VIEWS
 from hard_aug.losses import TwoViewLoss, distillation_loss
 from hard_aug.transforms import Transform
 
-NAMES = ("supervised", "kd", "random", "oracle", "hard", "generated")
+if TYPE_CHECKING:
+    from experiments.data import BatchSource
 
 
 class Method(ABC):
-    """The interface between a training method and the training loop."""
+    """The interface between a training method and the training loop.
 
-    #: Replaces shuffled batches of the training images.
+    Attributes:
+        batches: replaces shuffled batches of the training images.
+        network_evaluations: of a step for each image of the batch, see `hard_aug.evaluation.network_evaluations`.
+    """
+
     batches: BatchSource | None = None
-    #: Cost of a step for each image of the batch, in the units of `hard_aug.evaluation.network_evaluations`.
     network_evaluations: float
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the scalar loss of the global batch.
+        """Return the scalar loss of the global batch, `(B, C, H, W)` and `(B,)`.
 
-        In a multi-process run it is the loss of this process's rows, so that the mean over the processes is the loss of
-        a single process.
-
-        Args:
-            images: `(B, C, H, W)`.
-            labels: `(B,)`.
+        In a multi-process run it is the loss of this process's rows; the mean over processes is that of one process.
         """
 
     def after_step(self) -> None:  # noqa: B027 - most methods need no hook
@@ -75,12 +60,13 @@ class Method(ABC):
         return self.network_evaluations
 
     def evaluations(self, images: int) -> float:
-        """Return the network evaluations of the training so far.
-
-        Args:
-            images: number of images trained on, each batch counted anew.
-        """
+        """Return the network evaluations so far; `images`: number of images trained on, each batch counted anew."""
         return images * self.network_evaluations
+
+    @property
+    def failure_metrics(self) -> dict[str, float]:
+        """Failure metrics of the images that the method generates, see `hard_aug.synthesis.failure_metrics`."""
+        return {}
 
     def scalars(self) -> dict[str, float]:
         """Return the values to be logged, of the last batch."""
@@ -95,11 +81,7 @@ class Method(ABC):
 
 
 class Supervised(Method):
-    """Cross-entropy with the labels on clean images.
-
-    Args:
-        student: the network.
-    """
+    """Cross-entropy with the labels on clean images."""
 
     network_evaluations = TRAINED
 
@@ -112,13 +94,7 @@ class Supervised(Method):
 
 
 class Distillation(Method):
-    """Distillation on clean images (Hinton et al., arXiv:1503.02531).
-
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        temperature: of the distillation.
-    """
+    """Distillation on clean images (Hinton et al., arXiv:1503.02531)."""
 
     network_evaluations = FORWARD + TRAINED
 
@@ -136,13 +112,7 @@ class Distillation(Method):
 
 
 class TwoViewMethod(Method):
-    """Distillation on a first view (the clean images) and a second view, with half of the loss each.
-
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        temperature: of the distillation.
-    """
+    """Distillation on a first view (the clean images) and a second view, with half of the loss each."""
 
     network_evaluations = TWO_VIEWS
 
@@ -151,30 +121,15 @@ class TwoViewMethod(Method):
         self._loss = TwoViewLoss(student, temperature=temperature)
 
     def first_view(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the first view, `(B, C, H, W)`: the clean images. Called before `second_view`.
-
-        Args:
-            images: `(B, C, H, W)`.
-            labels: `(B,)`.
-        """
+        """Return the first view of the global batch, `(B, C, H, W)`; called before `second_view`."""
         return images
 
     @abstractmethod
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the second view, `(M, C, H, W)`, of the global batch.
-
-        Args:
-            images: `(B, C, H, W)`.
-            labels: `(B,)`.
-        """
+        """Return the second view of the global batch, `(M, C, H, W)`."""
 
     def observe(self, first: Tensor, second: Tensor) -> None:
-        """Receive the teacher's logits, for logging.
-
-        Args:
-            first: `(B, K)`, on the first view.
-            second: `(M, K)`, on the second view.
-        """
+        """Receive the teacher's logits on the two views, `(B, K)` and `(M, K)`, for logging."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `Method.loss`."""
@@ -188,14 +143,10 @@ class TwoViewMethod(Method):
 class SeededViews(TwoViewMethod):
     """The second view is drawn from the method's own CPU generator.
 
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        temperature: of the distillation.
-        seed: of the generator.
+    Attributes:
+        mixes: whether a view combines several images, so that the teacher's consistency is undefined.
     """
 
-    #: Whether a view combines several images, so that the teacher's consistency is undefined.
     mixes = False
 
     def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int = 0) -> None:
@@ -221,7 +172,7 @@ class SeededViews(TwoViewMethod):
 
 
 class RandomViews(SeededViews):
-    """The second view is drawn uniformly from a fraction of the transform's ranges.
+    """The second view is drawn uniformly from a fraction of a transform's ranges.
 
     Args:
         teacher: the frozen network.
@@ -248,54 +199,3 @@ class RandomViews(SeededViews):
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `TwoViewMethod.second_view`."""
         return random_views(self.transform, images, self._generator, scale=self.scale, labels=labels)
-
-
-class Hard(Method):
-    """Distillation on clean and hard images, with the library used as in a user's own training loop.
-
-    `evaluations` includes the policy updates.
-
-    Args:
-        augmenter: makes the hard images.
-        temperature: of the distillation; None: that of the augmenter's objective.
-    """
-
-    network_evaluations = TWO_VIEWS
-
-    def __init__(self, augmenter: HardAugmenter, *, temperature: float | None = None) -> None:
-        self.augmenter, self.temperature = augmenter, temperature
-        self._last: HardBatch | None = None
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See `Method.loss`."""
-        self._last = self.augmenter(local_rows(images), local_rows(labels))
-        return self._last.loss(temperature=self.temperature)
-
-    @property
-    def planned_evaluations(self) -> float:
-        """See `Method.planned_evaluations`."""
-        return self.network_evaluations + planned_augmenter_evaluations(self.augmenter)
-
-    def evaluations(self, images: int) -> float:
-        """See `Method.evaluations`."""
-        return images * self.network_evaluations + augmenter_evaluations(self.augmenter, images)
-
-    def scalars(self) -> dict[str, float]:
-        """See `Method.scalars`."""
-        if self._last is None:
-            return {}
-        return {
-            "teacher_consistency": float(self._last.teacher_consistent.float().mean()),
-            "disagreement": float(self._last.disagreement.mean()),
-            "multiplier": float(self.augmenter.invariance.multiplier),
-            "uniform_fraction": self.augmenter.uniform_fraction,
-            "dropped_steps": float(self.augmenter.dropped_steps),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return self.augmenter.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self.augmenter.load_state_dict(state)

@@ -29,13 +29,7 @@ class ConsistentMixup(DrawnViews):
     mixes = True
 
     def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        *,
-        temperature: float,
-        crop: float | None = None,
-        seed: int = 0,
+        self, teacher: nn.Module, student: nn.Module, *, temperature: float, crop: float | None = None, seed: int = 0
     ) -> None:
         if crop is not None:
             check_fraction(crop=crop)

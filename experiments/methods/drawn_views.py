@@ -1,43 +1,59 @@
-"""Baselines: published augmentations for distillation that HARD is compared with.
-
-| config | class | source |
-|---|---|---|
-| `mixup` | `baselines_mixing.Mixup` | Zhang et al., arXiv:1710.09412 |
-| `cutmix` | `baselines_mixing.CutMixed` | Yun et al., arXiv:1905.04899 |
-| `cutmixpick` | `baselines_mixing.CutMixPick` | Wang et al., NeurIPS 2022, arXiv:2012.02909 |
-| `randaugment` | `baselines_torchvision.RandAugmented` | Cubuk et al., arXiv:1909.13719 |
-| `trivialaugment` | `baselines_torchvision.TrivialAugmented` | Müller and Hutter, arXiv:2103.10158 |
-| `augmix` | `baselines_torchvision.AugMixed` | Hendrycks et al., arXiv:1912.02781 |
-| `consistent_mixup` | `baselines_consistent.ConsistentMixup` | Beyer et al., arXiv:2106.05237 |
-| `label_adversary` | `baselines_adversary.LabelAdversary` | after Suzuki, arXiv:2203.00282 |
-
-All do the work of `experiments.methods.base.TwoViewMethod` (the teacher on two views, one forward pass of the student on
-both together, half of the loss each) on the same batches; each class documents its differences. The teacher predicts on
-the images that the student sees, so no mixed labels are needed. To add a baseline, subclass `Method` and add a file to
-`conf/baseline`; its constructor is passed those of `teacher`, `student`, `temperature`, `seed` and `classes` that its
-signature names.
-"""
+"""Views by random augmentations: of the augmenter's transform, of the task's own, and of torchvision's."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from experiments.methods.base import SeededViews
+from experiments.methods.base import RandomViews, SeededViews
+from hard_aug.transforms import Transform
+
+if TYPE_CHECKING:
+    from experiments.methods.factory import MethodContext
+
+
+def finished_transform(transform: Transform | Callable[..., Transform], context: MethodContext) -> Transform:
+    """Return a configured transform; one that is made from the training images is `_partial_` until here."""
+    return transform if isinstance(transform, Transform) else transform(images=context.splits.train)
+
+
+def build_random(
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    transform: Transform | Callable[..., Transform],
+    scale: float,
+    temperature: float,
+    seed: int,
+    context: MethodContext,
+) -> RandomViews:
+    """Build random augmentation; see `RandomViews`, whose arguments these are, and `finished_transform`."""
+    made = finished_transform(transform, context)
+    return RandomViews(teacher, student, made, temperature=temperature, scale=scale, seed=seed)
+
+
+def oracle_views(
+    teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int, context: MethodContext
+) -> RandomViews:
+    """Build random augmentation by the task's own transform: an upper bound that uses the true invariance.
+
+    Raises:
+        ValueError: the task has no known invariance.
+    """
+    transform, scale = context.task.oracle(context.splits.train.shape[-1])
+    return RandomViews(teacher, student, transform, temperature=temperature, scale=scale, seed=seed)
 
 
 @contextmanager
 def seeded_from(generator: torch.Generator) -> Iterator[None]:
-    """Seed torch's global CPU generator from `generator` within the block and restore its state afterwards.
+    """Seed torch's global CPU generator by a number of `generator` within the block; its state is restored.
 
     For transforms that accept no generator.
-
-    Args:
-        generator: on the CPU; one number is drawn from it.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
@@ -46,14 +62,7 @@ def seeded_from(generator: torch.Generator) -> Iterator[None]:
 
 
 class DrawnViews(SeededViews):
-    """The second view is made by a random augmentation that draws from the method's own CPU generator.
-
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        temperature: of the distillation.
-        seed: of the generator.
-    """
+    """The second view is made by an augmentation that draws from torch's global generator."""
 
     @abstractmethod
     def draw(self, images: Tensor) -> Tensor:

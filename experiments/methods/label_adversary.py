@@ -1,9 +1,9 @@
-"""A label-based adversary, as in adversarial augmentation that does not compare a teacher with a student.
+"""The objective of a label-based adversary, which does not compare a teacher with a student.
 
 In TeachAugment (Suzuki, arXiv:2203.00282) the augmenter maximises the student's cross-entropy with the label while a
 teacher, there a moving average of the student, still recognises the label; TST (IJCAI 2023) uses such an adversary for
-distillation. Transforms, policies, exploration, schedules and the student's loss are HARD's and have the same settings,
-so that a comparison is one of the objective and of the invariance term.
+distillation. The method `label_adversary` is `hard` with this objective in place of objective and invariance term, and
+the same settings of all else, so that a comparison is one of these two.
 
 | | maximised | preserved |
 |---|---|---|
@@ -14,17 +14,11 @@ so that a comparison is one of the objective and of the invariance term.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from experiments.methods.base import Hard
-from hard_aug import Exploration, HardAugmenter
-from hard_aug.objectives import Disagreement, Penalty, Reference
-from hard_aug.policies import Generator, Policy
-from hard_aug.schedules import Alternating
-from hard_aug.transforms import Transform
+from hard_aug.objectives import Disagreement, Reference
 from hard_aug.utils.checks import check_nonnegative
 
 
@@ -56,60 +50,3 @@ class LabelConflict(Disagreement):
         else:
             gain = -student.gather(1, label).squeeze(1)
         return gain + self.weight * teacher.gather(1, label).squeeze(1)
-
-
-class LabelAdversary(Hard):
-    """`HardAugmenter` with a label-based objective.
-
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        transform: any that does not mix images, since a mix has no single label.
-        policy: makes a policy for the transform's spec; None: `Generator`.
-        temperature: of the distillation.
-        weight: see `LabelConflict`.
-        non_saturating: see `LabelConflict`.
-        every: calls from one policy update to the next, see `Alternating`.
-        fraction: of the batch that the policy is updated on.
-        steps: gradient ascent steps of each update.
-        entropy_weight: see `Exploration`.
-        min_variance: see `Exploration`.
-        min_uniform_fraction: see `Exploration`.
-        learning_rate: of the policy; None: the policy's own.
-        seed: of the augmenter's draws.
-    """
-
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        *,
-        transform: Transform,
-        policy: Callable[..., Policy] | None = None,
-        temperature: float,
-        weight: float = 1.0,
-        non_saturating: bool = True,
-        every: int = 6,
-        fraction: float = 0.25,
-        steps: int = 1,
-        entropy_weight: float = 0.08,
-        min_variance: float | None = 0.15,
-        min_uniform_fraction: float = 0.0,
-        learning_rate: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        augmenter = HardAugmenter(
-            teacher=teacher,
-            student=student,
-            transform=transform,
-            policy=(Generator if policy is None else policy)(transform.spec),
-            objective=LabelConflict(weight=weight, non_saturating=non_saturating),
-            invariance=Penalty(0.0),  # the label is preserved instead, by the objective
-            schedule=Alternating(every=every, fraction=fraction, steps=steps),
-            exploration=Exploration(
-                entropy_weight=entropy_weight, min_variance=min_variance, min_uniform_fraction=min_uniform_fraction
-            ),
-            learning_rate=learning_rate,
-            seed=seed,
-        )
-        super().__init__(augmenter, temperature=temperature)

@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from experiments.training.loop import Batches
+from experiments.data.batches import Batches
 from hard_aug.data import HardImages, HardImageStore, ImageSet, Replay
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class MixedBatch(ImageSet):
-    """Real and hard images.
-
-    Attributes:
-        images: `(N, C, H, W)` float32 in [0, 1].
-        labels: `(N,)` int64.
-        soft_labels: `(N, K)` float32, the stored probabilities of the teacher. Real images have none: their rows are
-            NaN, so use `soft_labels[hard]`.
-        hard: `(N,)` bool, which rows are hard images.
-    """
-
-    soft_labels: Tensor
-    hard: Tensor
-
-    def to(self, device: torch.device) -> MixedBatch:
-        """See `ImageSet.to`."""
-        return MixedBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def select(self, rows: Tensor | slice) -> MixedBatch:
-        """See `ImageSet.select`."""
-        return MixedBatch(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class MixedBatches:
@@ -91,27 +64,23 @@ class MixedBatches:
         self._check()
         self._generator = torch.Generator().manual_seed(seed)
 
-    def next(self) -> MixedBatch:
+    def next(self) -> ImageSet:
         """Return the next batch, on the device of the real images.
 
         Raises:
             ValueError: a pool that is empty, or whose images do not match the real ones.
         """
-        real = self.batches.next()
-        device = real.images.device
-        soft_labels = torch.full((len(real), self.classes), math.nan, device=device)
-        hard = torch.zeros(len(real), dtype=torch.bool)
+        batch = self.batches.next()
         if self.ratio:
             self._check()
-            hard = torch.rand(len(real), generator=self._generator) < self.ratio
-            rows = self.pool.draw(len(real), self._generator)[hard]
-            held = self.pool.images
+            hard = torch.rand(len(batch), generator=self._generator) < self.ratio
+            rows = self.pool.draw(len(batch), self._generator)[hard]
+            held, device = self.pool.images, batch.device
             if held is not None and len(rows):
                 rows, slots = rows.to(held.images.device), hard.nonzero()[:, 0].to(device)
-                real.images[slots] = held.images[rows].to(device, real.images.dtype) / 255
-                real.labels[slots] = held.labels[rows].to(device)
-                soft_labels[slots] = held.soft_labels[rows].to(device)
-        return MixedBatch(real.images, real.labels, soft_labels, hard.to(device))
+                batch.images[slots] = held.images[rows].to(device, batch.images.dtype) / 255
+                batch.labels[slots] = held.labels[rows].to(device)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the order and the pool; of fixed images only a digest."""
@@ -125,23 +94,21 @@ class MixedBatches:
             ValueError: the state was made with other hard images.
         """
         if state["fixed"] != self._fixed:
-            raise ValueError(
-                f"a state with the hard images {state['fixed'] or 'of a Replay'}, here are "
-                f"{self._fixed or 'those of a Replay'}; use the same ones, or start again"
-            )
+            given, ours = (fixed or "of a pool" for fixed in (state["fixed"], self._fixed))
+            raise ValueError(f"a state with the hard images {given}, here are those {ours}; use the same ones")
         self.batches.load_state_dict(state["batches"])
         self._generator.set_state(state["generator"])
         if self._fixed is None:
             self.pool.load_state_dict(state["pool"])
 
     def _check(self) -> None:
-        held = self.pool.images
+        held, shape = self.pool.images, self.batches.part.shape
         if held is None:
             return
-        if held.shape != self.batches.part.shape:
+        if held.shape != shape:
             raise ValueError(
-                f"hard images of (C, H, W) = {held.shape}: the real ones are {self.batches.part.shape}; bring the data "
-                "to the generator's size and channels, or generate for this data"
+                f"hard images of (C, H, W) = {held.shape}: the real ones are {shape}; bring the data to the "
+                "generator's size and channels, or generate for this data"
             )
         if held.soft_labels.shape[1] != self.classes:
             raise ValueError(f"hard images of {held.soft_labels.shape[1]} classes: the real data has {self.classes}")

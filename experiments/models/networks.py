@@ -8,6 +8,8 @@
 | `small_vit` | timm's vision transformer, patch size 7, depth 4, width 64 | 2.3 million |
 | `timm_network` | any timm model, by name | |
 
+`size` is the height and width of the images in pixels, `channels` their number, and `classes` that of the logits.
+
 Orbit: Nix et al., PMLR 151, 2022; its recipes are public in `sinzlab/orbit_transfer_recipes`.
 """
 
@@ -24,10 +26,10 @@ class ConvTeacher(nn.Module):
 
     Args:
         channels: of the images.
-        classes: number of classes.
+        classes: of the logits.
         width: channels of the first convolution; the others have 1.5, 3 and 4 times as many.
         pooling: average over positions before the head. False: flatten, which requires `size`.
-        size: height and width of the images, pixels.
+        size: of the images, pixels.
     """
 
     def __init__(
@@ -58,12 +60,7 @@ class ConvTeacher(nn.Module):
 
 
 class OrbitTeacher(nn.Module):
-    """The CNN conv 128 - pool 1 - conv 64 - pool 2 - conv 64 - pool 3 with dropout 0.1, average pooling, linear head.
-
-    Args:
-        channels: of the images.
-        classes: number of classes.
-    """
+    """The CNN conv 128 - pool 1 - conv 64 - pool 2 - conv 64 - pool 3, dropout 0.1, average pooling, linear head."""
 
     def __init__(self, *, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
@@ -79,13 +76,7 @@ class OrbitTeacher(nn.Module):
 
 
 class MLPStudent(nn.Module):
-    """The MLP `C H W`-512-128-32-K with ReLU, dropout 0.1, no BatchNorm, no bias in the last layer.
-
-    Args:
-        size: height and width of the images, pixels.
-        channels: of the images.
-        classes: number of classes.
-    """
+    """The MLP `C H W`-512-128-32-K with ReLU, dropout 0.1, no BatchNorm, no bias in the last layer."""
 
     def __init__(self, *, size: int = 28, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
@@ -114,9 +105,9 @@ def small_vit(
     """Return a vision transformer (arXiv:2010.11929) for small images, by timm.
 
     Args:
-        size: height and width of the images, pixels, a multiple of `patch`.
+        size: a multiple of `patch`.
         channels: of the images.
-        classes: number of classes.
+        classes: of the logits.
         patch: patch size, pixels.
         width: embedding dimension, a multiple of `heads`.
         depth: number of blocks.
@@ -167,17 +158,13 @@ def timm_network(
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"timm's weights of {name} are not available: {error}\nConnect this machine to the hub once, put them into "
-            "its cache, or train without them: pretrained=false (teacher.pretrained=false teacher.steps=2000)"
+            "its cache, load a file with teacher.weights=<path> teacher.pretrained=false, or train without them: "
+            "teacher.pretrained=false teacher.steps=2000"
         ) from error
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return the multiply-adds of one forward pass.
-
-    Args:
-        model: the network.
-        shape: `(C, H, W)` of the image.
-    """
+    """Return the multiply-adds of a network's forward pass for one image of the shape `(C, H, W)`."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)

@@ -1,34 +1,21 @@
-"""Gather runs into tables and one HTML page: `python -m experiments.report PATHS [--json] [--markdown] [--html FILE]`.
+"""Tables, a page and figures of finished runs: `python -m experiments.report PATHS [options]`.
 
-| file | contents |
-|---|---|
-| `runs.py` | finds results, statuses and curves, and groups runs by configuration |
-| `gathered.py` | reads tables that were written as JSON |
-| `summary.py` | the numbers of a group: means and standard deviations over its seeds, differences |
-| `costs.py` | network evaluations and seconds, the best baseline, and the cost of each row to match it |
-| `trials.py` | the selected trial of each seed, and the one that clean validation images alone would select |
-| `figures.py`, `captions.py`, `tables.py` | formatting of numbers, captions and tables |
-| `curves.py`, `panels.py` | curves as SVG |
-| `page.py`, `page.html` | the self-contained HTML page |
-| `command.py` | the command line |
+A path is a folder, searched for records (`metrics.json`), or a file written by `--json`. Runs of one configuration are
+one table; a row is a method with its settings. Of several trials of a row, the one with the highest mean validation
+accuracy over the seeds that all of them share is shown, and `--select` writes it for `settings_from`.
+
+The tables in `experiments/results` are made there by
+
+    python -m experiments.report toy_shift.json toy_rotation.json fashion_robust.json fashion_robust_trials.json \
+fashion_robust_all.json convergence.json fashion_robust_third.json fashion_vit.json vae_edits.json spurious.json \
+--markdown > report.md
+    python -m experiments.report ablation.json --markdown --pivot augmenter.objective \
+augmenter.policy,augmenter.schedule > ablation.md
+    python -m experiments.report ablation_search.json --markdown >> ablation.md
+    python -m experiments.report ablation_conditional.json --markdown >> ablation.md
+    python -m experiments.report ablation_uniform.json --markdown >> ablation.md
 """
 
-from experiments.report.captions import caption, distinguish
 from experiments.report.command import main
-from experiments.report.figures import spread
-from experiments.report.runs import find, group, unfinished
-from experiments.report.summary import summarise
-from experiments.report.tables import cells, tables
 
-__all__ = [
-    "caption",
-    "cells",
-    "distinguish",
-    "find",
-    "group",
-    "main",
-    "spread",
-    "summarise",
-    "tables",
-    "unfinished",
-]
+__all__ = ["main"]

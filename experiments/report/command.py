@@ -1,116 +1,91 @@
-"""The command: `python -m experiments.report PATHS [--json FILE] [--markdown] [--html FILE]`."""
+"""The command `python -m experiments.report`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import pandas as pd
 
-from experiments.report import gathered
-from experiments.report.captions import distinguish, heading
-from experiments.report.figures import text
-from experiments.report.runs import find, group, unfinished
-from experiments.report.summary import summarise
-from experiments.report.tables import tables, written
-from experiments.runs.status import write_json
-
-#: A policy with more parameters is not printed; the JSON has all of them.
-MAX_LISTED = 12
+from experiments.report.captions import titles
+from experiments.report.cells import Table
+from experiments.report.groups import HARD, split, write_selection
+from experiments.report.records import gather, write_records
+from experiments.report.tables import accuracy, pivot, tables, verdict
+from experiments.runs import status
 
 
-def line(one: dict[str, Any]) -> str:
-    """Return one line on a run that is not finished."""
-    overrides = " ".join(one["overrides"] or ())
-    error = one["error"]
-    what = f"{error['type']}: {error['message']}" if error else ""
-    return " | ".join(part for part in (one["state"], one["folder"], overrides, what) if part)
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description="Tables of finished runs.")
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, help="folders, searched for metrics.json, and files written by --json")
+    add("--json", type=Path, metavar="FILE", help="write the records to a file that can be read again")
+    add("--csv", type=Path, metavar="FILE", help="write a line for each run and test set")
+    add("--markdown", action="store_true", help="print the tables as Markdown")
+    add("--html", type=Path, metavar="FILE", help="write a page, and its JSON and CSV beside it")
+    add("--figures", action="store_true", help="with --html: a gallery and a diagnosis of the saved students")
+    add("--select", type=Path, metavar="FILE", help="write the selected settings, for settings_from=FILE")
+    add("--select-on", choices=("clean", "main", "sum"), help="validation accuracy that trials are selected by")
+    example = "accuracy of hard by settings: augmenter.objective augmenter.policy,augmenter.schedule"
+    add("--pivot", nargs=2, metavar=("ROWS", "COLUMNS"), help=example)
+    add("--command", default="", help="the command that made the runs, for --json")
+    add("--note", default="", help="a note on the runs, for --json")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the tables and write the requested files; exit with a message if nothing is found."""
-    options = argparse.ArgumentParser(
-        prog="python -m experiments.report", description="Gather runs of experiments.train into tables over seeds."
-    )
-    options.add_argument(
-        "paths", nargs="+", type=Path, help="folders, searched recursively for metrics.json, or files written by --json"
-    )
-    options.add_argument("--json", type=Path, help="write the numbers of the tables to this file")
-    options.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    options.add_argument("--html", type=Path, help="write a page with tables, curves and figures to this file")
-    options.add_argument("--command", default="", help="the command that made the runs, recorded in JSON and page")
-    chosen = options.parse_args(arguments)
-    files = [path for path in chosen.paths if path.is_file()]
-    folders = [path for path in chosen.paths if path not in files]
+    """Print the tables and write the requested files; exit with one line if that is not possible."""
     try:
-        groups, without = _of_runs(folders) if folders else ([], [])
-        summaries = [summarise(members) for members in groups]
-        distinguish(summaries)
-        for found, missing in map(gathered.read, files):
-            groups += [[] for _ in found]  # without their runs: no curves and no figures
-            summaries += found
-            without += missing
-        if chosen.html:
-            from experiments.report.page import page
-
-            html = page(groups, summaries, without, command=chosen.command)
+        _report(parser().parse_args(arguments))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    console = Console()
-    for summary in summaries:
-        if chosen.markdown and len(summaries) > 1:
-            print(f"## {heading(summary)}\n")
-        _print(summary, console, as_markdown=chosen.markdown)
-    if without:
-        console.print(f"{len(without)} run{'s' * (len(without) > 1)} without results:", style="bold")
-        for one in without:
-            console.print(f"  {line(one)}", soft_wrap=True, markup=False, highlight=False)
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(chosen.json, {"command": chosen.command, "groups": summaries, "unfinished": without})
-        console.print(f"wrote {chosen.json}")
+
+
+def _report(chosen: argparse.Namespace) -> None:
+    if chosen.figures and not chosen.html:
+        raise ValueError("--figures are shown on a page; add --html report.html")
+    unfinished = {
+        folder: one
+        for folder, one in status.find([path for path in chosen.paths if path.is_dir()]).items()
+        if one["state"] != status.FINISHED and not (one.get("error") or {}).get("discard")  # a mistyped command
+    }
+    records = gather(chosen.paths, required=not unfinished)
+    groups = split(records, chosen.select_on)
+    named, found = titles(groups), [tables(group) for group in groups]
+    if chosen.pivot:
+        others = [accuracy(group).cells.drop(index=group.rows(only=HARD)) for group in groups]
+        found = [
+            [pivot(group, *chosen.pivot), Table("Other methods.", one)]
+            for group, one in zip(groups, others, strict=True)
+        ]
+    for title, group, shown in zip(named, groups, found, strict=True):
+        command = group.joined("command")
+        parts = [f"## {title}", *([f"`{command}`"] if command else []), f"**{verdict(group)}**"]
+        parts += [
+            one.markdown() if chosen.markdown else one.plain() for one in shown if chosen.markdown or not one.folded
+        ]
+        print("\n\n".join(parts) + "\n")
+    for folder, one in unfinished.items():
+        print(f"{one['state']}: {folder}", file=sys.stderr)
+    for path in filter(None, (chosen.select, chosen.json, chosen.csv, chosen.html)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if chosen.select:
+        write_selection(chosen.select, groups, chosen.paths)
     if chosen.html:
-        chosen.html.parent.mkdir(parents=True, exist_ok=True)
-        chosen.html.write_text(html)
-        console.print(f"wrote {chosen.html}")
+        chosen.json, chosen.csv = (
+            path or chosen.html.with_suffix(suffix) for path, suffix in ((chosen.json, ".json"), (chosen.csv, ".csv"))
+        )
+        from experiments.report.page import write_page  # requires matplotlib
 
-
-def _of_runs(folders: list[Path]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Return runs grouped by configuration, and those without results."""
-    without = unfinished(folders)
-    try:
-        return group(find(folders)), without
-    except FileNotFoundError:
-        if not without:
-            raise
-        return [], without
-
-
-def _print(summary: dict[str, Any], console: Console, *, as_markdown: bool) -> None:
-    if as_markdown and summary.get("command"):
-        print(f"`{summary['command']}`\n")
-    for one in tables(summary):
-        if as_markdown:
-            print(f"{one.markdown()}\n")
-        elif not one.folded:
-            table = Table(*one.head, title=Text(one.title))
-            for row in one.rows:
-                table.add_row(*row)
-            console.print(table)
-    policy = summary.get("policy", {})
-    listed = policy if len(policy) <= MAX_LISTED else {}
-    mark = "-" if as_markdown else " "
-    if as_markdown and listed:
-        print("Standard deviation of the parameters drawn by HARD's policy:\n")
-    for name, values in listed.items():
-        pixels = f" = {text(values['sd_pixels'])} px" if "sd_pixels" in values else ""
-        print(f"{mark} {name}: std {values['sd']['mean']:.3f}{pixels} ({values['unit']})")
-    if "policy_by_seed" in summary:
-        for one in summary.get("selected_trials", {}).get("hard", []):
-            print(f"{mark} hard, seed {one['seed']}: {written(one['settings'])}")
-    if as_markdown:
-        print()
+        files = [path.name for path in (chosen.csv, chosen.json) if path.parent == chosen.html.parent]
+        sections = list(zip(named, groups, found, strict=True))
+        write_page(chosen.html, sections, unfinished=unfinished, files=files, figures=chosen.figures)
+    if chosen.json:
+        write_records(chosen.json, records, command=chosen.command, note=chosen.note)
+    if chosen.csv:
+        lines = [pd.DataFrame(), *(group.csv(title) for title, group in zip(named, groups, strict=True))]
+        pd.concat(lines).to_csv(chosen.csv, index=False, encoding="utf-8")
+    for path in filter(None, (chosen.select, chosen.json, chosen.csv, chosen.html)):
+        print(f"wrote {path}", file=sys.stderr)

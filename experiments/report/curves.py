@@ -1,152 +1,128 @@
-"""Curves as inline SVG that uses the page's text colour, for light and dark mode."""
+"""Curves of a group as inline SVG in the page's text colour, for light and dark mode."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-#: Colours of rows without a fixed style, combined with each dash pattern; colour-blind safe on white and on black.
+from experiments.report.groups import HARD, Group
+from experiments.report.tables import curves
+
+#: Colours of the rows, combined with each dash pattern (by its CSS name); legible on white and on black.
 COLORS = ("#3b82c4", "#e08a1e", "#2a9d6f", "#8d6cc9", "#b0892f", "#c25c9b", "#3fa7b8")
-#: Dash patterns by their CSS name, in line widths.
-DASHES: Mapping[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (1, 1.2))}
-#: With more curves than this, only highlighted ones have a band.
+DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (1, 1.2))}
+HIGHLIGHT = "#d33a2f"
+#: With more curves than this, only those of HARD have a band.
 MAX_BANDS = 4
-#: From here on, tick labels are abbreviated: full numbers would overlap.
-LARGE = 10_000
 #: Placeholder for the page's text colour.
 INK = "#010203"
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
-    "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "axes.linewidth": 0.6,
+    **dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color"), INK
+    ),
 }
-
-#: A curve: `(step, x, y)`, sorted by step.
-Points = Sequence[tuple[float, float, float]]
-
-
-@dataclass(frozen=True)
-class Style:
-    """Line style of one student.
-
-    Attributes:
-        color: of the line and its band.
-        dash: key of `DASHES`.
-        highlighted: thicker, above the others, and always with a band.
-    """
-
-    color: str
-    dash: str = "solid"
-    highlighted: bool = False
-
-    @property
-    def width(self) -> float:
-        """Line width, points."""
-        return 2.4 if self.highlighted else 1.3
-
-
-#: Fixed styles: ours, and the reference rows.
-FIXED = {
-    "hard": Style("#d33a2f", highlighted=True),
-    "supervised": Style("#8b9097", "dotted"),
-    "oracle": Style("#8b9097", "dashed"),
-    "teacher": Style("#8b9097"),
+#: Labels of the x axes.
+AXES = {"step": "student steps", "evaluations": "network evaluations", "seconds": "seconds"}
+#: Titles of logged scalars, and the factor to their unit.
+SCALARS = {
+    "loss": ("training loss", 1),
+    "teacher_consistency": ("teacher consistency, %", 100),
+    "uniform_fraction": ("uniform fraction of the draws, %", 100),
+    "disagreement": ("disagreement of teacher and student, nats", 1),
+    "multiplier": ("multiplier of the invariance term", 1),
+    "dropped_steps": ("dropped policy updates", 1),
 }
 
 
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Return a style for each name; styles repeat only after all combinations of colours and dashes."""
-    found: dict[str, Style] = {}
-    dashes, number = tuple(DASHES), 0
-    for name in names:
-        if name in FIXED:
-            found[name] = FIXED[name]
-        else:
-            found[name] = Style(COLORS[number % len(COLORS)], dashes[number // len(COLORS) % len(dashes)])
-            number += 1
-    return found
+def panels(group: Group) -> dict[str, list[str]]:
+    """Return SVGs by heading: of the main test set, of logged scalars, of the other sets, and of single parameters."""
+    accuracy, names = curves(group), group.rows(without=())
+    found: dict[str, list[str]] = {"": [], "Accuracy on other test sets": [], "Parameters of the policy": []}
+    for key in group.sets if not accuracy.empty else ():
+        for cost, label in AXES.items():
+            points = accuracy.assign(x=accuracy[cost], y=accuracy[key])
+            where = "" if key == group.main else "Accuracy on other test sets"
+            found[where] += _panel(points, names, f"accuracy on {key}, %", label)
+    scalars = _scalars(group)
+    for key in scalars["key"].unique():
+        title, factor = SCALARS.get(key, (key.rpartition("/")[2].replace("_", " "), 1))
+        points = scalars[scalars["key"] == key].assign(y=lambda part, factor=factor: factor * part.y)
+        found["Parameters of the policy" if "/" in key else ""] += _panel(points, names, title, AXES["step"])
+    return {heading: drawn for heading, drawn in found.items() if drawn}
 
 
-def mean_of(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean curve over several seeds: x, mean and standard deviation (0 for one seed).
-
-    The mean is taken at the steps that all seeds have; x, which may differ between seeds (such as seconds), is averaged
-    too. Without common steps, the curves are averaged point by point.
-
-    Raises:
-        ValueError: a curve has no points.
-    """
-    if any(not len(points) for points in seeds):
-        raise ValueError("a curve has no points")
-    by_step = [{step: (x, y) for step, x, y in points} for points in seeds]
-    shared = sorted(set.intersection(*(set(points) for points in by_step)))
-    if shared:
-        both = np.array([[points[step] for step in shared] for points in by_step])
-    else:
-        count = min(len(points) for points in seeds)
-        both = np.array([[(x, y) for _, x, y in points[:count]] for points in seeds])
-    x, y = both[..., 0].mean(0), both[..., 1]
-    return x, y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(len(x))
+def _scalars(group: Group) -> pd.DataFrame:
+    """Read `curves.csv` of the chosen runs: the last finite value of each step."""
+    found = [pd.DataFrame(columns=["key"])]
+    for run in group.runs.itertuples():
+        path = Path(group.records[run.run].get("folder", "no folder")) / "curves.csv"
+        if path.is_file():
+            table = pd.read_csv(path, encoding="utf-8")
+            if list(table) != ["step", "name", "value"]:
+                raise ValueError(f"{path} has the columns {', '.join(table)}; expected step, name, value")
+            table["y"] = pd.to_numeric(table.value, errors="coerce").replace(
+                [float("inf"), -float("inf")], float("nan")
+            )
+            table = table.dropna().drop_duplicates(["step", "name"], keep="last")  # a killed run may write a step again
+            found.append(table.assign(key=table["name"], x=table.step, name=run.name, seed=run.seed))
+    return pd.concat(found)
 
 
-def svg(lines: Sequence[tuple[Style, Sequence[Points]]], *, title: str, x_label: str) -> str:
-    """Return one panel as an `<svg>` element.
+def style(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return colour, dash and width of a row's curves; they repeat only after all combinations."""
+    if name.partition(" ")[0] == HARD:
+        dash = [each for each in names if each.partition(" ")[0] == HARD].index(name) % len(DASHES)
+        return {"color": HIGHLIGHT, "dash": list(DASHES)[dash], "width": 2.4}
+    number = names.index(name)
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "dash": list(DASHES)[number // len(COLORS) % len(DASHES)],
+        "width": 1.3,
+    }
 
-    Args:
-        lines: for each student its style and the curve of each seed.
-        title: of the panel, also for screen readers.
-        x_label: label of the x axis.
-    """
+
+def _panel(points: pd.DataFrame, names: Sequence[str], title: str, x_label: str) -> list[str]:
+    """Return one SVG of the means over seeds, or none if no curve has two different values."""
+    lines = {}
+    for name, part in points.groupby("name"):
+        mean = part.groupby("step").agg(x=("x", "mean"), y=("y", "mean"), sd=("y", "std"), seeds=("seed", "size"))
+        lines[name] = mean[mean.seeds == part.seed.nunique()].fillna(0.0)
+    if all(mean.y.round(9).nunique() < 2 for mean in lines.values()):
+        return []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        for style, seeds in lines:
-            x, mean, deviation = mean_of(seeds)
-            axes.plot(
-                x,
-                mean,
-                linestyle=DASHES[style.dash],
-                color=style.color,
-                linewidth=style.width,
-                marker="o" if len(x) == 1 else None,
-                markersize=3,
-                zorder=3 if style.highlighted else 2,
-            )
-            if deviation.any() and (len(lines) <= MAX_BANDS or style.highlighted):
-                low, high = mean - deviation, mean + deviation
-                axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
+        for name in (name for name in names if name in lines):
+            mean, look = lines[name], style(name, names)
+            drawn = {"color": look["color"], "zorder": 3 if look["width"] > 2 else 2}
+            axes.plot(mean.x, mean.y, linestyle=DASHES[look["dash"]], linewidth=look["width"], **drawn)
+            if mean.sd.any() and (len(lines) <= MAX_BANDS or look["width"] > 2):
+                axes.fill_between(mean.x, mean.y - mean.sd, mean.y + mean.sd, alpha=0.18, linewidth=0, **drawn)
+        low, high = axes.get_ylim()
+        if "%" in title:  # not beyond what is possible
+            axes.set_ylim(max(low, 0), min(high, 100.5))
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel(x_label)
-        if axes.get_xlim()[1] >= LARGE:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(color=INK, alpha=0.12, linewidth=0.5)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    element = drawn.getvalue()
-    element = element[element.index("<svg") :].replace(INK, "currentColor")
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    element = re.sub(r'(<svg [^>]*?) ?width="[^"]*"', r"\1", element, count=1)
-    element = re.sub(r'(<svg [^>]*?) ?height="[^"]*"', r"\1", element, count=1)
-    return element.replace("<svg ", f'<svg role="img" aria-label="{_escaped(title)}" ', 1)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = written.getvalue().replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
+    return [svg.replace("<svg ", f'<svg role="img" aria-label="{title}, {x_label}" ', 1)]

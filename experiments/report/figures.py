@@ -1,65 +1,48 @@
-"""Means and standard deviations over seeds, and their formatting."""
+"""Figures of saved students: a gallery with the predictions of several, and a diagnosis before and after HARD."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+
+from experiments.report.groups import HARD, KD, Group
+from experiments.runs.saved import load_run
+from hard_aug import diagnose
+from hard_aug.viz import draw_diagnosis, gallery
+
+#: Numbers of test images from which the gallery shows the hardest, and that the diagnosis uses.
+GALLERY_IMAGES, DIAGNOSIS_IMAGES = 64, 500
 
 
-def spread(values: list[float], digits: int = 2) -> dict[str, Any]:
-    """Return the mean, the sample standard deviation `sd` (None for one value) and the values.
-
-    Args:
-        values: one for each seed.
-        digits: to round to.
-    """
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {
-        "mean": round(statistics.fmean(values), digits),
-        "sd": None if sd is None else round(sd, digits),
-        "values": [round(value, digits) for value in values],
-    }
-
-
-def partial(values: Sequence[float | None], digits: int = 2) -> dict[str, Any] | None:
-    """Return `spread` of the values that are not None, with all of them listed; None if there are none.
+def draw(group: Group, folder: Path, suffix: str = "") -> list[Path]:
+    """Draw `gallery.png` and `diagnosis.png`, and write `diagnosis.txt`, of the group's first run of HARD.
 
     Args:
-        values: one for each seed.
-        digits: to round to.
+        group: runs in folders; the other students are those with the same seed.
+        folder: for the figures.
+        suffix: of the file names.
+
+    Returns:
+        the figures; none without a run of HARD in a folder.
     """
-    there = [value for value in values if value is not None]
-    if not there:
-        return None
-    listed = [None if value is None else round(value, digits) for value in values]
-    return {**spread(there, digits), "values": listed}
-
-
-def text(value: dict[str, Any], *, sign: bool = False) -> str:
-    """Format mean and standard deviation with one decimal.
-
-    Args:
-        value: the result of `spread`.
-        sign: show the sign of positive numbers.
-    """
-    rounded = round(value["mean"], 1) + 0.0  # no negative zero
-    mean = f"{rounded:+.1f}" if sign else f"{rounded:.1f}"
-    return mean if value["sd"] is None else f"{mean} ± {value['sd']:.1f}"
-
-
-def whole(value: dict[str, Any]) -> str:
-    """Format mean and standard deviation as integers."""
-    return f"{value['mean']:.0f}" if value["sd"] is None else f"{value['mean']:.0f} ± {value['sd']:.0f}"
-
-
-def millions(value: dict[str, Any]) -> str:
-    """Format mean and standard deviation in millions with three digits; a deviation that rounds to zero is omitted."""
-    mean, sd = value["mean"] / 1e6, (value["sd"] or 0.0) / 1e6
-    digits = max(0, 2 - len(f"{mean:.0f}") + 1) if mean >= 1 else 3
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if round(sd, digits) else "")
-
-
-def precise(value: dict[str, Any]) -> str:
-    """Format the mean alone with three significant digits."""
-    return f"{value['mean']:.3g}"
+    runs = group.runs[["folder" in group.records[run] for run in group.runs.run]]
+    first = runs[runs.method == HARD].head(1)
+    if first.empty:
+        return []
+    runs = runs[runs.seed == first.seed.item()]
+    saved = {run.name: load_run(Path(group.records[run.run]["folder"])) for run in runs.itertuples()}
+    hard, students = saved[first.name.item()], {name: run.student() for name, run in saved.items()}
+    augmenter, splits, seed = hard.augmenter(), hard.splits, hard.record["seed"]
+    shown, more = (splits.test[slice(0, n)].materialize() for n in (GALLERY_IMAGES, DIAGNOSIS_IMAGES))
+    paths = [folder / f"gallery{suffix}.png", folder / f"diagnosis{suffix}.png"]
+    views = augmenter(shown.images, shown.labels)
+    gallery(views, students, classes=splits.classes, labels=shown.labels).savefig(paths[0], dpi=130)
+    kd = next((name for name in group.rows(only=KD) if name in students), None)
+    found = [
+        diagnose(hard.teacher, student, more.images, augmenter.transform, labels=more.labels, seed=seed)
+        for student in (students[kd] if kd else hard.setup.student(hard.teacher), students[first.name.item()])
+    ]
+    before, after = found
+    draw_diagnosis(after, before=before).savefig(paths[1], dpi=110)
+    texts = [f"before ({kd or 'untrained'})\n{before}", f"after\n{after}", after.gap_closed(before)]
+    paths[1].with_suffix(".txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return paths

@@ -3,79 +3,69 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiments.report import runs
-from experiments.report.captions import caption, heading
-from experiments.report.panels import panels
-from experiments.report.tables import tables, written
+from experiments.report.cells import Table
+from experiments.report.curves import panels, style
+from experiments.report.groups import HARD, Group
+from experiments.report.tables import verdict
 
-#: Index of the run whose figures are open; those of other seeds are collapsed.
-SHOWN = 0
+#: Figures in the folders of runs that are shown.
+RUN_FIGURES = ("gallery.png", "policy.png")
 
 
-def page(
-    groups: list[list[dict[str, Any]]],
-    summaries: list[dict[str, Any]],
-    unfinished: list[dict[str, Any]],
+def write_page(
+    path: Path,
+    sections: Sequence[tuple[str, Group, Sequence[Table]]],
     *,
-    command: str = "",
-) -> str:
-    """Return the whole page.
+    unfinished: Mapping[Path, dict[str, Any]],
+    files: Sequence[str],
+    figures: bool,
+) -> None:
+    """Write the page.
 
     Args:
-        groups: runs by configuration, the result of `runs.group`; empty if only the summary is available.
-        summaries: of each group, with `differs`.
-        unfinished: runs without results.
-        command: the command that made the runs.
-
-    Raises:
-        ValueError: a file of curves is invalid.
+        path: of the page.
+        sections: title, group and tables.
+        unfinished: status by folder.
+        files: names of the files beside the page.
+        figures: draw figures of saved students beside the page, and show them.
     """
+    drawn: list[list[Path]] = [[] for _ in sections]
+    if figures:
+        from experiments.report.figures import draw  # requires everything that trains students
+
+        suffixes = ["", *(f"-{number}" for number in range(2, len(sections) + 1))]
+        drawn = [draw(group, path.parent, suffix) for suffix, (_, group, _) in zip(suffixes, sections, strict=False)]
+    loader = FileSystemLoader(Path(__file__).parent, encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html").render(
-        groups=[_group(members, summary) for members, summary in zip(groups, summaries, strict=True)],
-        unfinished=unfinished,
-        command=command,
-    )
+    shown = [_section(*section, more) for section, more in zip(sections, drawn, strict=True)]
+    text = environment.get_template("page.html").render(sections=shown, unfinished=unfinished, files=files)
+    path.write_text(text, encoding="utf-8")
 
 
-def _group(members: list[dict[str, Any]], summary: dict[str, Any]) -> dict[str, Any]:
-    first, *others = tables(summary)
+def _section(title: str, group: Group, tables: Sequence[Table], drawn: Sequence[Path]) -> dict[str, Any]:
+    names = group.rows(without=())
+    shown = {path.stem: path for path in drawn}
+    for run in group.runs[group.runs.method == HARD].itertuples():
+        folder = group.records[run.run].get("folder")
+        if folder and run.name not in {key.partition(", ")[2] for key in shown}:  # of one seed
+            shown |= {f"{Path(file).stem}, {run.name}": Path(folder) / file for file in RUN_FIGURES}
     return {
-        "title": heading(summary),
-        "caption": caption({**summary, "differs": {}}),
-        "differs": summary.get("differs", {}),
-        "command": summary.get("command", ""),
-        "tables": [dataclasses.replace(first, title=""), *others],
-        **panels(members, summary),
-        "galleries": [
-            {"seed": run["seed"], "shown": index == SHOWN, "figures": [_figure(path) for path in found]}
-            for index, run in enumerate(members)
-            if (found := runs.figures(Path(run[runs.FOLDER])))
-        ],
-        "policy": summary.get("policy", {}),
-        "policy_by_seed": _policies(summary),
-        "config": summary["config"],
+        "title": title,
+        "verdict": verdict(group),
+        "command": group.joined("command"),
+        "tables": tables,
+        "legend": [{"name": name, **style(name, names)} for name in names],
+        "panels": panels(group),
+        "figures": {
+            name: base64.b64encode(file.read_bytes()).decode() for name, file in shown.items() if file.is_file()
+        },
+        "config": group.config,
     }
-
-
-def _policies(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the learned distribution and the settings of each seed, if the seeds selected different trials."""
-    selected = {one["seed"]: written(one["settings"]) for one in summary.get("selected_trials", {}).get("hard", [])}
-    return [{**one, "settings": selected.get(one["seed"], "")} for one in summary.get("policy_by_seed", [])]
-
-
-def _figure(path: Path) -> dict[str, str]:
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    return {"name": path.stem, "source": f"data:image/png;base64,{encoded}"}

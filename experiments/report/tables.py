@@ -1,265 +1,224 @@
-"""The tables of a group."""
+"""The tables of a group, as frames of formatted cells."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from experiments.report.captions import caption
-from experiments.report.costs import HARD
-from experiments.report.figures import millions, precise, text, whole
-from experiments.training.accuracy import summary_sets
+import pandas as pd
 
-#: With more test sets than this, the first table shows only those that rows are compared on; another one shows all.
-WIDE = 6
-NEVER = "never"
+from experiments.report.captions import caption, selection
+from experiments.report.cells import Table, bold, millions, spread
+from experiments.report.groups import HARD, KD, Group
+from experiments.report.records import accuracies, short
 
-
-@dataclass(frozen=True)
-class Table:
-    """One table.
-
-    Attributes:
-        title: the caption, complete in itself.
-        head: column headers.
-        rows: the cells.
-        folded: collapsed by default on the HTML page.
-        words: indices of the columns with text instead of numbers, besides the first.
-    """
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-    folded: bool = False
-    words: tuple[int, ...] = ()
-
-    def markdown(self) -> str:
-        """Return the table as Markdown, inside HTML `details` if folded."""
-        lines = [self.head, ["---"] * len(self.head), *self.rows]
-        cells = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        if self.folded:
-            return f"<details><summary>{self.title}</summary>\n\n{cells}\n\n</details>"
-        title = self.title.replace("\n", "\\\n")  # a backslash breaks the line
-        return f"{title}\n\n{cells}"
+#: The gap between kd and teacher must be at least so large, percentage points, for a fraction of it to be meaningful.
+MIN_GAP = 2.0
+#: Fractions of the gap beyond this are not shown, %.
+MAX_CLOSED = 200.0
+#: A policy with more parameters is not listed.
+MAX_PARAMETERS = 12
+#: Costs of a curve's point, with their titles.
+COSTS = {"step": "steps", "evaluations": "evaluations, millions", "seconds": "seconds"}
 
 
-def tables(summary: dict[str, Any]) -> list[Table]:
+def tables(group: Group) -> list[Table]:
     """Return all non-empty tables of a group."""
-    measured = [_best(summary), _costs(summary), *_reached(summary), _views(summary), _sets(summary)]
-    made = [Table(caption(summary), *cells(summary)), *measured, _trials(summary), _clean_selection(summary)]
-    return [table for table in made if table is not None]
+    found = [accuracy(group), best_baselines(group), costs(group), *reached(group), failure_metrics(group)]
+    found.append(policy(group))
+    if group.shown != group.sets:
+        text, mean = _accuracies(group, group.sets)
+        found.append(Table("Accuracy on all test sets, %", bold(text, mean, group.rows()), folded=True))
+    return [table for table in (*found, trials(group)) if table.cells.size]
 
 
-def shown_sets(summary: dict[str, Any]) -> list[str]:
-    """Return the test sets of the first table: without subsets, and if there are many only the compared ones."""
-    sets = summary_sets(summary["sets"])
-    compared = sets if len(sets) <= WIDE else (sets[0], summary["main"], *summary["best_baseline"])
-    return [name for name in sets if name in compared]
+def accuracy(group: Group) -> Table:
+    """Return the first table: accuracies, differences to HARD, gap closed, teacher consistency and trials."""
+    text, mean = _accuracies(group, group.shown)
+    main, runs = group.by_seed(group.main), group.runs.groupby("name")
+    for hard in group.hard:
+        title = f"Δ {hard if len(group.hard) > 1 else 'HARD'} ({group.main})"
+        text[title] = (-main.drop(columns=["teacher", hard]).sub(main[hard], axis=0)).agg(spread, sign=True)
+    closed, reason = gap_closed(group, main)
+    text["gap closed, %"], mean["gap closed, %"] = closed.agg(spread), closed.mean()
+    mean["teacher consistency, %"] = runs.teacher_consistency.mean()
+    text["teacher consistency, %"] = mean["teacher consistency, %"].map("{:.0f}".format, na_action="ignore")
+    text["trials"] = runs.tried.first().map(str) if group.trials.tried.max() > 1 else ""
+    text = bold(text.astype(object).fillna(""), mean, group.rows())
+    shown = [name for name in text if name in group.shown or text[name].any()]
+    return Table(f"{caption(group)} {reason}".strip(), text[shown])
 
 
-def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of a group's first table, without empty columns."""
-    sets, main = shown_sets(summary), summary["main"]
-    compared = list(summary["best_baseline"]) or [main]
-    head = ["", *sets, *(f"Δ HARD ({name})" for name in compared), "gap closed, %", "teacher consistency, %", "trials"]
-    rows = []
-    for name, accuracy in summary["accuracy"].items():
-        difference = summary.get("hard_minus", {}).get(name)
-        consistency = summary["teacher_consistency"].get(name)
-        closed = summary.get("gap_closed", {}).get(name)
-        trials = summary.get("trial_counts", {}).get(name)
-        label = name
-        if name == "random_tuned":
-            label += " (x" + ", x".join(f"{scale:g}" for scale in summary["random_tuned_scales"]) + ")"
-        rows.append(
-            [
-                label,
-                *(text(accuracy[s]) for s in sets),
-                *("" if difference is None else text(difference[s], sign=True) for s in compared),
-                "" if closed is None else text(closed),
-                "" if consistency is None else f"{consistency['mean']:.0f}",
-                "" if trials is None else str(trials),
-            ]
-        )
-    return _without_empty(head, rows, always=1 + len(sets))
+def _accuracies(group: Group, sets: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return accuracies as text and as means, with the teacher's first."""
+    by_set = {name: group.by_seed(name) for name in sets}
+    text = pd.DataFrame({name: table.agg(spread) for name, table in by_set.items()})
+    rows = [name for name in ("teacher", *group.rows(without=())) if text.loc[name].any()]
+    return text.loc[rows], pd.DataFrame({name: table.mean() for name, table in by_set.items()}).loc[rows]
 
 
-def _without_empty(head: list[str], rows: list[list[str]], *, always: int) -> tuple[list[str], list[list[str]]]:
-    columns = [i for i in range(len(head)) if i < always or any(row[i] for row in rows)]
-    return [head[i] for i in columns], [[row[i] for i in columns] for row in rows]
+def gap_closed(group: Group, main: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the closed fraction of the gap between kd and teacher by seed and row, %, and why values are missing."""
+    kd, images, top = group.rows(only=KD), group.first.get("test_images"), main.teacher.mean() / 100
+    rows = main.drop(columns=["teacher", *kd])
+    gap = main.teacher - main[kd].mean(axis=1)
+    needed = max(MIN_GAP, 200 * (top * (1 - top) / images) ** 0.5 if images else 0.0)  # two standard errors
+    reason = f"kd is {gap.min():.1f} points behind the teacher in a seed, less than {needed:.1f}"
+    if gap.isna().any():
+        reason = "the accuracy of kd or of the teacher is not known in every seed"
+    if len(kd) != 1 or gap.isna().any() or gap.min() < needed:
+        return rows * float("nan"), f"Gap closed is blank: {reason}." if kd else ""
+    closed = 100 * rows.sub(main[kd[0]], axis=0).div(gap, axis=0)
+    beyond = closed.columns[closed.mean().abs() > MAX_CLOSED]
+    closed[beyond] = float("nan")
+    return closed, f"Gap closed is blank beyond ±{MAX_CLOSED:.0f} %." if len(beyond) else ""
 
 
-def _best(summary: dict[str, Any]) -> Table | None:
-    rows = [
-        [name, one["row"], text(one["accuracy"]), text(one["hard"]), text(one["hard_minus"], sign=True)]
-        for name, one in summary["best_baseline"].items()
-    ]
-    title = (
-        "The best baseline on each test set, out of all rows except hard, generated, oracle and supervised. It is "
-        "selected by its test accuracy, which favours it. Δ HARD: accuracy of HARD minus that of the row, paired by "
-        "seed."
+def best_baselines(group: Group) -> Table:
+    """Return the best baseline on each compared set, and HARD's differences."""
+    found: dict[str, dict[str, str]] = {}
+    for name in group.compared if group.hard and group.baselines else ():
+        table = group.by_seed(name)
+        best = table[group.baselines].mean().idxmax()
+        found[name] = {"best baseline": best, "accuracy": spread(table[best])}
+        for hard in group.hard:
+            found[name] |= {hard: spread(table[hard]), f"Δ {hard}": spread(table[hard] - table[best], sign=True)}
+    text = (
+        "The best baseline on each test set, of all rows except hard, generated, oracle and supervised, selected by "
+        "its test accuracy, which favours it. Δ: HARD minus the baseline, paired by seed, percentage points."
     )
-    return Table(title, ["", "best baseline", "accuracy", HARD, "Δ HARD"], rows, words=(1,)) if rows else None
+    return Table(text, pd.DataFrame(found).T)
 
 
-def _costs(summary: dict[str, Any]) -> Table | None:
-    evaluations, seconds = summary["evaluations"], summary["seconds"]
-    rows = [
-        [
-            name,
-            millions(evaluations[name]) if name in evaluations else "",
-            _relative(evaluations, name),
-            text(seconds[name]) if name in seconds else "",
-            _relative(seconds, name),
-        ]
-        for name in summary["accuracy"]
-        if name in evaluations or name in seconds
-    ]
-    if not rows:
-        return None
-    head = ["", "evaluations, millions", "evaluations relative to KD", "seconds", "time relative to KD"]
-    title = (
-        "Training cost of one student: network evaluations (forward and backward passes of one image through teacher "
-        "or student, counted separately), and seconds."
+def verdict(group: Group) -> str:
+    """Return a sentence on the best row of the main set and on HARD."""
+    table, text = group.by_seed(group.main), ""
+    for best in table[group.rows()].mean().nlargest(1).index:
+        text = f"Best on {group.main}: {best}, {spread(table[best])} %."
+        for hard in group.hard:
+            for other in table[[best] if best != hard else group.baselines].mean().nlargest(1).index:
+                text += f" {hard} minus {other}: {spread(table[hard] - table[other], sign=True)} points."
+    return text
+
+
+def costs(group: Group) -> Table:
+    """Return the cost of one student by row, absolute and relative to kd."""
+    runs, text, mean = group.runs.groupby("name", sort=False), pd.DataFrame(), pd.DataFrame()
+    kd = group.rows(only=KD)
+    for key, form in (("evaluations", millions), ("seconds", spread)):
+        text[COSTS[key]], mean[COSTS[key]] = runs[key].agg(form), runs[key].mean() / (1e6 if form is millions else 1)
+        if len(kd) == 1:
+            relative = mean[COSTS[key]] / mean[COSTS[key]][kd[0]]
+            text[f"{key} relative to kd"] = relative.map("{:.2f}".format, na_action="ignore")
+    text = bold(text.astype(object).fillna(""), mean, group.rows(), lowest=True)
+    return Table(
+        "Cost of training one student: network evaluations (forward and backward passes of one image through teacher "
+        "or student, counted separately), and seconds.",
+        text.loc[:, text.ne("").any()],
     )
-    return Table(title, *_without_empty(head, rows, always=1))
 
 
-def _relative(costs: dict[str, Any], name: str) -> str:
-    kd = costs.get("kd", {}).get("mean")
-    return f"{costs[name]['mean'] / kd:.2f}" if kd and name in costs else ""
+def curves(group: Group) -> pd.DataFrame:
+    """Return the accuracy curves of the chosen trials: `name`, `seed`, `COSTS`, and each test set's accuracy in %."""
+    points = []
+    for run in group.runs.itertuples():
+        record = group.records[run.run]
+        for point in record["student"].get("curve") or ():
+            found = {key: 100 * value for key, value in accuracies(record, point["accuracy"]).items()}
+            points.append({"name": run.name, "seed": run.seed, **{key: point[key] for key in COSTS}, **found})
+    return pd.DataFrame(points)
 
 
-def _reached(summary: dict[str, Any]) -> list[Table]:
-    found = []
-    every = summary["config"].get("eval_every")
-    for key, of in summary["reached"].items():
-        base, total = of["baseline"], of["total_cost"]
-        title = (
-            f"Cost to reach {text(of['accuracy'])} % on {key}, the final accuracy of the best baseline there, {base} "
-            f"(compared by seed): each row's cost at its first point that reaches it. % of total: relative to {base}'s "
-            f"whole training, {whole(total['step'])} steps, {millions(total['evaluations'])} million evaluations, "
-            f"{text(total['seconds'])} s; % of first: relative to {base}'s own cost at its first such point. "
-            "Means over the seeds that reach it" + (f"; evaluated every {every} steps." if every else ".")
+def reached(group: Group) -> list[Table]:
+    """Return for each compared set what rows cost until they are as accurate as the best baseline is at its end."""
+    points, found = curves(group), []
+    for name in group.compared if group.baselines and len(points) else ():
+        final = group.by_seed(name)
+        best = final[group.baselines].mean().idxmax()
+        total = points[points.name == best].groupby("seed")[list(COSTS)].max()
+        if total.empty:
+            continue
+        there = points[points[name] >= points.seed.map(final[best]) - 1e-9]
+        first, rows = there.groupby(["name", "seed"])[list(COSTS)].min(), {}
+        for row, part in points.groupby("name", sort=False):
+            own = first.xs(row) if row in first.index else total.iloc[:0]
+            share = 100 * own / total.loc[own.index]
+            cost = [spread(own.step, 0), millions(own.evaluations), spread(own.seconds)]
+            cost += [spread(share.evaluations, 0), spread(share.seconds, 0)]
+            rows[row] = [*cost, f"{len(own)} of {part.seed.nunique()}"]
+        head = [*COSTS.values(), "evaluations, % of total", "seconds, % of total", "seeds that reach it"]
+        text = (
+            f"Cost to reach {spread(final[best])} % on {name}, the final accuracy of the best baseline there, {best} "
+            f"(compared by seed). % of total: of that baseline's {total.step.mean():.0f} steps. Means over the seeds "
+            f"that reach it; evaluated every {group.config.get('eval_every')} steps."
         )
-        head = [
-            "",
-            "steps",
-            "evaluations, millions",
-            "seconds",
-            "evaluations, % of total",
-            "seconds, % of total",
-            "evaluations, % of first",
-            "seeds that reach it",
-        ]
-        rows = []
-        for name, one in of["rows"].items():
-            if one["seeds"]:
-                spent = [whole(one["step"]), millions(one["evaluations"]), text(one["seconds"])]
-                fractions = [
-                    one["fraction_of_total"]["evaluations"],
-                    one["fraction_of_total"]["seconds"],
-                    one["fraction_of_first"]["evaluations"],
-                ]
-                spent += ["" if fraction is None else _percent(fraction) for fraction in fractions]
-            else:
-                spent = [NEVER, "", "", "", "", ""]
-            rows.append([name, *spent, f"{one['seeds']} of {len(summary['seeds'])}"])
-        found.append(Table(title, head, rows))
-        seeds = summary["seeds"]
-        by_seed = [[name, *(_spent(one, number) for number in range(len(seeds)))] for name, one in of["rows"].items()]
-        title = f"Cost to reach the best baseline by seed, {key}"
-        found.append(Table(title, ["", *(f"seed {seed}" for seed in seeds)], by_seed, folded=True))
+        found.append(Table(text, pd.DataFrame(rows, index=head).T))
     return found
 
 
-def _spent(one: dict[str, Any], number: int) -> str:
-    """Return the cost of one seed."""
-    if not one["seeds"] or one["step"]["values"][number] is None:
-        return NEVER
-    step, evaluations, seconds = (one[cost]["values"][number] for cost in ("step", "evaluations", "seconds"))
-    return f"{step:.0f} steps, {millions({'mean': evaluations, 'sd': None})} M evaluations, {seconds:.1f} s"
+def failure_metrics(group: Group) -> Table:
+    """Return the means of the failure metrics of the images that the students were trained on."""
+    found = [group.records[run].get("failure_metrics", {}) for run in group.runs.run]
+    means = pd.DataFrame(found, index=group.runs.name).groupby(level=0, sort=False).mean().dropna(how="all")
+    means.columns = [str(name).replace("_", " ") for name in means]
+    text = "Failure metrics of the augmented or generated images (defined in hard_aug.synthesis.failure_metrics)."
+    return Table(text, means.map("{:.3g}".format, na_action="ignore").fillna(""))
 
 
-def _percent(value: dict[str, Any]) -> str:
-    return whole({"mean": 100 * value["mean"], "sd": None if value["sd"] is None else 100 * value["sd"]})
+def policy(group: Group) -> Table:
+    """Return the standard deviations of the parameters that HARD's policies draw."""
+    found: dict[str, dict[str, str]] = {}
+    for name, runs in group.runs.groupby("name", sort=False).run:
+        drawn = pd.DataFrame([group.records[run].get("policy", {}) for run in runs])
+        for key in drawn if len(drawn.columns) <= MAX_PARAMETERS else ():
+            one = pd.json_normalize(drawn[key].dropna().tolist())
+            pixels = f" = {spread(one.sd_pixels)} px" if "sd_pixels" in one else ""
+            found.setdefault(name, {})[f"{key}, {one.unit[0]}"] = spread(one.sd, 3) + pixels
+    text = "Learned distribution: standard deviation of what HARD draws at the end of the training."
+    return Table(text, pd.DataFrame(found).fillna(""))
 
 
-def _views(summary: dict[str, Any]) -> Table | None:
-    views = summary.get("views")
-    if not views:
-        return None
-    keys = list(dict.fromkeys(key for one in views.values() for key in one))
-    rows = [[name, *(precise(one[key]) if key in one else "" for key in keys)] for name, one in views.items()]
-    title = (
-        "Failure metrics of the views or images that the students were trained on besides real images (defined in "
-        "hard_aug.synthesis.failure_metrics), and the cost of generated images."
-    )
-    return Table(title, ["", *(key.replace("_", " ") for key in keys)], rows)
+def trials(group: Group) -> Table:
+    """Return all trials of the rows that have several, with validation and test accuracies."""
+    test = group.frame.groupby(["name", "settings", "set"]).accuracy.agg(spread)
+    found = {}
+    for one in group.trials[group.trials.tried > 1].itertuples():
+        cells = {"settings": one.settings or "(none)", "seeds": one.seeds, "selected": "yes" if one.chosen else ""}
+        cells["validation, clean"] = spread([one.validation_clean])
+        cells[f"validation, {group.main}"] = spread([one.validation_main])
+        found[one.Index] = cells | {f"test, {name}": test[one.name, one.settings, name] for name in group.compared}
+    cells = pd.DataFrame(found).T.rename(index=group.trials.name)
+    return Table(f"Trials, accuracy in %. {selection(group)}", cells, folded=True)
 
 
-def _sets(summary: dict[str, Any]) -> Table | None:
-    """Return the table of all test sets, if the first table does not show them."""
-    sets = summary_sets(summary["sets"])
-    if shown_sets(summary) == sets:
-        return None
-    rows = [[name, *(text(accuracy[s]) for s in sets)] for name, accuracy in summary["accuracy"].items()]
-    return Table("Accuracy on all test sets, %", ["", *sets], rows, folded=True)
+def pivot(group: Group, rows: str, columns: str) -> Table:
+    """Return the main accuracy of HARD by dotted keys of the method's node, such as augmenter.objective.
+
+    Raises:
+        ValueError: no row of HARD has the keys, or several rows have the same values.
+    """
+    runs, found = group.runs[group.runs.method == HARD], {}
+    for name, run in runs.groupby("name").run.first().items():
+        place = tuple(_setting(group.records[run]["row"], keys) for keys in (columns, rows))
+        if place in found:
+            raise ValueError(f"--pivot: {found[place]} and {name} have the same {rows} and {columns}; add a key")
+        if all(place):
+            found[place] = name
+    if not found:
+        raise ValueError(f"--pivot: no row of hard has {rows} and {columns}; expected such as augmenter.objective")
+    table = group.by_seed(group.main)[list(found.values())].set_axis(pd.MultiIndex.from_tuples(found), axis=1)
+    text, mean = (table.agg(form).unstack(0) for form in (spread, "mean"))
+    cells = bold(text.fillna("-"), mean, list(mean.index))
+    return Table(f"HARD, accuracy on {group.main}. {caption(group)}", cells)
 
 
-def _trials(summary: dict[str, Any]) -> Table | None:
-    validated = _validation_sets(summary)
-    rows = [
-        [
-            name,
-            written(one["settings"]),
-            text(one["validation"]),
-            *("" if value is None else text(value) for value in map(one.get("validation_sets", {}).get, validated)),
-            ", ".join(map(str, one["selected_by"])),
-            ", ".join(map(str, one["selected_by_clean"])),
-        ]
-        for name, trials in summary.get("trials", {}).items()
-        for one in trials
-    ]
-    if not rows:
-        return None
-    title = (
-        f"Trials, validation accuracy in %. {summary['selection_rule']} Last column: the seeds in which clean images "
-        "alone would select the trial."
-    )
-    sets = (f"validation, {key}" for key in validated)
-    head = ["", "settings", "validation", *sets, "selected in seeds", "by clean images alone"]
-    return Table(title, *_without_empty(head, rows, always=3), folded=True, words=(1,))
-
-
-def _validation_sets(summary: dict[str, Any]) -> list[str]:
-    found = [
-        key for those in summary.get("trials", {}).values() for one in those for key in one.get("validation_sets", {})
-    ]
-    return list(dict.fromkeys(found)) if len(set(found)) > 1 else []
-
-
-def _clean_selection(summary: dict[str, Any]) -> Table | None:
-    found = summary.get("clean_selection", {})
-    if not found or summary["config"].get("select_on") == "clean":
-        return None
-    sets = list(next(iter(found.values()))["accuracy"])
-    rows = [
-        [
-            name,
-            *(text(accuracy[s]) for s in sets for accuracy in (summary["accuracy"][name], one["accuracy"])),
-            f"{len(one['same'])} of {len(summary['seeds'])}",
-        ]
-        for name, one in found.items()
-    ]
-    head = ["", *(cell for s in sets for cell in (f"{s}, as selected", f"{s}, clean selection")), "same trial, seeds"]
-    title = (
-        "Test accuracy in % if the trials were selected on clean validation images alone (clean selection), beside "
-        "that of the trials as selected."
-    )
-    return Table(title, head, rows, folded=True)
-
-
-def written(settings: dict[str, Any]) -> str:
-    """Return settings in one line."""
-    return " ".join(f"{key}={value}" for key, value in settings.items())
+def _setting(row: dict[str, Any], keys: str) -> str:
+    found = []
+    for key in keys.split(","):
+        node: Any = row
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return ""
+            node = node[part]
+        found.append(short(node))
+    return ", ".join(found)

@@ -6,12 +6,14 @@
 | `InvarianceTask` | a transform, uniform in its ranges |
 | `Corruption` | a transform; tested on corrupted images, simple or common ones (`hard_aug.evaluation.corruptions`) |
 | `Plain` | nothing in particular: a test on clean images, to which `ood` adds further sets |
+
+`scale` is the fraction of a transform's ranges that is used, in (0, 1].
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,8 +34,7 @@ class Task(ABC):
 
     Attributes:
         main: name of the test set that measures whether the student has acquired the invariance.
-        held_out_corruptions: names of the test sets of a kind that is not in the teacher's training views; a report
-            also gives their mean.
+        held_out_corruptions: names of the test sets of a kind that is not in the teacher's training views.
     """
 
     main: str
@@ -43,21 +44,17 @@ class Task(ABC):
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
         """Return the test sets by name, clean images first; deterministic."""
 
+    def derived(self, accuracies: Mapping[str, float]) -> dict[str, float]:
+        """Return further accuracies by name, such as the lowest of some groups, from those on the test sets."""
+        return {}
+
     @abstractmethod
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the views of `images`, `(B, C, H, W)`, that the teacher is trained on.
-
-        Args:
-            images: `(B, C, H, W)` in [0, 1].
-            generator: on the CPU.
-        """
+        """Return the views of `(B, C, H, W)` images that the teacher is trained on; `generator`: on the CPU."""
 
     @abstractmethod
     def oracle(self, size: int) -> tuple[Transform, float]:
-        """Return the true invariance: a transform, and the fraction of its ranges that is used.
-
-        Args:
-            size: of the images, pixels.
+        """Return the true invariance for images of `size` pixels: a transform and its `scale`.
 
         Raises:
             ValueError: the task has no known invariance.
@@ -92,13 +89,36 @@ class Shift(Task):
         return Affine(translation=self.distance / size, rotation=None, scale=None, shear=None), 1.0
 
 
-class InvarianceTask(Task):
+class Plain(Task):
+    """Classification of clean images; the teacher is trained on views by a transform, or None: on clean images."""
+
+    main = "clean"
+
+    def __init__(self, *, transform: Transform | None = None, scale: float = 1.0) -> None:
+        self.transform, self.scale = transform, scale
+
+    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
+        """See `Task.sets`."""
+        return {"clean": test}
+
+    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Task.teacher_views`."""
+        return images if self.transform is None else random_views(self.transform, images, generator, scale=self.scale)
+
+    def oracle(self, size: int) -> tuple[Transform, float]:
+        """See `Task.oracle`."""
+        if self.transform is None:
+            raise ValueError("method=oracle: this task has no known invariance; choose another method")
+        return self.transform, self.scale
+
+
+class InvarianceTask(Plain):
     """The teacher is trained on views by a transform, and the student is tested on such views.
 
     Args:
         name: of the task and of its test set.
         transform: changes the images but not their class.
-        scale: fraction of its ranges that is used, in (0, 1].
+        scale: of the transform.
         copies: views of each test image.
         distance: shift of a further test set, pixels, to which this teacher need not be invariant.
     """
@@ -106,42 +126,35 @@ class InvarianceTask(Task):
     def __init__(
         self, *, name: str, transform: Transform, scale: float = 1.0, copies: int = 4, distance: int = 3
     ) -> None:
-        self.main = name
-        self.transform, self.scale, self.copies, self.distance = transform, scale, copies, distance
+        super().__init__(transform=transform, scale=scale)
+        self.main, self.copies, self.distance = name, copies, distance
 
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
         """See `Task.sets`."""
-        test = test.materialize()
-        generator = torch.Generator().manual_seed(0)
-        views = [random_views(self.transform, test.images, generator, scale=self.scale) for _ in range(self.copies)]
+        test, generator = test.materialize(), torch.Generator().manual_seed(0)
+        views = [self.teacher_views(test.images, generator) for _ in range(self.copies)]
         return {
             "clean": test,
             self.main: ImageSet(torch.cat(views), test.labels.repeat(self.copies)),
             "shifted": shifted_test_sets(test, self.distance, seed=0)["shifted"],
         }
 
-    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Task.teacher_views`."""
-        return random_views(self.transform, images, generator, scale=self.scale)
 
-    def oracle(self, size: int) -> tuple[Transform, float]:
-        """See `Task.oracle`."""
-        return self.transform, self.scale
-
-
-class Corruption(InvarianceTask):
+class Corruption(Plain):
     """The teacher is trained on views by a transform; the test sets are clean and corrupted images.
 
     Args:
         transform: of the teacher's training views.
-        scale: fraction of its ranges that is used, in (0, 1].
+        scale: of the transform.
         images: number of images of each test set (of each corruption and severity).
-        kind: `simple`: seven corruptions of one strength (`experiments.tasks.simple_corruptions`), as sets of their own names;
-            `common`: the 15 published ones (`hard_aug.evaluation.corruptions`), as `corrupted/<name>`.
+        kind: `simple`: seven corruptions of one strength (`experiments.tasks.simple_corruptions`), as sets of their own
+            names; `common`: the 15 published ones (`hard_aug.evaluation.corruptions`), as `corrupted/<name>`.
         severities: of the common corruptions, a subset of 1 to 5.
         cache: folder of the images with common corruptions.
         held_out_corruptions: names of the test sets of a kind that is not in the teacher's training views.
     """
+
+    main = "corrupted"
 
     def __init__(
         self,
@@ -154,59 +167,27 @@ class Corruption(InvarianceTask):
         cache: str | Path = corruption_cache.CACHE,
         held_out_corruptions: Sequence[str] = (),
     ) -> None:
-        super().__init__(name="corrupted", transform=transform, scale=scale)
-        if kind not in ("simple", "common"):
+        super().__init__(transform=transform, scale=scale)
+        names = {"simple": list(CORRUPTIONS), "common": [f"corrupted/{name}" for name in common_corruptions.NAMES]}
+        if kind not in names:
             raise ValueError(f"task.kind={kind}: expected simple or common")
         chosen = tuple(severities)
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(common_corruptions.SEVERITIES):
             raise ValueError(f"task.severities={list(chosen)}: expected a non-empty subset of 1 to 5, each once")
         check_integer(**{"task.images": images})
-        self.images, self.kind, self.severities = images, kind, chosen
-        self.cache = Path(cache)
-        known = list(CORRUPTIONS) if kind == "simple" else [f"corrupted/{name}" for name in common_corruptions.NAMES]
-        if not set(held_out_corruptions) <= set(known):
-            raise ValueError(
-                f"task.held_out_corruptions={list(held_out_corruptions)}: expected some of {', '.join(known)}"
-            )
+        self.images, self.kind, self.severities, self.cache = images, kind, chosen, Path(cache)
         self.held_out_corruptions = tuple(held_out_corruptions)
+        if not set(self.held_out_corruptions) <= set(names[kind]):
+            raise ValueError(
+                f"task.held_out_corruptions={list(held_out_corruptions)}: expected some of {', '.join(names[kind])}"
+            )
 
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
         """See `Task.sets`."""
         shown = test[slice(0, self.images)]
         if self.kind == "common":
             made = corruption_cache.corrupted(shown, severities=self.severities, cache=self.cache)
-            named = {f"{self.main}/{name}": part for name, part in made.items()}
-            return {"clean": test, self.main: ConcatImageSet(tuple(made.values())), **named}
-        parts = corrupted(shown.materialize())
-        joined = ImageSet(
-            torch.cat([part.images for part in parts.values()]), torch.cat([part.labels for part in parts.values()])
-        )
-        return {"clean": test, self.main: joined, **parts}
-
-
-class Plain(Task):
-    """Classification of clean images.
-
-    Args:
-        transform: of the teacher's training views; None: trained on the images as the data set provides them.
-        scale: fraction of its ranges that is used, in (0, 1].
-    """
-
-    main = "clean"
-
-    def __init__(self, *, transform: Transform | None = None, scale: float = 1.0) -> None:
-        self.transform, self.scale = transform, scale
-
-    def sets(self, test: ImageSet) -> dict[str, ImageSet]:
-        """See `Task.sets`."""
-        return {self.main: test}
-
-    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Task.teacher_views`."""
-        return images if self.transform is None else random_views(self.transform, images, generator, scale=self.scale)
-
-    def oracle(self, size: int) -> tuple[Transform, float]:
-        """See `Task.oracle`."""
-        if self.transform is None:
-            raise ValueError("this task has no known invariance: leave `oracle` out of students=[...]")
-        return self.transform, self.scale
+            parts = {f"corrupted/{name}": part for name, part in made.items()}
+        else:
+            parts = corrupted(shown.materialize())
+        return {"clean": test, "corrupted": ConcatImageSet(tuple(parts.values())), **parts}

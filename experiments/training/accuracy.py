@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hard_aug import synthesis
 from hard_aug.data import ConcatImageSet, ImageSet
 from hard_aug.models import eval_mode
 
@@ -50,7 +52,6 @@ def accuracy(model: nn.Module, part: ImageSet, *, batch_size: int = 1000) -> flo
     with eval_mode(model):
         for start in range(0, len(part), batch_size):
             batch = part[slice(start, start + batch_size)].materialize()
-            part.prefetch(slice(start + batch_size, start + 2 * batch_size))
             correct += int((predict_classes(model(batch.images), part.class_subset) == batch.labels).sum())
     return correct / len(part)
 
@@ -83,6 +84,21 @@ def summary_sets(sets: Iterable[str]) -> list[str]:
     return [name for name in sets if "/" not in name]
 
 
-def keep_finite(numbers: dict[str, float]) -> dict[str, float]:
-    """Return the finite numbers, rounded to four digits, for JSON."""
-    return {name: round(value, 4) for name, value in numbers.items() if math.isfinite(value)}
+def finite_failure_metrics(
+    images: Tensor, unguided: Tensor, labels: Tensor, *, teacher: nn.Module, **others: Any
+) -> dict[str, float]:
+    """Return the failure metrics of images that are finite, rounded to four digits, for JSON.
+
+    Args:
+        images: `(B, C, H, W)`, uint8 or float in [0, 1], on any device.
+        unguided: the images to compare with, likewise.
+        labels: `(B,)`.
+        teacher: teacher of the search, on the device that is used.
+        **others: further arguments of `hard_aug.synthesis.failure_metrics`.
+    """
+    device = next(teacher.parameters()).device
+    shown, plain = (
+        (each.float() / 255 if each.dtype == torch.uint8 else each).to(device) for each in (images, unguided)
+    )
+    found = synthesis.failure_metrics(shown, plain, labels.to(device), teacher=teacher, **others)
+    return {name: round(value, 4) for name, value in found.items() if math.isfinite(value)}

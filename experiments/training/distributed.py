@@ -1,135 +1,77 @@
-"""Multi-process training: a thin layer over accelerate.
+"""Multi-process training on accelerate, started by `accelerate launch` or `torchrun`.
 
-Started by `accelerate launch` or `torchrun`, all processes run the same program. Each draws the same global batch and
-makes the random views of the whole of it; `local_rows` then selects the rows that this process trains on. The result
-therefore does not depend on the number of processes. (Exceptions: on CPUs BatchNorm normalises each process's own rows
-and the running statistics of rank 0 are kept; on several GPUs it becomes SyncBatchNorm. Dropout draws the same masks in
-every process.)
-
-| function | one process | several processes |
-|---|---|---|
-| `local_rows(rows)` | all rows | the rows of this process |
-| `any_process(flag)` | the flag | whether the flag is set in any process |
-| `all_reduce_mean(values)` | the values | mean over the processes |
-| `all_gather(value)` | a list of one value | the values of all processes |
-| `barrier()` | no-op | blocks until all processes arrive |
-| `rank()`, `world_size()` | 0, 1 | rank and number of processes |
-
-Outside `distributed_training` they behave as in one process, even if torch.distributed is initialised: a program may
-let a single process train by itself.
+Each process draws the same global batch and makes the random views of the whole of it; `local_rows` then selects the
+rows that this process trains on. The result does not depend on the number of processes, except for dropout (the same
+masks in all) and BatchNorm (SyncBatchNorm on GPUs; each process's own rows and the statistics of rank 0 on CPUs).
+Outside `distributed_training` all functions behave as in one process, even if torch.distributed is initialised. Flags
+and numbers are exchanged by gloo on the host, also beside NCCL, so that they do not synchronise with the GPU.
 """
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterator, Mapping
+import gc
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState, is_initialized
+from accelerate.utils import InitProcessGroupKwargs, broadcast, gather_object, reduce
 from torch import Tensor, nn
 
-from experiments.training.loop import TrainerSettings
-
-#: Timeout of collectives: another process may be evaluating or reading data.
-TIMEOUT = timedelta(days=1)
-_WORKING, _DONE, _STOPPED = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class _Group:
-    accelerator: Accelerator
-    rank: int
-    world_size: int
-    #: Process group for flags and numbers on the host; None: the default group. A separate gloo group where the default
-    #: one is NCCL, so that a reduction does not synchronise with the GPU.
-    host: dist.ProcessGroup | None
-
-
-_group: _Group | None = None
-_host: dist.ProcessGroup | None = None
+from experiments.training.settings import TrainerSettings
 
 
 @contextmanager
 def distributed_training(settings: TrainerSettings, device: torch.device) -> Iterator[Accelerator]:
-    """Train one model jointly with all processes of this program; yields the accelerator.
-
-    Args:
-        settings: precision and number of micro-batches.
-        device: device type to train on; with several processes each gets its own GPU, `accelerator.device`.
-
-    Raises:
-        ValueError: float16 on a CPU.
-    """
-    global _group
+    """Yield the accelerator of a joint training by all processes; each has its own GPU, `accelerator.device`."""
     if settings.precision == "fp16" and device.type == "cpu":
         raise ValueError("trainer.precision=fp16 on a CPU: expected bf16 or no; fp16 requires device=cuda")
-    # accelerate's state is global to the process; that of an earlier run may have another precision.
-    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
-    GradientState._reset_state()
+    _reset()  # an earlier accelerator of this process may have had another precision
+    several_gpus = device.type == "cuda" and "LOCAL_RANK" in os.environ  # accelerate takes a backend only if launched
+    backend = "cuda:nccl,cpu:gloo" if several_gpus else "nccl"  # the latter: accelerate chooses
+    group = InitProcessGroupKwargs(backend, timeout=timedelta(days=1))  # another process may be evaluating meanwhile
+    joined = dist.is_initialized()
     accelerator = Accelerator(
         mixed_precision=settings.precision,
         gradient_accumulation_steps=settings.accumulate,
         cpu=device.type == "cpu",
         device_placement=False,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+        kwargs_handlers=[group],
     )
-    _group = _Group(accelerator, accelerator.process_index, accelerator.num_processes, _host_group())
+    if dist.is_initialized() and not joined:
+        atexit.register(dist.destroy_process_group)  # after the next one, which frees models that keep the group alive:
+        atexit.register(gc.collect)  # its threads abort an interpreter that ends before them
     try:
         yield accelerator
         barrier()  # files written by rank 0 are visible to all
     finally:
-        _group = None
+        _reset()
 
 
-def _host_group() -> dist.ProcessGroup | None:
-    global _host
-    if dist.is_initialized() and dist.get_backend() != "gloo" and _host is None:
-        _host = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    if dist.is_initialized():
-        atexit.unregister(_destroy)
-        atexit.register(_destroy)
-    return _host
-
-
-def _destroy() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def accelerator() -> Accelerator | None:
-    """Return the accelerator of `distributed_training`, or None outside it."""
-    return None if _group is None else _group.accelerator
+def _reset() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def rank() -> int:
     """Return the rank of this process, from 0. Rank 0 writes the files."""
-    return 0 if _group is None else _group.rank
+    return PartialState().process_index if is_initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of processes that train together."""
-    return 1 if _group is None else _group.world_size
+    return PartialState().num_processes if is_initialized() else 1
 
 
 def check_batch_size(batch_size: int, settings: TrainerSettings) -> None:
-    """Raise if the global batch can't be split equally over processes and micro-batches.
-
-    Args:
-        batch_size: number of images of the global batch.
-        settings: number of micro-batches.
-
-    Raises:
-        ValueError: the error names a batch size that fits.
-    """
-    divisor = world_size() * settings.accumulate
-    if batch_size % divisor:
+    """Raise ValueError if a global batch of `batch_size` can't be split equally over processes and micro-batches."""
+    if batch_size % (divisor := world_size() * settings.accumulate):
         raise ValueError(
             f"batch_size={batch_size} for {world_size()} processes with trainer.accumulate={settings.accumulate}: "
             f"expected a multiple of {divisor}, such as batch_size={max(1, round(batch_size / divisor)) * divisor}"
@@ -137,45 +79,31 @@ def check_batch_size(batch_size: int, settings: TrainerSettings) -> None:
 
 
 def local_rows(rows: Tensor) -> Tensor:
-    """Return this process's contiguous slice of `rows`, `(N, ...)`, made for the global batch.
-
-    Raises:
-        ValueError: N is not divisible by the number of processes.
-    """
-    if world_size() == 1:
-        return rows
+    """Return this process's slice of `rows`, `(N, ...)`; raises ValueError if the processes can't share N equally."""
     if len(rows) % world_size():
         raise ValueError(f"{len(rows)} rows for {world_size()} processes: expected a multiple of {world_size()} rows")
-    count = len(rows) // world_size()
-    return rows[rank() * count : (rank() + 1) * count]
+    return rows if world_size() == 1 else rows.chunk(world_size())[rank()]
 
 
 def all_reduce_mean(values: Mapping[str, float]) -> dict[str, float]:
     """Return the mean of each value over the processes, which must have the same keys. Collective."""
-    if world_size() == 1 or _group is None:
-        return dict(values)
     packed = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(packed, group=_group.host)
-    return dict(zip(values, (packed / world_size()).tolist(), strict=True))
+    return dict(zip(values, (packed if world_size() == 1 else reduce(packed, "mean")).tolist(), strict=True))
 
 
 def all_gather(value: Any) -> list[Any]:
     """Return the values of all processes by rank; any picklable object, tensors on the CPU. Collective."""
-    if world_size() == 1 or _group is None:
-        return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value, group=_group.host)
-    return found
+    return [value] if world_size() == 1 else gather_object([value])
 
 
 def any_process(flag: bool) -> bool:
     """Return whether the flag (such as a requested stop) is set in any process. Collective."""
-    return _all_reduce_max(_STOPPED if flag else _WORKING) == _STOPPED
+    return flag if world_size() == 1 else bool(reduce(torch.tensor(int(flag)), "max"))
 
 
 def barrier() -> None:
     """Block until all processes have reached this call."""
-    _all_reduce_max(_WORKING)
+    any_process(False)  # accelerate's wait_for_everyone would need a GPU for each process even with device=cpu
 
 
 @contextmanager
@@ -188,51 +116,19 @@ def main_process_first() -> Iterator[None]:
         barrier()
 
 
-def signal_done() -> None:
-    """Release the processes that are in `wait_until_done`."""
-    if _all_reduce_max(_DONE) == _STOPPED:
-        raise KeyboardInterrupt
-
-
-def wait_until_done(stop_requested: Callable[[], bool]) -> None:
-    """Block while rank 0 works alone; it calls `any_process` in each step and `signal_done` at the end.
-
-    Args:
-        stop_requested: whether a stop was requested of this process; passed on to rank 0.
-
-    Raises:
-        KeyboardInterrupt: a stop was requested of any process.
-    """
-    while True:
-        found = _all_reduce_max(_STOPPED if stop_requested() else _WORKING)
-        if found == _STOPPED:
-            raise KeyboardInterrupt
-        if found == _DONE:
-            return
-
-
-def _all_reduce_max(value: int) -> int:
-    if world_size() == 1 or _group is None:
-        return value
-    packed = torch.tensor([value])
-    dist.all_reduce(packed, dist.ReduceOp.MAX, group=_group.host)
-    return int(packed)
-
-
 def prepare_model(student: nn.Module) -> nn.Module:
-    """Return `student` prepared for joint training, in DistributedDataParallel if there are several processes."""
-    if _group is None:
+    """Return `student`, in DistributedDataParallel if there are several processes."""
+    if world_size() == 1:
         return student
-    if _group.world_size > 1 and _group.accelerator.device.type == "cuda":
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
-    network: nn.Module = _group.accelerator.prepare_model(student)
-    # accelerate patches the model's own forward for mixed precision; only training uses autocast, evaluation does not.
-    _group.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-    return network
+    device = PartialState().device
+    if device.type == "cpu":
+        return nn.parallel.DistributedDataParallel(student)
+    student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    # Not accelerate's prepare_model, which patches the model's forward for mixed precision: evaluation doesn't use it.
+    return nn.parallel.DistributedDataParallel(student, device_ids=[device.index])
 
 
 def broadcast_buffers(student: nn.Module) -> None:
     """Copy the buffers of rank 0 (BatchNorm statistics) to all processes, so that all evaluate the same network."""
     if world_size() > 1:
-        for buffer in student.buffers():
-            dist.broadcast(buffer, 0)
+        broadcast(list(student.buffers()))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class ImageSet(Dataset[Any]):
     Attributes:
         images: `(N, C, H, W)` float32 in [0, 1].
         labels: `(N,)` int64.
+        class_subset: classes, `(S,)` int64, among which a prediction is the top one, if a subclass covers only some;
+            None: all.
 
     Raises:
         ValueError: images that are not 4-D, or another number of labels.
@@ -53,6 +55,7 @@ class ImageSet(Dataset[Any]):
 
     images: Tensor
     labels: Tensor
+    class_subset: ClassVar[Tensor | None] = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
@@ -85,11 +88,6 @@ class ImageSet(Dataset[Any]):
         """Device of the batches."""
         return self.labels.device
 
-    @property
-    def class_subset(self) -> Tensor | None:
-        """Classes, `(S,)` int64, among which a prediction is the top one, if the set covers only some; None: all."""
-        return None
-
     def to(self, device: torch.device) -> ImageSet:
         """Move to a device."""
         return ImageSet(self.images.to(device), self.labels.to(device))
@@ -101,22 +99,6 @@ class ImageSet(Dataset[Any]):
             rows: a slice, integers `(M,)` or a boolean mask `(N,)`.
         """
         return ImageSet(self.images[rows], self.labels[rows])
-
-    def view(self, seed: int, number: int) -> ImageSet:
-        """Return the images as training sees them in one batch: as they are, unless a subclass draws random crops.
-
-        Args:
-            seed: of the training run.
-            number: of the batch, from 0.
-        """
-        return self
-
-    def prefetch(self, rows: Tensor | slice) -> None:
-        """Announce that `select(rows)` comes next, so that a subclass that reads files can start; a no-op here.
-
-        Args:
-            rows: as in `select`.
-        """
 
     def materialize(self) -> ImageSet:
         """Return a set whose `images` are in memory."""

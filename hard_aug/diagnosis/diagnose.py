@@ -152,11 +152,12 @@ class _Batch:
         ]
         classes = [logits.argmax(1) for logits in predictions]
         consistent = [top == reference.argmax(1) for top, reference in zip(classes, expected, strict=True)]
+        agrees = classes[1] == expected[0].argmax(1)
         divergences = [
             teacher_divergence(reference_logits=reference, hard_logits=logits)
             for reference, logits in zip(expected, predictions, strict=True)
         ]
-        sums = [*consistent, classes[1] == expected[0].argmax(1), *divergences]
+        sums = [consistent[0], consistent[1] | agrees, agrees, *divergences]
         return torch.stack([values.double().sum() for values in sums]).cpu()
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-#: Transfer gap above which a parameter counts as missing.
+#: Transfer gap from which on a parameter counts as missing.
 MIN_GAP = 0.05
+#: Transfer gap and number of images below which no fraction of the gap is given.
+MIN_BASE, MIN_IMAGES = 0.02, 20
 #: Agreement on clean images below which the student's consistency says nothing: it is not trained yet.
 MIN_AGREEMENT = 0.5
 
@@ -18,7 +20,8 @@ MIN_AGREEMENT = 0.5
 class ParameterDiagnosis:
     """The predictions of both networks over the range of one parameter, or of a large block of parameters together.
 
-    A prediction is consistent if it equals the same network's prediction on the clean image.
+    A prediction is consistent if it equals the same network's prediction on the clean image; the student's also if it
+    equals the teacher's on the clean image, because moving there is no defect.
 
     Attributes:
         name: Name of the parameter or the block.
@@ -26,7 +29,7 @@ class ParameterDiagnosis:
         fractions: Positions in the range, in [-1, 1]; 0 is the identity.
         values: Physical values at these positions (for a block: `fractions`).
         teacher_consistency: Fraction of images with an unchanged prediction of the teacher, at each value.
-        student_consistency: Fraction of images with an unchanged prediction of the student.
+        student_consistency: Fraction of images on which the student's prediction is unchanged, or now the teacher's.
         student_agreement: Fraction of images on which the student predicts the teacher's class for the clean image.
         teacher_divergence: Mean KL divergence of the teacher's predictions from those on the clean images, nats.
         student_divergence: Mean KL divergence of the student's predictions from those on the clean images, nats.
@@ -103,7 +106,7 @@ class ParameterDiagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The result of `diagnose`; printed, it is a table.
+    """The result of `diagnose`; printed, it is a table and what its columns mean.
 
     Attributes:
         rows: One row for each parameter or large block.
@@ -126,9 +129,9 @@ class Diagnosis:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Parameters with a transfer gap above 5 %, the largest first."""
+        """Parameters with a transfer gap of at least 5 %, the largest first."""
         found = sorted(self.rows, key=lambda row: -row.transfer_gap)
-        return tuple(row.name for row in found if row.transfer_gap > MIN_GAP)
+        return tuple(row.name for row in found if row.transfer_gap >= MIN_GAP)
 
     @property
     def agreement(self) -> float:
@@ -136,11 +139,17 @@ class Diagnosis:
         return self.rows[0].student_agreement[self.rows[0].identity]
 
     def __str__(self) -> str:
-        return f"{self.table()}\n{self._conclusion()}"
+        return (
+            f"{self.table()}\n"
+            "unchanged: predictions equal to that on the clean image, mean over the range; "
+            f"range: where at least {100 * self.threshold:.0f} % are;\n"
+            "transfer gap: teacher's minus student's, where positive, mean over the range\n"
+            f"{self._conclusion()}"
+        )
 
     def table(self) -> str:
         """Format a plain-text table: for each network the consistent range and the mean consistency, and the gap."""
-        head = ("parameter", "unit", "teacher range", "student range", "teacher", "student", "transfer gap")
+        names = ("teacher range", "student range", "teacher unchanged", "student unchanged")
         lines = [
             (
                 row.name,
@@ -153,12 +162,14 @@ class Diagnosis:
             )
             for row in self.rows
         ]
-        return _aligned([head, *lines])
+        return _aligned([("parameter", "unit", *names, "transfer gap"), *lines])
 
     def gap_closed(self, before: Diagnosis) -> str:
         """Format a plain-text table: the transfer gaps before and now, and the fraction of the gap that is closed.
 
-        The fraction is left blank where the gap was at most 5 %.
+        Where the fraction would mean nothing, the reason stands in its place: fewer than 20 images, a student that
+        agreed with the teacher on less than half of the clean images before, a gap before that was below 2 % or below
+        twice its standard error, or a gap that grew.
 
         Args:
             before: An earlier diagnosis of the same transform.
@@ -170,9 +181,8 @@ class Diagnosis:
         head = ("parameter", "transfer gap before", "after", "gap closed")
         lines = []
         for was, row in zip(before.rows, self.rows, strict=True):
-            closed = 1 - row.transfer_gap / was.transfer_gap if was.transfer_gap > MIN_GAP else None
             texts = (f"{100 * was.transfer_gap:.0f} %", f"{100 * row.transfer_gap:.0f} %")
-            lines.append((row.name, *texts, "" if closed is None else f"{100 * closed:.0f} %"))
+            lines.append((row.name, *texts, before._closed(was.transfer_gap, row.transfer_gap)))
         return _aligned([head, *lines])
 
     def check_same_parameters(self, other: Diagnosis) -> None:
@@ -189,6 +199,20 @@ class Diagnosis:
             "transfer_gap": {r.name: r.transfer_gap for r in self.rows},
         }
 
+    def _closed(self, gap: float, after: float) -> str:
+        """Return the closed fraction of a transfer gap of this diagnosis, or why there is none."""
+        no_fraction = {
+            f"(only {self.images} images)": self.images < MIN_IMAGES,
+            f"(student agreed on {100 * self.agreement:.0f} %)": self.agreement < MIN_AGREEMENT,
+            f"(gap below {100 * MIN_BASE:.0f} %)": gap < MIN_BASE,
+            # Binomial, as if the gap were a fraction of the images.
+            "(gap below 2 standard errors)": gap**2 < 4 * gap * (1 - gap) / self.images,
+            "(gap grew)": after > gap,
+        }
+        return (
+            next((reason for reason, holds in no_fraction.items() if holds), None) or f"{100 * (1 - after / gap):.0f} %"
+        )
+
     def _conclusion(self) -> str:
         if self.agreement < MIN_AGREEMENT:
             return (
@@ -196,10 +220,7 @@ class Diagnosis:
                 "not trained enough for a diagnosis. Distil on clean images first, then diagnose again."
             )
         if not self.missing:
-            return (
-                f"Nothing to transfer: the transfer gap is at most {100 * MIN_GAP:.0f} % for every parameter "
-                f"({self.images} images)."
-            )
+            return f"Less than {100 * MIN_GAP:.0f} % left to transfer for every parameter ({self.images} images)."
         return f"Largest transfer gaps: {', '.join(self.missing)} ({self.images} images)."
 
 

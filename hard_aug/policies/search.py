@@ -25,7 +25,7 @@ class Search(Policy):
 
     It costs M forwards of both networks (none for one candidate), and K forwards and backwards and one forward more if
     K > 0. By default it only draws: at equal cost more draws were better than gradient ascent on both data sets of
-    `experiments.ablation`, and draws need no gradient through the teacher. Its default invariance is `Hinge`. The
+    the experiments' ablation, and draws need no gradient through the teacher. Its default invariance is `Hinge`. The
     schedule's `every` and `fraction` say at which calls and on what fraction of the batch it searches; other images get
     plain draws.
 

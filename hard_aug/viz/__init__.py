@@ -4,7 +4,7 @@ Functions return figures and never show them. They work without a display; a not
 
 | function | figure |
 |---|---|
-| `gallery` | clean images above their hard views, with both networks' predictions |
+| `gallery` | the hardest images of a batch, clean and hard, with the predictions of the teacher and of students |
 | `draw_predictions` | both networks' class probabilities for clean and hard images, as bars |
 | `parameter_grid` | images over the range of one parameter, and where each prediction changes |
 | `draw_disagreement` | histograms of the disagreement over images, before and after training |

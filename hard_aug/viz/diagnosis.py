@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hard_aug.diagnosis import Diagnosis, ParameterDiagnosis
-from hard_aug.viz.drawing import HARD, STUDENT, TEACHER
+from hard_aug.viz.drawing import HARD, SIZE, STUDENT, TEACHER, WIDTH, add_legend
 
 
 def draw_diagnosis(diagnosis: Diagnosis, *, before: Diagnosis | None = None, title: str = "") -> Figure:
-    """Draw one panel for each row of a diagnosis; the area of the transfer gap is shaded.
+    r"""Draw one panel for each row of a diagnosis, and in its title the transfer gap, which is shaded.
+
+    The light bands are 95 % confidence intervals of the fractions for the number of images (Wilson's).
 
     Args:
         diagnosis: Result of `diagnose`.
-        before: An earlier diagnosis of the same transform; its student is dashed.
+        before: An earlier diagnosis of the same transform; its student is dashed, and so is its teacher if it differs.
         title: Title of the figure.
 
     Raises:
@@ -30,55 +33,71 @@ def draw_diagnosis(diagnosis: Diagnosis, *, before: Diagnosis | None = None, tit
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
         >>> result = diagnose(network, network, torch.rand(4, 1, 8, 8), Affine(scale=None, shear=None), values=3)
         >>> [axis.get_title() for axis in draw_diagnosis(result).axes]
-        ['translation x: gap 0 %', 'translation y: gap 0 %', 'rotation: gap 0 %']
+        ['translation x\ntransfer gap 0 %', 'translation y\ntransfer gap 0 %', 'rotation\ntransfer gap 0 %']
     """
     if before is not None:
         diagnosis.check_same_parameters(before)
-    columns = min(4, len(diagnosis.rows))
+    columns = min(3, len(diagnosis.rows))
     lines = math.ceil(len(diagnosis.rows) / columns)
-    figure = Figure(figsize=(3.0 * columns, 2.5 * lines + 0.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.5 * lines + 0.7), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)
     for index, (axis, row) in enumerate(zip(axes.flat, diagnosis.rows, strict=False)):
-        _panel(axis, row, None if before is None else before.rows[index])
+        _panel(axis, row, None if before is None else before.rows[index], diagnosis.images)
         if index % columns == 0:
-            axis.set_ylabel("predictions unchanged (%)", size=8)
-    for axis in axes.flat[len(diagnosis.rows) :]:
-        axis.set_visible(False)
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4, frameon=False
-    )
+            axis.set_ylabel("predictions unchanged (%)", size=SIZE)
+    add_legend(figure, axes, len(diagnosis.rows), columns=3)
     if title:
-        figure.suptitle(title, size=10)
+        figure.suptitle(title, size=SIZE + 2)
     return figure
 
 
-def _panel(axis: Axes, row: ParameterDiagnosis, before: ParameterDiagnosis | None) -> None:
-    teacher, student = (
-        [100 * fraction for fraction in consistency]
-        for consistency in (row.teacher_consistency, row.student_consistency)
-    )
+def _panel(axis: Axes, row: ParameterDiagnosis, before: ParameterDiagnosis | None, images: int) -> None:
+    title = f"{100 * row.transfer_gap:.0f} %"
+    curves = {
+        "teacher": row.teacher_consistency,
+        f"student{'' if before is None else ' after'}": row.student_consistency,
+    }
+    if before is not None:
+        title = f"{100 * before.transfer_gap:.0f} % → {title}"
+        curves["student before"] = before.student_consistency
+        if before.teacher_consistency != row.teacher_consistency:
+            curves["teacher before"] = before.teacher_consistency
+    for name, fractions in curves.items():
+        axis.plot(
+            row.values,
+            100 * np.array(fractions),
+            "--" if "before" in name else "-",
+            color=TEACHER if "teacher" in name else STUDENT,
+            lw=3.5 if name == "teacher" else 1.2,  # equal curves stay visible
+            label=name,
+        )
+    teacher, student = (100 * np.array(one) for one in (row.teacher_consistency, row.student_consistency))
     axis.fill_between(
         row.values,
         student,
         teacher,
-        where=[t > s for t, s in zip(teacher, student, strict=True)],
+        where=(teacher > student).tolist(),
         interpolate=True,
         color=HARD,
-        alpha=0.25,
+        alpha=0.35,
         lw=0,
         label="transfer gap",
     )
-    axis.plot(row.values, teacher, color=TEACHER, lw=3, alpha=0.7, label="teacher")  # visible below the student's line
-    axis.plot(row.values, student, color=STUDENT, lw=1.2, label="student" if before is None else "student after")
-    if before is not None:
-        earlier = [100 * fraction for fraction in before.student_consistency]
-        axis.plot(row.values, earlier, color=STUDENT, ls="--", lw=1, label="student before")
+    for values, color, label in ((teacher, TEACHER, None), (student, STUDENT, f"95 % confidence ({images} images)")):
+        axis.fill_between(row.values, *_interval(values / 100, images), color=color, alpha=0.15, lw=0, label=label)
     if row.unit == "factor":
         axis.set_xscale("log")
         axis.set_xticks([row.values[0], 1.0, row.values[-1]], minor=False)
         axis.set_xticks([], minor=True)
         axis.xaxis.set_major_formatter("{x:.2f}")
     axis.set_ylim(0, 103)
-    axis.set_title(f"{row.name.replace('_', ' ')}: gap {100 * row.transfer_gap:.0f} %", size=9)
-    axis.set_xlabel(row.unit, size=8)
-    axis.tick_params(labelsize=7, which="both")
+    axis.set_title(f"{row.name.replace('_', ' ')}\ntransfer gap {title}", size=SIZE)
+    axis.set_xlabel(row.unit, size=SIZE)
+    axis.tick_params(labelsize=SIZE, which="both")
+
+
+def _interval(found: np.ndarray, images: int) -> np.ndarray:
+    """Return the ends of Wilson's 95 % confidence interval, `(2, N)` in %, of fractions `(N,)`."""
+    z2 = 1.96**2 / images
+    half, centre = np.sqrt(z2 * (found * (1 - found) + z2 / 4)), found + z2 / 2
+    return 100 * np.stack((centre - half, centre + half)) / (1 + z2)

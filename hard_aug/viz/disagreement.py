@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hard_aug.viz.drawing import HARD
+from hard_aug.viz.drawing import HARD, SIZE, WIDTH
 
 #: Smaller values are drawn here, because a logarithmic axis can't show 0.
 MIN_VALUE = 1e-6
@@ -46,18 +46,18 @@ def draw_disagreement(
         values[name] = found.clip(MIN_VALUE)
     low, high = min(map(np.min, values.values())), max(map(np.max, values.values()))
     bins = np.geomspace(low / 1.05, high * 1.05, BINS)
-    figure = Figure(figsize=(6.0, 1.1 * len(values) + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.2 * len(values) + 0.7), layout="constrained")
     axes = figure.subplots(len(values), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for axis, (name, found) in zip(axes, values.items(), strict=True):
         axis.hist(found, bins=bins, weights=np.full(len(found), 100 / len(found)), color=HARD, alpha=0.7)
         median = float(np.median(found))
         axis.axvline(median, color="black", lw=1.2)
-        axis.set_title(f"{name}: median {median:.2g}", size=9, loc="left", pad=3)
+        axis.set_title(f"{name}: median {median:.2g}", size=SIZE, loc="left", pad=3)
         axis.set_xscale("log")
-        axis.set_ylabel("images (%)", size=8)
-        axis.tick_params(labelsize=8)
+        axis.set_ylabel("images (%)", size=SIZE)
+        axis.tick_params(labelsize=SIZE)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel(unit, size=9)
+    axes[-1].set_xlabel(unit, size=SIZE)
     if title:
-        figure.suptitle(title, size=10)
+        figure.suptitle(title, size=SIZE + 2)
     return figure

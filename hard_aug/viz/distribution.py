@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hard_aug.transforms import Parameter
-from hard_aug.viz.drawing import HARD
+from hard_aug.viz.drawing import (
+    HARD,
+    SIZE,
+    WIDTH,
+    add_legend,
+    relative_position,
+    relative_std,
+    value_at,
+    write_relative_std,
+)
 
 BINS = 31
 #: Largest number of columns that can still be read.
@@ -53,41 +62,39 @@ def draw_distributions(
         missing = [parameter.name for parameter in spec if parameter.name not in values]
         if missing:
             raise ValueError(f"{name!r} lacks {', '.join(missing)}; it has {', '.join(values)}")
-    figure = Figure(figsize=(1.45 * len(spec) + 0.6, 1.3 * len(drawn) + 1.0), layout="constrained")
+    figure = Figure(figsize=(max(1.33 * len(spec) + 0.6, WIDTH), 1.3 * len(drawn) + 1.0), layout="constrained")
     axes = figure.subplots(len(drawn), len(spec), squeeze=False)
     for line, (name, values) in zip(axes, drawn.items(), strict=True):
         for axis, parameter in zip(line, spec, strict=True):
             _panel(axis, parameter, values[parameter.name].detach().double().cpu().numpy())
         line[0].set_ylabel(name, size=10)
     for axis, parameter in zip(axes[0], spec, strict=True):
-        axis.set_title(parameter.name.replace("_", " "), size=9)
+        axis.set_title(parameter.name.replace("_", " "), size=SIZE)
     for axis, parameter in zip(axes[-1], spec, strict=True):
-        axis.set_xlabel(parameter.unit, size=8)
+        axis.set_xlabel(parameter.unit, size=SIZE)
     for axis in axes[:-1].flat:
         axis.set_xticklabels([])
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=3, frameon=False
+    add_legend(
+        figure,
+        axes,
+        axes.size,
+        columns=3,
+        note="rel. std: standard deviation relative to uniform random augmentation (1: as wide, 0: constant)",
     )
     if title:
-        figure.suptitle(title, size=11)
+        figure.suptitle(title, size=SIZE + 2)
     return figure
 
 
 def _panel(axis: Axes, parameter: Parameter, values: np.ndarray) -> None:
-    scale = np.log if parameter.logarithmic else np.asarray
-    low, high, identity = (float(scale(end)) for end in (parameter.low, parameter.high, parameter.identity))
-    positions = (scale(values) - low) / (high - low)  # in [0, 1], where random augmentation is uniform
+    positions, identity = (relative_position(parameter, one) for one in (values, np.array(parameter.identity)))
     axis.hist(positions, bins=BINS, range=(0, 1), density=True, color=HARD, label="drawn")
-    axis.axhline(1, color="0.5", lw=1, label="uniform")
-    axis.axvline((identity - low) / (high - low), color="black", ls="--", lw=0.8, label="identity")
+    axis.axhline(1, color="0.5", lw=1, label="uniform random augmentation")
+    axis.axvline(float(identity), color="black", ls="--", lw=0.8, label="identity")
     axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # space for the text
-    relative = float(positions.std()) * 12**0.5
-    box = {"facecolor": "white", "lw": 0, "pad": 1}  # hides the line of the identity behind the text
-    axis.text(0.97, 0.97, f"rel. std {relative:.2f}", transform=axis.transAxes, ha="right", va="top", size=7, bbox=box)
+    write_relative_std(axis, relative_std(parameter, values))
     axis.set_xlim(0, 1)
     axis.set_yticks([])
     ends = [0.0, 1.0] if parameter.one_sided else [0.0, 0.5, 1.0]
-    shown = [low + end * (high - low) for end in ends]
-    shown = [float(np.exp(value)) for value in shown] if parameter.logarithmic else shown
-    axis.set_xticks(ends, [f"{value:.3g}" for value in shown], size=7)
+    axis.set_xticks(ends, [f"{value_at(parameter, end):.3g}" for end in ends], size=SIZE)
     axis.spines[["top", "right", "left"]].set_visible(False)

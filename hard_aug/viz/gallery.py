@@ -1,34 +1,68 @@
-"""Gallery: each clean image above its hard view, with the predictions of teacher and student for both."""
+"""Gallery: the hardest images of a batch, clean and hard, with the predictions of the teacher and of students."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
 from hard_aug.models.eval_mode import eval_mode, unwrap_model
-from hard_aug.viz.drawing import check_class_names, prediction_text, show_image
+from hard_aug.ops.elementwise import unit_interval
+from hard_aug.viz.drawing import (
+    LINE,
+    MARKS,
+    SIZE,
+    WIDTH,
+    check_class_names,
+    class_name,
+    drawn_text,
+    show_image,
+    show_predictions,
+    write_below,
+)
+
+#: Number of drawn parameters below a hard image: those farthest from the identity relative to their ranges.
+PARAMETERS = 2
+#: Root-mean-square change of the pixels, in [0, 1], below which an edit is hard to see.
+SMALL_CHANGE = 0.05
 
 
-def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | None = None, columns: int = 8) -> Figure:
-    """Draw the first images of a batch, clean and hard.
+def gallery(
+    batch: HardBatch,
+    student: nn.Module | Mapping[str, nn.Module],
+    *,
+    classes: Sequence[str] | None = None,
+    labels: Tensor | None = None,
+    columns: int = 6,
+    difference: bool | None = None,
+    unit: str = "nats",
+    title: str = "",
+    step: int | None = None,
+) -> Figure:
+    """Draw the hard images of a batch with the largest disagreement, the largest first, below their clean images.
+
+    Below each image are the predicted classes with their probabilities, and below a hard image the two drawn
+    parameters farthest from the identity (content shifted by positive values moves right and down) and the
+    disagreement. A prediction that differs from the teacher's on the clean image is bold; a frame marks images on which
+    the teacher's prediction is unchanged and a student's differs from it.
 
     Args:
         batch: Result of a call of a `HardAugmenter`.
-        student: The student. It is evaluated on both views in evaluation mode; its modes are restored.
+        student: The student, or several by name. They are evaluated in evaluation mode; their modes are restored. The
+            disagreement is that of the augmenter's student.
         classes: A name for each class; None: its number.
-        columns: Number of images, at least 1.
-
-    Returns:
-        A figure of two rows. The text below each image is the predicted class with its probability, first the
-        teacher's, then the student's. It is bold and red where it differs from the teacher's prediction on the clean
-        image.
+        labels: True classes `(B,)`, written above the images; None: unknown.
+        columns: Largest number of images, at least 1. More than 6 are too small for a page.
+        difference: Add a row with the amplified difference, hard minus clean; None: if the changes are hard to see.
+        unit: Unit of the disagreement.
+        title: Title of the figure; by default it says how many images are shown.
+        step: Training step, for the title.
 
     Raises:
-        ValueError: If the batch is empty, there is no column, or there are fewer names than classes.
+        ValueError: If the batch is empty, there is no column or student, or there are fewer names than classes.
 
     Example:
         >>> import torch
@@ -37,33 +71,55 @@ def gallery(batch: HardBatch, student: nn.Module, *, classes: Sequence[str] | No
         >>> from hard_aug.viz import gallery
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
         >>> hard = HardAugmenter(teacher=network, student=network, transform=Affine())(torch.rand(4, 1, 8, 8))
-        >>> len(gallery(hard, network, columns=3).axes)
+        >>> len(gallery(hard, network, columns=3, difference=False).axes)
         6
     """
-    columns = min(columns, len(batch))
-    if columns < 1:
-        raise ValueError("expected at least one image and one column")
+    students = student if isinstance(student, Mapping) else {"student": student}
+    count = batch.num_hard or len(batch)  # in a warm-up all images are clean
+    columns = min(columns, count)
+    if columns < 1 or not students:
+        raise ValueError("expected at least one image, one column and one student")
     check_class_names(classes, batch.teacher_logits.shape[1])
-    student = unwrap_model(student)  # the forward of a wrapper may synchronise with other processes
-    with torch.no_grad(), eval_mode(student):
-        rows = [
-            (batch.clean_images, batch.clean_teacher_logits, student(batch.clean_images)),
-            (batch.images.detach(), batch.teacher_logits, student(batch.images.detach())),
+    disagreement = batch.disagreement[:count]
+    chosen = disagreement.argsort(descending=True)[:columns]
+    clean, hard = batch.clean_images[chosen], batch.images[chosen].detach()
+    rows = [
+        (clean, {"teacher": batch.clean_teacher_logits[chosen]}),
+        (hard, {"teacher": batch.teacher_logits[chosen]}),
+    ]
+    # The forward of a wrapper may synchronise with other processes.
+    models = {name: unwrap_model(model) for name, model in students.items()}
+    with torch.no_grad(), eval_mode(*models.values()):
+        for images, logits in rows:
+            logits |= {name: model(images) for name, model in models.items()}
+    change = (hard - clean).float()
+    largest = float(change.abs().max()) or 1.0
+    difference = 0 < float(change.square().mean().sqrt()) < SMALL_CHANGE if difference is None else difference
+    networks, drawn = len(students) + 1, min(PARAMETERS, len(batch.spec))
+    below = [networks, networks + drawn + 1, 0][: 2 + difference]  # lines of text below each row
+    figure = Figure(figsize=(WIDTH, 1.3 * len(below) + LINE * sum(below) + 0.7), layout="constrained")
+    axes = figure.subplots(len(below), columns, squeeze=False)
+    for column, index in enumerate(chosen.tolist()):
+        expected = int(batch.clean_teacher_logits[index].argmax())
+        for axis, (images, logits) in zip(axes[:, column], rows, strict=False):
+            own = {name: values[column] for name, values in logits.items()}
+            show_predictions(axis, images[column], own, expected, classes, named=column == 0)
+        largest_first = unit_interval(batch.u[index]).abs().argsort(descending=True)
+        parameters = [batch.spec[place] for place in largest_first[:drawn].tolist()]
+        names = ("drawn", *[""] * (drawn - 1), "disagreement")
+        texts = [
+            *(drawn_text(one, float(batch.params[one.name][index]), hard.shape[-2:]) for one in parameters),
+            f"{float(disagreement[index]):.2f} {unit}",
         ]
-    expected = batch.clean_teacher_logits.argmax(1)
-    figure = Figure(figsize=(1.5 * columns, 4.1), layout="constrained")
-    axes = figure.subplots(2, columns, squeeze=False)
-    for row, (images, teacher_logits, student_logits) in enumerate(rows):
-        for column in range(columns):
-            axis = axes[row, column]
-            show_image(axis, images[column])
-            for line, (network, logits) in enumerate((("teacher", teacher_logits), ("student", student_logits))):
-                text, top = prediction_text(logits[column], classes)
-                text = f"{network}: {text}"
-                axis.text(0.5, -0.04 - 0.13 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
-                if top != int(expected[column]):
-                    axis.texts[-1].set(color="tab:red", weight="bold")
-        axes[row, 0].text(
-            -0.12, 0.5, ("clean", "hard")[row], transform=axes[row, 0].transAxes, rotation=90, ha="right", va="center"
-        )
+        for line, (name, text) in enumerate(zip(names, texts, strict=True), networks):
+            write_below(axes[1, column], line, text, "" if column else name)
+        if difference:
+            show_image(axes[2, column], 0.5 + change[column] / (2 * largest))
+        if labels is not None:
+            axes[0, column].set_title(f"label {class_name(int(labels[index]), classes)}", size=SIZE)
+    for axis, name in zip(axes[:, 0], ("clean", "hard", f"difference,\nfactor {0.5 / largest:.1f}"), strict=False):
+        axis.set_ylabel(name, size=SIZE)
+    title = title or f"{columns} of {len(batch)} images, those with the largest disagreement"
+    figure.suptitle(title + ("" if step is None else f", step {step}"), size=SIZE + 2)
+    figure.supxlabel(MARKS, size=SIZE)
     return figure

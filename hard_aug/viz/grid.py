@@ -1,11 +1,10 @@
-"""Grid over one parameter: images in rows, values in columns, and where each network's prediction changes."""
+"""Grid over one parameter: images in rows, values in columns, and where the predictions change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from hard_aug.inner_loop.networks import Networks
 from hard_aug.models.eval_mode import eval_mode
 from hard_aug.transforms import Context, Transform, make_context
 from hard_aug.utils.checks import check_images, check_kinds, check_same_classes
-from hard_aug.viz.drawing import HARD, STUDENT, TEACHER, check_class_names, prediction_text, show_image
+from hard_aug.viz.drawing import LINE, MARKS, SIZE, WIDTH, check_class_names, prediction_text, show_predictions
 
 
 def parameter_grid(
@@ -41,9 +40,8 @@ def parameter_grid(
         seed: Seed of the noise, if the transform adds any.
 
     Returns:
-        A figure. A prediction that differs from the same network's on the clean image is bold and coloured. A frame in
-        orange marks images where the teacher's prediction is unchanged and the student's is not: an invariance to
-        transfer.
+        A figure. A prediction that differs from the teacher's on the clean image is bold. A frame marks images where
+        the teacher's prediction is unchanged and the student's differs from it: an invariance to transfer.
 
     Raises:
         TypeError: If an argument or the images have the wrong type.
@@ -84,34 +82,20 @@ def parameter_grid(
             noise = None if context.noise is None else context.noise[index].expand(columns, -1, -1, -1)
             views = transform.render(image.expand(columns, -1, -1, -1), u, Context(noise=noise))
             rows.append((views, networks.teacher_logits(views), networks.student_logits(views)))
-    figure = Figure(figsize=(1.12 * columns + 0.3, 1.52 * len(images) + 0.6), layout="constrained")
+    longest = max(len(prediction_text(one, classes)[0]) for _, *logits in rows for both in logits for one in both)
+    width = max((WIDTH - 0.8) / columns, 0.075 * longest)  # of an image, inches
+    figure = Figure(figsize=(width * columns + 0.8, (width + 2.6 * LINE) * len(images) + 0.8), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)
     for row, (views, *predictions) in enumerate(rows):
-        expected = [int(logits[row].argmax()) for logits in clean]
+        expected = int(clean[0][row].argmax())
         for column in range(columns):
-            logits = [one[column] for one in predictions]
-            _cell(axes[row, column], views[column], logits, expected, classes)
+            logits = {name: one[column] for name, one in zip(("teacher", "student"), predictions, strict=True)}
+            show_predictions(axes[row, column], views[column], logits, expected, classes, named=column == 0)
     for axis, value in zip(axes[0], values, strict=True):
-        axis.set_title(f"{float(f'{value:.2g}'):g}", size=9)  # 120 and not 1.2e+02
-    unit = transform.spec[names.index(parameter)].unit
-    figure.suptitle(f"{parameter.replace('_', ' ')}, {unit}   (t: teacher, s: student)", size=10)
+        axis.set_title(f"{float(f'{value:.2g}'):g}", size=SIZE)  # 120 and not 1.2e+02
+    figure.suptitle(f"{parameter.replace('_', ' ')}, {transform.spec[names.index(parameter)].unit}", size=SIZE + 2)
+    figure.supxlabel(MARKS, size=SIZE)
     return figure
-
-
-def _cell(axis: Axes, view: Tensor, logits: list[Tensor], expected: list[int], classes: Sequence[str] | None) -> None:
-    """Draw one image with both predictions; `expected` are the classes that both predict for the clean image."""
-    show_image(axis, view)
-    changed = []
-    for line, (letter, color) in enumerate((("t", TEACHER), ("s", STUDENT))):
-        text, top = prediction_text(logits[line], classes)
-        changed.append(top != expected[line])
-        text = f"{letter}: {text}"
-        axis.text(0.5, -0.05 - 0.15 * line, text, transform=axis.transAxes, ha="center", va="top", size=7.5)
-        if changed[line]:
-            axis.texts[-1].set(color=color, weight="bold")
-    framed = changed[1] and not changed[0]
-    for spine in axis.spines.values():
-        spine.set(color=HARD if framed else "0.7", linewidth=3 if framed else 0.5)
 
 
 def _over_the_range(transform: Transform, index: int, columns: int) -> Tensor:

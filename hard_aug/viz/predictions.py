@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
 from hard_aug.models.eval_mode import eval_mode, unwrap_model
-from hard_aug.viz.drawing import STUDENT, TEACHER, check_class_names, class_name, show_image
+from hard_aug.viz.drawing import SIZE, STUDENT, TEACHER, WIDTH, add_legend, check_class_names, class_name, show_image
 
 
 def draw_predictions(
@@ -56,7 +56,7 @@ def draw_predictions(
             torch.stack((logits.float().softmax(1), student(view).float().softmax(1)), 1).cpu()
             for logits, view in zip(teachers, views, strict=True)
         ]
-    figure = Figure(figsize=(9.0, 1.55 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, (1.6 if classes is None else 2.2) * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 2.1, 1, 2.1))
     for row in range(rows):
         highest = torch.stack([both[row].amax(0) for both in probabilities]).amax(0)
@@ -65,11 +65,9 @@ def draw_predictions(
             show_image(axes[row, 2 * pair], views[pair][row])
             _bars(axes[row, 2 * pair + 1], probabilities[pair][row][:, shown], shown.tolist(), classes)
     for pair, name in enumerate(("clean", "hard")):
-        axes[0, 2 * pair].set_title(f"{name} image", size=9)
-        axes[0, 2 * pair + 1].set_title(f"predictions, {name} image", size=9)
-    figure.legend(
-        *axes[0, 1].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2, frameon=False
-    )
+        axes[0, 2 * pair].set_title(f"{name} image", size=SIZE)
+        axes[0, 2 * pair + 1].set_title(f"predictions, {name} image", size=SIZE)
+    add_legend(figure, axes[:, 1:], axes[:, 1:].size, columns=2)
     return figure
 
 
@@ -79,8 +77,8 @@ def _bars(axis: Axes, probabilities: Tensor, shown: list[int], classes: Sequence
     for values, (name, color, offset) in zip(probabilities, networks, strict=True):
         axis.bar([place + offset for place in range(len(shown))], values.numpy(), 0.4, color=color, label=name)
     names = [class_name(index, classes) for index in shown]
-    axis.set_xticks(range(len(shown)), names, size=7, rotation=0 if max(map(len, names)) < 3 else 60)
+    axis.set_xticks(range(len(shown)), names, size=SIZE, rotation=0 if max(map(len, names)) < 3 else 60)
     axis.set_ylim(0, 1)
-    axis.set_yticks([0, 0.5, 1], ["0", "", "1"], size=7)
-    axis.set_ylabel("probability", size=7, labelpad=0)
+    axis.set_yticks([0, 0.5, 1], ["0", "", "1"], size=SIZE)
+    axis.set_ylabel("probability", size=SIZE, labelpad=0)
     axis.spines[["top", "right"]].set_visible(False)

@@ -57,6 +57,24 @@ def test_batches_of_any_size_give_the_same(transform: Transform) -> None:
         assert row.student_divergence == pytest.approx(other.student_divergence, abs=1e-5)
 
 
+def test_a_student_that_moves_to_the_teachers_prediction_has_no_gap() -> None:
+    class Constant(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.new_tensor([1.0, 0.0]).expand(len(images), 2)
+
+    class Left(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            left, right = images[..., :8].sum((1, 2, 3)), images[..., 8:].sum((1, 2, 3))
+            return torch.stack((left, right), 1)
+
+    images = torch.zeros(1, 1, 16, 16)
+    images[..., 8] = 1  # right of the centre: the student is wrong until the column moves to the left
+    row = diagnose(Constant(), Left(), images, Affine(rotation=None, scale=None, shear=None), values=3).rows[0]
+    assert row.student_agreement == (1, 0, 0)
+    assert row.student_consistency == (1, 1, 1)
+    assert row.transfer_gap == 0
+
+
 def test_stages_of_one_kind_are_apart() -> None:
     found = diagnose(Rows(), Pixels(), dots(), Compose(Affine(), Filter(), Affine()), values=3)
     assert [row.name for row in found.rows if "translation_x" in row.name] == ["translation_x", "translation_x_2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from torch import Tensor, nn
@@ -40,14 +41,16 @@ def test_an_untrained_student_is_reported(diagnosis: Diagnosis) -> None:
     untrained = diagnose(Rows(), Constant(), dots(), Affine(), values=3)
     assert untrained.agreement == pytest.approx(1 / 8)
     assert "agrees with the teacher on only 12 % of the clean images" in str(untrained)
-    assert "Nothing to transfer" not in str(untrained)
+    assert "Less than" not in str(untrained)
 
 
 def test_after_training_it_shows_how_much_of_the_gap_is_closed(diagnosis: Diagnosis) -> None:
-    after = diagnose(Rows(), Rows(), dots(), Affine(scale=None, shear=None, rotation=45.0), values=9)
+    transform, many = Affine(scale=None, shear=None, rotation=45.0), dots().repeat(4, 1, 1, 1)
+    after = diagnose(Rows(), Rows(), many, transform, values=9)
     assert after.missing == ()
-    assert "Nothing to transfer" in str(after)
-    line = next(line for line in after.gap_closed(diagnosis).splitlines() if line.startswith("translation_x"))
+    assert str(after).endswith("Less than 5 % left to transfer for every parameter (32 images).")
+    before = diagnose(Rows(), Pixels(), many, transform, values=9)
+    line = next(line for line in after.gap_closed(before).splitlines() if line.startswith("translation_x"))
     assert line.split()[1:] == ["38", "%", "0", "%", "100", "%"]
     other = diagnose(Rows(), Rows(), dots(), Affine(), values=3)
     with pytest.raises(ValueError, match="different transforms"):
@@ -67,7 +70,7 @@ def test_the_table_and_its_conclusion() -> None:
     assert result.missing == ("hue", "rotation")
     lines = str(result).splitlines()
     assert lines[0].split("  ")[0] == "parameter"
-    for words in ("unit", "teacher range", "student range", "transfer gap"):
+    for words in ("unit", "teacher range", "student range", "teacher unchanged", "student unchanged", "transfer gap"):
         assert words in lines[0]
     assert lines[1].split() == [
         "rotation",
@@ -85,20 +88,35 @@ def test_the_table_and_its_conclusion() -> None:
         "30",
         "%",
     ]
-    assert lines[4] == "Largest transfer gaps: hue, rotation (50 images)."
+    assert "range: where at least 90 % are" in lines[4]
+    assert lines[5].startswith("transfer gap: teacher's minus student's")
+    assert lines[6] == "Largest transfer gaps: hue, rotation (50 images)."
     nothing = Diagnosis((row("shear", 0.9, 0.85),), 0.9, 50)
-    assert str(nothing).endswith(
-        "Nothing to transfer: the transfer gap is at most 5 % for every parameter (50 images)."
-    )
+    assert str(nothing).endswith("Less than 5 % left to transfer for every parameter (50 images).")
 
 
-def test_the_closed_fraction_is_blank_for_small_gaps() -> None:
-    before = Diagnosis((row("rotation", 1.0, 0.4), row("shear", 0.9, 0.81)), 0.9, 50)
-    after = Diagnosis((row("rotation", 1.0, 0.7), row("shear", 0.9, 0.9)), 0.9, 50)
-    lines = [line.split() for line in after.gap_closed(before).splitlines()]
-    assert lines[0] == ["parameter", "transfer", "gap", "before", "after", "gap", "closed"]
-    assert lines[1] == ["rotation", "30", "%", "15", "%", "50", "%"]
-    assert lines[2] == ["shear", "4", "%", "0", "%"]
+@pytest.mark.parametrize(
+    ("student", "after", "images", "cell"),
+    [
+        (0.4, 0.7, 50, "50 %"),
+        (0.4, 0.7, 19, "(only 19 images)"),
+        (0.97, 1.0, 5000, "(gap below 2 %)"),
+        (0.9, 1.0, 50, "(gap below 2 standard errors)"),
+        (0.9, 1.0, 90, "100 %"),
+        (0.4, 0.2, 50, "(gap grew)"),
+    ],
+)
+def test_the_closed_fraction_or_why_there_is_none(student: float, after: float, images: int, cell: str) -> None:
+    was, now = (Diagnosis((row("rotation", 1.0, one),), 0.9, images) for one in (student, after))
+    lines = now.gap_closed(was).splitlines()
+    assert lines[0].split() == ["parameter", "transfer", "gap", "before", "after", "gap", "closed"]
+    assert lines[1].endswith(cell)
+
+
+def test_no_fraction_is_given_for_a_student_that_did_not_agree_with_the_teacher() -> None:
+    one = row("rotation", 1.0, 0.4)
+    poor = Diagnosis((replace(one, student_agreement=(0.3, 0.33, 0.3)),), 0.9, 50)
+    assert Diagnosis((one,), 0.9, 50).gap_closed(poor).endswith("(student agreed on 33 %)")
 
 
 def test_all_numbers_as_json(diagnosis: Diagnosis) -> None:

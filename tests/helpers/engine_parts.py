@@ -1,12 +1,28 @@
-"""A network for configurations, and small data, for tests that run whole experiments."""
+"""Small configurations, data and networks, for tests that run whole experiments."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from experiments.data import sources as data
 from hard_aug.data import Splits
+
+#: Overrides with which a run takes a second.
+SMALL = (
+    "steps=6",
+    "batch_size=16",
+    "teacher.steps=2",
+    "teacher.batch_size=16",
+    "threads=1",
+    "device=cpu",
+    "log_every=2",
+    "checkpoint_every=3",
+)
 
 
 def use_few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,6 +30,12 @@ def use_few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = data._mnist5k()
     few = Splits(whole.train, whole.validation[slice(0, 60)], whole.test[slice(0, 120)], whole.classes)
     monkeypatch.setattr(data, "_mnist5k", lambda: few)
+
+
+def small_config(folder: Path, *overrides: str, name: str = "train") -> DictConfig:
+    """Compose a configuration of `experiments.train` with `SMALL`, and the teacher cache in `folder`."""
+    with initialize_config_module("experiments.conf", version_base="1.3"):
+        return compose(name, [*SMALL, "logger=[csv]", f"teacher_cache={folder}/teachers", *overrides])
 
 
 class PlainStudent(nn.Module):

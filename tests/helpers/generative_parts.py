@@ -6,15 +6,22 @@ class.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from hard_aug.generative import ClassLabels, DiffusionModel, DiffusionSampler
 from hard_aug.objectives import ConfidenceGap, Disagreement
-from hard_aug.synthesis import Score
+from hard_aug.synthesis import Acceptance, Score
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -161,3 +168,35 @@ def pictures(count: int = 3, *, size: int = SIZE) -> Tensor:
     axis = torch.linspace(-1, 1, size)
     centres = torch.linspace(-0.4, 0.4, CHANNELS * count).view(count, CHANNELS, 1, 1)
     return torch.exp(-3 * ((axis - centres) ** 2 + (axis[:, None] + centres) ** 2))
+
+
+def write_models(folder: Path, *, channels: int = 1, classes: int = 10) -> Path:
+    """Write a tiny diffusion model of 32 x 32 images with random weights, as `experiments.train_generative` does."""
+    from experiments.train_generative import build_autoencoder, build_scheduler, build_unet
+
+    torch.manual_seed(0)
+    build_autoencoder(DictConfig({"widths": [8, 8], "latent_channels": 4}), channels).save_pretrained(folder / "vae")
+    build_unet(DictConfig({"widths": [16, 16]}), 4, 16, classes).save_pretrained(folder / "unet")
+    build_scheduler().save_pretrained(folder / "scheduler")
+    (folder / "condition.json").write_text(json.dumps({"classes": classes, "none_label": classes}))
+    return folder
+
+
+def accept_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept all images: a teacher of few steps accepts almost none of a model with random weights."""
+    call = Acceptance.__call__
+
+    def everything(self: Acceptance, images: Tensor, labels: Tensor) -> Any:
+        result = call(self, images, labels)
+        return replace(result, accepted=torch.ones_like(result.accepted))
+
+    monkeypatch.setattr(Acceptance, "__call__", everything)
+
+
+def run_two_processes(module: str, *arguments: str) -> str:
+    """Run a module in two processes that `torchrun` starts, and return its output."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout + done.stderr

@@ -21,6 +21,7 @@ def test_distributions_side_by_side() -> None:
     assert stds[: transform.size] == pytest.approx([1.0] * transform.size, abs=0.05)
     assert max(stds[transform.size :]) < 0.05
     assert figure.axes[0].get_ylabel() == "wide"
+    assert figure.legends[0].get_title().get_text().startswith("rel. std: standard deviation relative to uniform")
     with pytest.raises(ValueError, match="'narrow' lacks rotation"):
         draw_distributions({"narrow": narrow}, Affine().spec)
     with pytest.raises(ValueError, match="1 to 12 parameters"):

@@ -1,12 +1,23 @@
-"""What the figures share: images in grey and in colour, and texts of predictions."""
+"""What the figures share: images in grey and in colour, and texts of predictions and drawn parameters."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from hard_aug.viz.drawing import check_class_names, class_name, prediction_text, show_image
+from hard_aug.transforms import Affine, Color, Filter, Transform
+from hard_aug.viz.drawing import (
+    check_class_names,
+    class_name,
+    drawn_text,
+    prediction_text,
+    relative_position,
+    relative_std,
+    show_image,
+    value_at,
+)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -28,6 +39,30 @@ def test_predictions_are_a_name_and_a_probability() -> None:
     assert prediction_text(logits, ["cat", "dog", "cow"]) == ("dog, 70 %", 1)
     assert prediction_text(logits, None) == ("1, 70 %", 1)
     assert class_name(2, None) == "2"
+    assert class_name(0, ["Staffordshire bullterrier"]) == "Staffordshi…"
+
+
+def test_drawn_parameters_are_in_units_in_use() -> None:
+    spec = {parameter.name: parameter for parameter in (*Affine().spec, *Color().spec, *Filter().spec)}
+    values = {"translation_x": 0.25, "translation_y": -0.1, "rotation": -3.2, "scale_x": 1.2, "shear": 0.3, "blur": 2.0}
+    assert [drawn_text(spec[name], value, (30, 20)) for name, value in values.items()] == [
+        "shift x +5 px",
+        "shift y -3 px",
+        "rotation -3°",
+        "scale x 1.20",
+        "shear +0.30",
+        "blur +2.0 px",
+    ]
+
+
+@pytest.mark.parametrize("transform", [Affine(), Filter()])
+def test_random_augmentation_has_the_relative_standard_deviation_1(transform: Transform) -> None:
+    values = transform.decode(torch.randn(20_000, transform.size, generator=torch.Generator().manual_seed(0)))
+    for parameter in transform.spec:
+        assert relative_std(parameter, values[parameter.name].numpy()) == pytest.approx(1, abs=0.02)
+        assert relative_std(parameter, np.full(9, parameter.high)) == pytest.approx(0)
+        middle = relative_position(parameter, np.array(value_at(parameter, 0.5)))
+        assert float(middle) == pytest.approx(0.5)
 
 
 def test_there_has_to_be_a_name_for_each_class() -> None:

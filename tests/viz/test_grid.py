@@ -28,15 +28,32 @@ def test_a_grid_says_where_each_prediction_changes(teacher: nn.Module, student: 
             (1 + torch.linspace(-0.999, 0.999, 5)) / 2
         )
         views = transform.render(image.expand(5, -1, -1, -1), u)
-        tops = [(model(views).argmax(1), int(model(image[None]).argmax())) for model in (teacher, student)]
+        tops = [model(views).argmax(1).tolist() for model in (teacher, student)]
+        expected = int(teacher(image[None]).argmax())
         for column in range(5):
             axis = axes[5 * row + column]
-            changed = [int(found[column]) != own for found, own in tops]
-            bold = [text.get_weight() == "bold" for text in axis.texts]
-            assert bold == changed
+            changed = [found[column] != expected for found in tops]
+            assert [text.get_weight() == "bold" for text in axis.texts[::2]] == changed
             framed = axis.spines["left"].get_linewidth() > 1
             assert framed == (changed[1] and not changed[0])
-            assert axis.texts[0].get_text().startswith(f"t: {'abcde'[int(tops[0][0][column])]},")
+            assert axis.texts[0].get_text().startswith(f"{'abcde'[tops[0][column]]},")
+            assert [text.get_text() for text in axis.texts[1::2]] == (["", ""] if column else ["teacher", "student"])
+
+
+def test_a_student_that_moves_to_the_teachers_prediction_is_not_framed() -> None:
+    class Left(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            left, right = images[..., :4].sum((1, 2, 3)), images[..., 4:].sum((1, 2, 3))
+            return torch.stack((left, right), 1)
+
+    class First(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.new_tensor([1.0, 0.0]).expand(len(images), 2)
+
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 4] = 1
+    figure = parameter_grid(First(), Left(), image, Affine(translation=0.5), "translation_x", columns=3)
+    assert [axis.spines["left"].get_linewidth() > 1 for axis in figure.axes] == [False, True, True]
 
 
 def test_what_has_no_grid(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:

@@ -3,50 +3,48 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 
 from hard_aug.data import ConcatImageSet, ImageSet, Splits
+from hard_aug.evaluation.corruptions import SEVERITIES
 
-SEVERITIES = (1, 2, 3, 4, 5)
 
-
+@dataclass(kw_only=True)
 class OutOfDomain(ABC):
     """Further test sets.
 
-    Args:
+    Attributes:
         name: of the set, and of its key in the configuration's `ood`.
         root: folder of the set.
         source: where to get it.
     """
 
-    def __init__(self, name: str, root: str | None, source: str) -> None:
-        self.name, self.source = name, source
-        self._root = None if root is None else Path(root)
+    name: str
+    root: str | None = None
+    source: str = "its authors' page"
 
     @property
-    def root(self) -> Path:
-        """The folder of the set.
+    def folder(self) -> Path:
+        """`root`, checked.
 
         Raises:
             FileNotFoundError: no folder is set, or it does not exist.
         """
-        if self._root is None or not self._root.is_dir():
-            looked = "" if self._root is None else f"no folder {self._root}; "
+        if self.root is None or not Path(self.root).is_dir():
+            looked = "" if self.root is None else f"no folder {self.root}; "
             raise FileNotFoundError(
                 f"{looked}{self.name} requires ood.{self.name}.root=<folder>; get it from {self.source}"
             )
-        return self._root
+        return Path(self.root)
 
     @abstractmethod
     def sets(self, splits: Splits) -> dict[str, ImageSet]:
-        """Load the test sets by name, on the device of the data.
-
-        Args:
-            splits: the data that they belong to.
+        """Load the test sets by name, on the device of the data `splits`, to which they belong.
 
         Raises:
             FileNotFoundError: missing files; says where they were expected.
@@ -56,25 +54,20 @@ class OutOfDomain(ABC):
     def _missing(self, path: Path) -> FileNotFoundError:
         return FileNotFoundError(f"no {path}, which {self.name} has; unpack it again from {self.source}")
 
-    def _named(self, parts: dict[str, ImageSet]) -> dict[str, ImageSet]:
-        return {self.name: ConcatImageSet(tuple(parts.values()))} | {
-            f"{self.name}/{key}": part for key, part in parts.items()
-        }
+    def _named(self, parts: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
+        subsets = {f"{self.name}/{key}": part for key, part in parts.items()}
+        return {self.name: ConcatImageSet(tuple(parts.values())), **subsets}
 
 
-def load_sets(config: Mapping[str, Any] | Sequence[Any] | None, splits: Splits) -> dict[str, ImageSet]:
-    """Load the test sets of a configuration's `ood` by name.
-
-    Args:
-        config: nodes with a `_target_`, by name or in a list; None: none.
-        splits: the data that they belong to.
+def load_sets(config: Mapping[str, Any] | Iterable[Any] | None, splits: Splits) -> dict[str, ImageSet]:
+    """Load the test sets of a configuration's `ood`, nodes with a `_target_` by name or in a list, by name.
 
     Raises:
-        ValueError: two sets of one name, or sets that do not fit the data.
+        ValueError: two sets of one name, or sets that do not fit the data `splits`.
         FileNotFoundError: missing files.
     """
     found: dict[str, ImageSet] = {}
-    for node in () if config is None else config.values() if isinstance(config, Mapping) else config:
+    for node in config.values() if isinstance(config, Mapping) else config or ():
         given: OutOfDomain = instantiate(node)
         made = given.sets(splits)
         if found.keys() & made.keys():
@@ -83,16 +76,7 @@ def load_sets(config: Mapping[str, Any] | Sequence[Any] | None, splits: Splits) 
     return found
 
 
-def check_severities(severities: Sequence[int]) -> tuple[int, ...]:
-    """Return severities as a tuple.
-
-    Args:
-        severities: some of 1 to 5.
-
-    Raises:
-        ValueError: none, others, or one twice.
-    """
-    chosen = tuple(severities)
-    if not chosen or not set(chosen) <= set(SEVERITIES) or len(set(chosen)) < len(chosen):
-        raise ValueError(f"severities={list(chosen)}: expected some of 1 to 5, each once")
-    return chosen
+def check_severities(severities: Sequence[int]) -> None:
+    """Raise `ValueError` unless these are some of 1 to 5, each once."""
+    if not severities or not set(severities) <= set(SEVERITIES) or len(set(severities)) < len(severities):
+        raise ValueError(f"severities={list(severities)}: expected some of 1 to 5, each once")

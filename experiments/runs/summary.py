@@ -1,0 +1,33 @@
+"""The table that a run prints at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from experiments.training.accuracy import summary_sets
+
+
+def summary_table(record: dict[str, Any]) -> Table:
+    """Return the table of accuracies in %, teacher consistency in % and seconds."""
+    student, teacher = record["student"], record["teacher"]
+    sets = summary_sets(record["sets"])
+    title = f"accuracy in %, seed {record['seed']}" + (f", {' '.join(record['settings'])}" if record["settings"] else "")
+    table = Table("", *sets, "teacher consistency, %", "seconds", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    consistency = student.get("teacher_consistency")
+    cells = (
+        ("teacher", teacher, "", "cached" if teacher["cached"] else f"{teacher['seconds']:.0f}"),
+        (
+            record["method"],
+            student,
+            "" if consistency is None else f"{100 * consistency:.0f}",
+            f"{student['seconds']:.0f}",
+        ),
+    )
+    for name, values, consistent, seconds in cells:
+        accuracies = (values["accuracy"].get(key) for key in sets)
+        table.add_row(name, *("" if a is None else f"{100 * a:.1f}" for a in accuracies), consistent, seconds)
+    return table
