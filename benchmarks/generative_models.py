@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 
 from benchmarks.models import timm_pair
-from experiments.models.networks import ConvTeacher, MLPStudent
+from experiments.models import ConvTeacher, MLPStudent
 from experiments.train_generative import build_autoencoder, build_scheduler, build_unet
 from hard_aug.generative import NFE, ClassEmbeddings, Conditioning, DiffusionModel
 

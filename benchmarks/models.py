@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.models.networks import ConvTeacher, MLPStudent
+from experiments.models import ConvTeacher, MLPStudent
 
 Build = Callable[[], tuple[nn.Module, nn.Module]]
 

@@ -33,13 +33,13 @@ from experiments.configuration.devices import choose_device
 from experiments.configuration.identity import resolved, run_identity
 from experiments.generation.generator import HardImageGenerator, load_diffusion_model
 from experiments.runs import student as students
-from experiments.runs.files import write_json
-from experiments.runs.setup import Setup
 from experiments.training import checkpoint, distributed
 from experiments.training.allocator import keep_freed_memory
+from experiments.training.files import write_json
 from experiments.training.interrupts import Stop, defer_signals
 from experiments.training.progress import Progress
 from experiments.training.settings import TrainerSettings
+from experiments.training.setup import Setup
 from hard_aug.data import ShardIndex, ShardWriter, save_sheets
 from hard_aug.generative import DiffusionModel
 from hard_aug.utils.checks import check_integer
@@ -81,12 +81,7 @@ def write_shards(
 
 
 def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> ShardIndex | None:
-    """Generate the data set; return its index in the first process, None in the others.
-
-    Args:
-        config: the composed configuration.
-        folder: of the run.
-        quiet: no progress display.
+    """Generate the data set in `folder`; return its index in the first process, None in the others.
 
     Raises:
         ValueError: a setting is out of range, or the models or the student do not fit the data.
@@ -120,16 +115,7 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> ShardIndex 
         model, (teacher, _) = model.to(setup.device), setup.teacher()
         student = setup.trained_student(Path(config.student_from or folder / "student"))
         judge = setup.teacher(other=True)[0] if settings.judge else None
-        generator = HardImageGenerator(
-            model,
-            config.search,
-            settings,
-            teacher=teacher,
-            judge=judge,
-            train=splits.train,
-            classes=len(splits.classes),
-            seed=config.seed,
-        )
+        generator = HardImageGenerator(model, config.search, settings, setup, teacher=teacher, judge=judge)
         identity = images_identity(config, model, student)
         writer = ShardWriter(folder / "images", identity=identity, classes=splits.classes, layout=settings.layout)
         write_shards(generator, student, writer, progress, stop)
@@ -148,10 +134,8 @@ def run(config: DictConfig, folder: Path, *, quiet: bool = False) -> ShardIndex 
 def main(config: DictConfig) -> None:
     """Run from the command line."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    index = run(config, folder)
-    if index is not None:
-        Console().print(index, soft_wrap=True)
-        Console().print(f"{folder}/images, sheets", soft_wrap=True, markup=False)
+    if (index := run(config, folder)) is not None:
+        Console().print(index, f"{folder}/images, sheets", sep="\n", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

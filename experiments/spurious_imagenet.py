@@ -6,23 +6,19 @@ For example `python -m experiments.spurious_imagenet --model resnet50 --spurious
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.configuration.devices import choose_device
 from experiments.models import load_weights
+from experiments.training.files import write_json
 from hard_aug.evaluation.spurious_imagenet import spurious_mauc
 from hard_aug.models import Normalized, timm_model
 
 
 def load_model(name: str, weights: Path | None) -> Normalized:
-    """Load a timm model by name, with timm's weights (downloaded) or those of the bare network or of `Normalized`.
-
-    Args:
-        name: of the model in timm.
-        weights: file for `experiments.models.load_weights`; None: timm's weights.
+    """Load a timm model, with a file of `weights` of the bare network or of `Normalized`; None: timm's (downloaded).
 
     Raises:
         FileNotFoundError: no such file.
@@ -60,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if given.output is not None:
         given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps({"model": given.model, "size": size, **result}, indent=1) + "\n")
+        write_json(given.output, {"model": given.model, "size": size, **result})
     print(f"{given.model}: auroc {result['auroc']:.4f}, average precision {result['average_precision']:.4f}")
 
 

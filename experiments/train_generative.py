@@ -26,19 +26,20 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.configuration.command import hydra_command
 from experiments.configuration.devices import choose_device
 from experiments.configuration.identity import resolved
 from experiments.generation.model_report import report
-from experiments.runs.setup import Setup
 from experiments.training import checkpoint
 from experiments.training.allocator import keep_freed_memory
-from experiments.training.fit import fit
+from experiments.training.files import write_json
+from experiments.training.fit import Loss, fit
 from experiments.training.interrupts import Stop, defer_signals
 from experiments.training.progress import Progress
 from experiments.training.settings import TrainerSettings
+from experiments.training.setup import Setup
 from hard_aug.data import ImageSet
 
 #: Keys on which the models do not depend: `teacher` is the judge of their quality.
@@ -46,7 +47,6 @@ EXCLUDED = (
     *("threads", "device", "resume", "log_every", "checkpoint_every", "teacher_cache"),
     *("samples", "sampling_steps", "teacher", "task"),
 )
-CHECKPOINTS = ("autoencoder.pt", "unet.pt")
 
 
 def build_autoencoder(settings: DictConfig, channels: int) -> AutoencoderKL:
@@ -115,7 +115,7 @@ def train(setup: Setup, folder: Path) -> dict[str, float]:
         pixels = batch.shape[-1] * batch.shape[-2]
         return error + config.autoencoder.kl_weight * posterior.kl().mean() / pixels
 
-    def fitted(name: str, model: torch.nn.Module, loss: Any, part: ImageSet, ema: float = 0.0) -> float:
+    def fitted(name: str, model: nn.Module, loss: Loss, part: ImageSet, ema: float = 0.0) -> float:
         node = config[name]
         found = fit(
             name,
@@ -124,14 +124,9 @@ def train(setup: Setup, folder: Path) -> dict[str, float]:
             setup.batches(part, node.batch_size, config.seed),
             steps=node.steps,
             learning_rate=node.learning_rate,
-            seed=config.seed,
-            path=folder / f"{name}.pt",
-            identity=identity(resolved(config)),
-            progress=setup.progress,
-            stop=setup.stop,
-            every=config.checkpoint_every,
-            log_every=config.log_every,
+            warmup=node.steps // 20,
             settings=TrainerSettings(ema=ema),
+            **setup.common(config.seed, folder / f"{name}.pt", identity(resolved(config))),
         )
         model.eval().requires_grad_(False)
         return round(found.seconds, 1)
@@ -169,12 +164,6 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 def run(config: DictConfig, folder: Path, *, stop: Stop, quiet: bool = False) -> dict[str, Any]:
     """Train the models, unless they are finished, measure them, and return the content of `report.json`.
 
-    Args:
-        config: the composed configuration.
-        folder: of the run.
-        stop: checked after each step.
-        quiet: no progress display.
-
     Raises:
         ValueError: the folder has models of another configuration.
         KeyboardInterrupt: a stop was requested; the same call resumes.
@@ -182,21 +171,20 @@ def run(config: DictConfig, folder: Path, *, stop: Stop, quiet: bool = False) ->
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
-    path, seconds = folder / "report.json", None
-    if not config.resume:
-        for name in ("report.json", *CHECKPOINTS):
-            (folder / name).unlink(missing_ok=True)
-    if path.is_file():
-        earlier = json.loads(path.read_text())
+    path, checkpoints = folder / "report.json", [folder / "autoencoder.pt", folder / "unet.pt"]
+    for file in () if config.resume else (path, *checkpoints):
+        file.unlink(missing_ok=True)
+    earlier = json.loads(path.read_text()) if path.is_file() else None
+    if earlier is not None:
         checkpoint.check_same(path, identity(earlier["config"]), identity(resolved(config)))
-        seconds = earlier["seconds"]
     splits = instantiate(config.data).to(choose_device(config.device))
     with Progress(quiet=quiet) as progress:
         setup = Setup(config, splits, progress, stop)
-        seconds = seconds or train(setup, folder)
-        found = report(config, splits, folder, seconds, judge=setup.teacher()[0])
-    for name in CHECKPOINTS:
-        (folder / name).unlink(missing_ok=True)
+        seconds = train(setup, folder) if earlier is None else earlier["seconds"]
+        found = report(setup, folder, seconds, judge=setup.teacher()[0])
+    write_json(path, found)
+    for file in checkpoints:
+        file.unlink(missing_ok=True)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Tune settings with Optuna: `python -m experiments.tune '+tune.space.<key>={low: 1.0, high: 4.0}' [overrides]`.
+"""Tune settings with Optuna: `python -m experiments.tune 'tune.space={<key>: {low: 1.0, high: 4.0}}' [overrides]`.
 
 Each trial is a run of `experiments.train` in its own folder. The same command does what is missing: trials of a killed
 or stopped process resume from their checkpoints, and failed ones count. Several processes with different `tune.worker`
@@ -40,7 +40,7 @@ def ranges(node: Mapping[str, Any], parent: str = "") -> dict[str, dict[str, Any
     """Return the range of each dotted key of the nested mapping `tune.space`."""
     found: dict[str, dict[str, Any]] = {}
     for key, value in node.items():
-        nested = isinstance(value, Mapping) and all(isinstance(one, Mapping) for one in value.values())
+        nested = isinstance(value, Mapping) and value and all(isinstance(one, Mapping) for one in value.values())
         found |= ranges(value, f"{parent}{key}.") if nested else {f"{parent}{key}": value}
     return found
 
@@ -90,7 +90,7 @@ def tune(config: DictConfig, folder: Path) -> optuna.Study:
     space = ranges(OmegaConf.to_container(config.tune.space or OmegaConf.create(), resolve=True))  # type: ignore[arg-type]
     if not space:
         raise ValueError(
-            "tune.space is empty: expected ranges, such as '+tune.space.temperature={low: 1.0, high: 4.0}'"
+            "tune.space is empty: expected ranges, such as 'tune.space={temperature: {low: 1.0, high: 4.0}}'"
         )
     fixed, _ = trial_settings(config)
     optuna.logging.disable_default_handler()

@@ -18,6 +18,7 @@ import dis
 import functools
 import inspect
 import os
+import re
 import signal
 import sys
 import traceback
@@ -38,6 +39,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.configuration.identity import run_hash
 from experiments.configuration.resolvers import CONF, INVALID
 from hard_aug.utils import disk
 
@@ -127,8 +129,6 @@ def run_job(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         overrides: Any = OmegaConf.to_container(node.overrides.task)
         check_added_keys(str(node.job.config_name), overrides)
         if folder.name.startswith(INVALID):  # its name could not be determined: raise the reason
-            from experiments.configuration.identity import run_hash
-
             run_hash(config)
         with disk.explain_disk_full(folder):
             return function(config)
@@ -228,6 +228,7 @@ def describe(error: BaseException) -> str:
     text = str(error) or str(cause or type(error).__name__)
     lines = [line.strip() for line in text.splitlines()]
     line = "; ".join(line for line in lines if line and not line.startswith(BOILERPLATE))
+    line = re.sub(r"[.:;]; ", "; ", line)
     if not _is_explained(error):
         return f"{type(error).__name__}: {line}"
     where = error.override if isinstance(error, OverrideParseException) else getattr(error, "full_key", None)

@@ -42,14 +42,21 @@ def resolved(node: DictConfig) -> dict[str, Any]:
 def run_identity(config: DictConfig) -> dict[str, Any]:
     """Return all settings that a run depends on; of the augmenter what the method uses, as a part of `method`."""
     whole = resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    found = {key: value for key, value in whole.items() if key not in EXCLUDED}
-    found["data"].pop("in_memory", None)
+    found: dict[str, Any] = _without_devices({key: whole[key] for key in whole if key not in EXCLUDED})
     return found
+
+
+def _without_devices(node: Any) -> Any:
+    """Leave out where and how data and networks are held, wherever a node names it."""
+    if isinstance(node, dict):
+        return {key: _without_devices(value) for key, value in node.items() if key not in ("device", "in_memory")}
+    return [_without_devices(value) for value in node] if isinstance(node, list) else node
 
 
 def group_identity(config: DictConfig) -> dict[str, Any]:
     """Return what runs have in common that are compared with each other: all but method and seed."""
-    return {key: value for key, value in run_identity(config).items() if key not in ("method", "seed")}
+    found = {key: value for key, value in run_identity(config).items() if key not in ("method", "seed")}
+    return found | {"select_on": config.select_on}
 
 
 def run_hash(config: DictConfig) -> str:

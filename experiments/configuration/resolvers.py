@@ -73,7 +73,12 @@ def config_text(name: str) -> str:
 def named_configs() -> str:
     """Return a line for each file in `conf/experiment` and in `conf`: its name and the first sentence on it."""
     groups = (("experiment=", "experiment/*.yaml"), ("--config-name ", "*.yaml"))
-    found = [(prefix + path.stem, path) for prefix, pattern in groups for path in sorted(CONF.glob(pattern))]
+    found = [
+        (prefix + path.stem, path)
+        for prefix, pattern in groups
+        for path in sorted(CONF.glob(pattern))
+        if re.search(rf"experiments\.train .*{prefix}{path.stem}\b", path.read_text(encoding="utf-8"))
+    ]
     width = max(len(name) for name, _ in found)
     return _escaped("\n".join(f"{name:{width}}  {_first_sentence(path)}" for name, path in found))
 

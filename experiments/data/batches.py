@@ -7,7 +7,9 @@ interrupted, with any number of workers.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import Stateful, StatefulDataLoader
 
 from experiments.data.files import ImageFiles, LazyImageSet
@@ -25,8 +27,6 @@ from hard_aug.data.image_set import ImageSet
 warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")  # of torchdata 0.11, by torch 2.14
 #: Maximum number of processes that decode files ahead of training.
 WORKERS = 4
-#: Seconds for which these outlive a SIGTERM, which clusters send to every process of a job.
-GRACE = 10
 
 
 class BatchSource(Stateful, Protocol):
@@ -44,9 +44,6 @@ class Batches:
         batch_size: images of each batch, at most `len(part)`.
         seed: of the order, and of random crops.
         workers: processes that read ahead; 0: none; None: one per thread of torch, 4 at most, for files, else 0.
-
-    Raises:
-        ValueError: a batch size outside its range.
     """
 
     def __init__(self, part: ImageSet, batch_size: int, seed: int, *, workers: int | None = None) -> None:
@@ -57,16 +54,8 @@ class Batches:
             workers = min(WORKERS, torch.get_num_threads()) if is_files else 0
         if multiprocessing.current_process().daemon:  # such a process may have no children
             workers = 0
-        self.part, self.batch_size, self._number = part, batch_size, 0
-        self._order = _Order(len(part), batch_size, seed)
-        self._loader = StatefulDataLoader(
-            _Reading(part, seed),
-            batch_size=None,
-            sampler=self._order,
-            num_workers=workers,
-            worker_init_fn=_outlive_signals,
-            generator=torch.Generator(),  # the loader draws a seed, by default from the generator of the training
-        )
+        self.part, self.batch_size, self.seed, self.workers = part, batch_size, seed, workers
+        self._number = 0
         self._iterator: Iterator[Any] | None = None
 
     @property
@@ -82,17 +71,16 @@ class Batches:
             RuntimeError: a worker was killed.
         """
         if self._iterator is None:
-            self._order.number = self._number
-            self._iterator = iter(self._loader)
+            self._iterator = iter(self._loader())
         failure = ""
         try:
             images, labels = next(self._iterator)
         except (RuntimeError, OSError, EOFError) as error:
-            if not self._loader.num_workers:
+            if not self.workers:
                 raise
             failure = " ".join(f"{type(error).__name__}: {error}".split())
-        if failure:  # only here, because the exception above holds the loader's processes
-            self.load_state_dict(self.state_dict())
+        if failure:  # only here, because the exception above holds the workers
+            self._iterator = None
             advice = "lower batch_size or enlarge /dev/shm if memory ran out, and run the same command again to resume"
             raise RuntimeError(f"a process that reads images ended; {advice} ({failure})")
         if isinstance(images, str):
@@ -108,33 +96,34 @@ class Batches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()`."""
         self._number, self._iterator = state["number"], None
-        self._loader.load_state_dict({})  # ends the processes
+
+    def _loader(self) -> StatefulDataLoader[Any]:
+        return StatefulDataLoader(
+            _Reading(self.part, self.seed),
+            batch_size=None,
+            sampler=_order(len(self.part), self.batch_size, self.seed, self._number),
+            num_workers=self.workers,
+            worker_init_fn=_outlive_signals,
+            generator=torch.Generator(),  # the loader draws a seed, by default from the generator of the training
+        )
 
 
-@dataclass
-class _Order(Sampler[tuple[int, Tensor]]):
-    """Pairs of a batch's number and its rows, from `number` on."""
-
-    count: int
-    batch_size: int
-    seed: int
-    number: int = 0
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        number, generator = self.number, torch.Generator().manual_seed(self.seed)
-        epoch, start = divmod(number * self.batch_size, self.count)
-        for _ in range(epoch):  # one generator draws all epochs
-            torch.randperm(self.count, generator=generator)
-        queue = torch.randperm(self.count, generator=generator)[start:]
-        while True:
-            if len(queue) < self.batch_size:
-                queue = torch.cat((queue, torch.randperm(self.count, generator=generator)))
-            yield number, queue[: self.batch_size]
-            number, queue = number + 1, queue[self.batch_size :]
+def _order(count: int, batch_size: int, seed: int, number: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number and the rows of each batch, from `number` on."""
+    generator = torch.Generator().manual_seed(seed)
+    epoch, start = divmod(number * batch_size, count)
+    for _ in range(epoch):  # one generator draws all epochs
+        torch.randperm(count, generator=generator)
+    queue = torch.randperm(count, generator=generator)[start:]
+    while True:
+        if len(queue) < batch_size:
+            queue = torch.cat((queue, torch.randperm(count, generator=generator)))
+        yield number, queue[:batch_size]
+        number, queue = number + 1, queue[batch_size:]
 
 
 class _Reading(Dataset[Any]):
-    """Map a pair of `_Order` to images and labels, or to the message of a file that cannot be decoded."""
+    """Map a pair of `_order` to images and labels, or to the message of a file that cannot be decoded."""
 
     def __init__(self, part: ImageSet, seed: int) -> None:  # workers must not touch a GPU
         self.part, self.seed = part.to(torch.device("cpu")) if isinstance(part, LazyImageSet) else part, seed
@@ -153,20 +142,25 @@ class _Reading(Dataset[Any]):
 
 
 def _outlive_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the training, which first finishes its step."""
+    """Obey the training process alone: Ctrl-C and a cluster's SIGTERM reach all, and training first ends its step."""
+
+    def obey() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey, daemon=True).start()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Cropped(ImageSet):
     """Images in memory that `Batches` crops and mirrors at random, as is usual for CIFAR (He et al., arXiv:1512.03385).
 
-    Attributes:
-        images: `(N, C, H, W)` float32 in [0, 1].
-        labels: `(N,)` int64.
-        padding: pixels of zeros on each side; the shift is uniform over `2 padding + 1` positions in each direction.
-        flip: mirror each image with probability 1/2.
+    Each is padded with zeros by `padding` pixels, cropped to its size at any of the places, and mirrored (`flip`) with
+    probability 1/2.
     """
 
     padding: int = 0

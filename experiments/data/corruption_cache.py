@@ -1,7 +1,7 @@
 """Corrupted copies of an image set, cached on disk.
 
-A file is named by the hash of everything that it depends on: the images, the corruption, the severity, the seed and the
-source code of `hard_aug.evaluation.corruptions`. It is a `.npy` array `(N, C, H, W)` uint8, is written atomically, and
+A file is named by the hash of everything that it depends on: the images, the corruption, the severity and the source
+code of `hard_aug.evaluation.corruptions`. It is a `.npy` array `(N, C, H, W)` uint8, is written atomically, and
 is written again if it does not have the SHA-256 beside it.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,37 +30,24 @@ CACHE = Path(".cache/corruptions")
 
 
 def corrupted(
-    part: ImageSet,
-    *,
-    corruptions: Sequence[str] = NAMES,
-    severities: Sequence[int] = SEVERITIES,
-    seed: int = 0,
-    cache: Path = CACHE,
+    part: ImageSet, *, corruptions: Sequence[str] = NAMES, severities: Sequence[int] = SEVERITIES, cache: Path = CACHE
 ) -> dict[str, ConcatImageSet]:
-    """Return all images under each corruption, by name, its severities one after another; the same at each call.
+    """Return all images, rounded to 8 bits, under each corruption, by name, its `severities` (some of 1 to 5) in order.
 
-    Args:
-        part: images and labels; images are rounded to 8 bits first.
-        corruptions: names of the corruptions.
-        severities: some of 1 to 5.
-        seed: of the random numbers.
-        cache: folder of the files.
-
-    Raises:
-        ValueError: an unknown corruption or severity, or images that are too small.
+    Raises `ValueError` for an unknown corruption or severity, and images that are too small.
     """
     cache.mkdir(parents=True, exist_ok=True)
     content, made = _content(part), {}
     for corruption in corruptions:
         parts = []
         for severity in severities:
-            key = "|".join((content, corruption, str(severity), str(seed), _version()))
+            key = f"{content}|{corruption}|{severity}|{_version()}"
             path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
             with FileLock(cache / ".lock"):  # the runs of a multirun ask for the same files at once
                 if not intact(path):
                     logger.info("corrupting %d images: %s, severity %d", len(part), corruption, severity)
-                    _write(path, part, corruption, severity, seed)
-            parts.append(LazyImageSet(Array(np.load(path, mmap_mode="r")), part.labels))
+                    _write(path, part, corruption, severity)
+            parts.append(LazyImageSet(Array(np.load(path, mmap_mode="r"), path), part.labels))
         made[corruption] = ConcatImageSet(parts)
     return made
 
@@ -71,10 +57,9 @@ def intact(path: Path) -> bool:
     digest = path.with_suffix(".sha256")
     if not (path.is_file() and digest.is_file()):
         return False
-    is_intact = _digest(path) == digest.read_text(encoding="utf-8")
-    if not is_intact:
+    if is_damaged := _digest(path) != digest.read_text(encoding="utf-8"):
         logger.warning("%s is damaged and is written again", path)
-    return is_intact
+    return not is_damaged
 
 
 def _digest(path: Path) -> str:
@@ -82,15 +67,17 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _bytes(part: ImageSet) -> Tensor:
-    return (part.materialize().images * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous()
+def _chunks(part: ImageSet) -> Iterator[tuple[int, Tensor]]:
+    size = chunk(*part.shape[1:])
+    for start in range(0, len(part), size):
+        images = part[slice(start, start + size)].materialize().images
+        yield start, (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous()
 
 
 def _content(part: ImageSet) -> str:
     digest = hashlib.sha256(repr((len(part), part.shape)).encode())
-    size = chunk(*part.shape[1:])
-    for start in range(0, len(part), size):
-        digest.update(_bytes(part[slice(start, start + size)]).numpy())
+    for _, pixels in _chunks(part):
+        digest.update(pixels.numpy())
     return digest.hexdigest()
 
 
@@ -100,16 +87,14 @@ def _version() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def _write(path: Path, part: ImageSet, corruption: str, severity: int, seed: int) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    size = chunk(*part.shape[1:])
+def _write(path: Path, part: ImageSet, corruption: str, severity: int) -> None:
+    unfinished = path.with_suffix(".tmp")
     head = {"descr": "|u1", "fortran_order": False, "shape": (len(part), *part.shape)}
     try:
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, head)
-            for start in range(0, len(part), size):
-                made = corrupt(_bytes(part[slice(start, start + size)]), corruption, severity, seed=seed, first=start)
-                file.write(made.contiguous().numpy().tobytes())
+            for start, pixels in _chunks(part):
+                file.write(corrupt(pixels, corruption, severity, first=start).contiguous().numpy())
         path.with_suffix(".sha256").write_text(_digest(unfinished), encoding="utf-8")
         unfinished.replace(path)
     finally:

@@ -7,14 +7,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import center_crop
 
 from hard_aug.data.image_set import ImageSet
 
@@ -28,88 +29,12 @@ Shape = tuple[int, int, int]
 BatchKey = tuple[int, int] | None
 
 
-class LazyImageSet(ImageSet):
-    """An image set that is read on demand. Selections are lazy too; `materialize()` reads them.
-
-    Args:
-        reader: of all images.
-        labels: `(N,)` int64, of the images of this set, on the device of the batches.
-        rows: `(N,)` int64 on the CPU, which of the reader's images these are; None: all.
-        class_subset: classes to which predictions are restricted; None: all.
-    """
-
-    def __init__(
-        self,
-        reader: ImageFiles | Array,
-        labels: Tensor,
-        *,
-        rows: Tensor | None = None,
-        class_subset: Tensor | None = None,
-    ) -> None:
-        object.__setattr__(self, "labels", labels)  # a frozen field
-        self.reader, self.class_subset = reader, class_subset
-        self.rows = torch.arange(len(labels)) if rows is None else rows
-
-    @property
-    def shape(self) -> Shape:
-        """See `ImageSet.shape`."""
-        return self.reader.shape
-
-    @property
-    def nbytes(self) -> int:
-        """Size of `images` as float32, in bytes."""
-        return 4 * len(self) * math.prod(self.shape)
-
-    @property
-    def images(self) -> Tensor:  # a field of the base class, read on demand here
-        """All images, `(N, C, H, W)`.
-
-        Raises:
-            ValueError: more than `IN_MEMORY`, or a file that cannot be decoded.
-        """
-        if self.nbytes > IN_MEMORY:
-            raise ValueError(
-                f"{len(self)} images of {self.shape} take {self.nbytes / 2**30:.1f} GiB as float32, and this operation "
-                "requires all of them at once; use fewer images (task.images=...), or set data.in_memory=true"
-            )
-        return self.read()
-
-    def read(self) -> Tensor:
-        """Read all images, `(N, C, H, W)` float32 in [0, 1] on the device, whatever their size."""
-        images = torch.empty(len(self), *self.shape, device=self.device)
-        for start in range(0, len(self), CHUNK):
-            pixels = self.reader.read(self.rows[start : start + CHUNK].tolist())
-            images[start : start + CHUNK] = pixels.to(self.device).to(torch.float32).div_(255)
-        return images
-
-    def to(self, device: torch.device) -> LazyImageSet:
-        """See `ImageSet.to`."""
-        subset = None if self.class_subset is None else self.class_subset.to(device)
-        return LazyImageSet(self.reader, self.labels.to(device), rows=self.rows, class_subset=subset)
-
-    def select(self, rows: Tensor | slice) -> LazyImageSet:
-        """See `ImageSet.select`."""
-        ours, labels = (rows.cpu(), rows.to(self.device)) if isinstance(rows, Tensor) else (rows, rows)
-        return LazyImageSet(self.reader, self.labels[labels], rows=self.rows[ours], class_subset=self.class_subset)
-
-    def materialize(self) -> ImageSet:
-        """See `ImageSet.materialize`."""
-        return ImageSet(self.images, self.labels)
-
-
 @dataclass
 class ImageFiles:
-    """Image files, decoded to one size.
+    """Image files, whose shorter side is resized to `resize` pixels (None: `size`), and the centre cropped to `size`.
 
-    Attributes:
-        paths: of the files.
-        size: height and width of the result, pixels.
-        resize: length of the shorter side before the centre crop, pixels; None: `size`.
-        channels: 1 (grey) or 3.
-        random_crop: training batches are random crops and flips (RandomResizedCrop, arXiv:1409.4842).
-
-    Raises:
-        ValueError: an invalid size or number of channels; or later, a file that cannot be decoded.
+    There are 1 (grey) or 3 `channels`; `random_crop`: training batches are random crops and flips (arXiv:1409.4842).
+    Raises `ValueError` for other settings, and when it reads a file that cannot be decoded.
     """
 
     paths: Sequence[str]
@@ -155,32 +80,85 @@ class ImageFiles:
 
 
 class Array:
-    """An array of images; a memory-mapped one stays on disk.
+    """An array of images in memory or on disk, padded with zeros on all sides to `shape`, `(C, H, W)`, if one is given.
 
-    Args:
-        array: uint8, `(N, C, H, W)`, or `(N, H, W, C)` or `(N, H, W)` with `channels_last`.
-        channels_last: position of the channels.
-        shape: `(C, H, W)` that images are padded to with zeros on all sides; None: no padding.
-
-    Raises:
-        ValueError: another type or shape, or images that are larger than `shape` or of other channels.
+    It is uint8 `(N, C, H, W)`, or with `channels_last` `(N, H, W, C)` or `(N, H, W)`. Raises `ValueError`, which names
+    the `path`, for another type or shape, and images that are larger than `shape` or of other channels.
     """
 
-    def __init__(self, array: np.ndarray, *, channels_last: bool = False, shape: Shape | None = None) -> None:
+    def __init__(
+        self, array: np.ndarray, path: Path, *, channels_last: bool = False, shape: Shape | None = None
+    ) -> None:
         if array.dtype != np.uint8 or array.ndim not in ((3, 4) if channels_last else (4,)):
             expected = "(N, H, W, C) or (N, H, W)" if channels_last else "(N, C, H, W)"
-            raise ValueError(f"an array of {array.dtype} {array.shape}: expected uint8 {expected}")
+            raise ValueError(f"{path} has {array.dtype} {array.shape}: expected uint8 {expected}")
         if channels_last:
             array = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
-        channels, height, width = array.shape[1:]
-        self.array, self.shape = array, shape or array.shape[1:]
-        below, right = self.shape[1] - height, self.shape[2] - width
-        if channels != self.shape[0] or below < 0 or right < 0:
-            raise ValueError(
-                f"images of (C, H, W) = {array.shape[1:]}: the data has {self.shape}, which they do not fit into"
-            )
-        self._padding = (right // 2, right - right // 2, below // 2, below - below // 2)
+        own = array.shape[1:]
+        self.array, self.shape = array, shape or own
+        if own[0] != self.shape[0] or own[1] > self.shape[1] or own[2] > self.shape[2]:
+            raise ValueError(f"{path}: images of (C, H, W) = {own} do not fit into those of the data, {self.shape}")
 
     def read(self, rows: Sequence[int], batch: BatchKey = None) -> Tensor:
         """Read the images of some rows, `(B, C, H, W)` uint8; there are no random crops."""
-        return F.pad(torch.from_numpy(self.array[np.asarray(rows, dtype=np.int64)]), self._padding).contiguous()
+        pixels = torch.from_numpy(self.array[np.asarray(rows, dtype=np.int64)])
+        return center_crop(pixels, list(self.shape[1:])).contiguous()  # of a larger size: pads with zeros
+
+
+Reader = ImageFiles | Array
+
+
+class LazyImageSet(ImageSet):
+    """The images in `rows`, `(N,)` int64 on the CPU (None: all), of a reader, read on demand, and their `labels`.
+
+    Selections are lazy too; `materialize()` reads them, to the device of the labels.
+    """
+
+    def __init__(
+        self, reader: Reader, labels: Tensor, *, rows: Tensor | None = None, class_subset: Tensor | None = None
+    ) -> None:
+        object.__setattr__(self, "labels", labels)  # a frozen field
+        self.reader, self.class_subset = reader, class_subset
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+
+    @property
+    def shape(self) -> Shape:
+        """See `ImageSet.shape`."""
+        return self.reader.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Size of `images` as float32, in bytes."""
+        return 4 * len(self) * math.prod(self.shape)
+
+    @property
+    def images(self) -> Tensor:  # a field of the base class, read on demand here
+        """All images, `(N, C, H, W)`; raises `ValueError` if they take more than `IN_MEMORY` bytes."""
+        if self.nbytes > IN_MEMORY:
+            raise ValueError(
+                f"{len(self)} images of {self.shape} take {self.nbytes / 2**30:.1f} GiB as float32, and this operation "
+                "requires all of them at once; use fewer images (task.images=...), or set data.in_memory=true"
+            )
+        return self.read()
+
+    def read(self) -> Tensor:
+        """Read all images, `(N, C, H, W)` float32 in [0, 1] on the device, whatever their size."""
+        images = torch.empty(len(self), *self.shape, device=self.device)
+        for start in range(0, len(self), CHUNK):
+            pixels = self.reader.read(self.rows[start : start + CHUNK].tolist())
+            images[start : start + CHUNK] = pixels.to(self.device).to(torch.float32).div_(255)
+        return images
+
+    def to(self, device: torch.device) -> LazyImageSet:
+        """See `ImageSet.to`."""
+        subset = None if self.class_subset is None else self.class_subset.to(device)
+        return LazyImageSet(self.reader, self.labels.to(device), rows=self.rows, class_subset=subset)
+
+    def select(self, rows: Tensor | slice) -> LazyImageSet:
+        """See `ImageSet.select`."""
+        ours, labels = (rows.cpu(), rows.to(self.device)) if isinstance(rows, Tensor) else (rows, rows)
+        return LazyImageSet(self.reader, self.labels[labels], rows=self.rows[ours], class_subset=self.class_subset)
+
+    def materialize(self) -> ImageSet:
+        """See `ImageSet.materialize`."""
+        return ImageSet(self.images, self.labels)

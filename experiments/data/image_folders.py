@@ -14,9 +14,9 @@ the test set is a fair sample; each class with two images or more has one to tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,52 +40,27 @@ LAYOUTS = {
 }
 #: Maximum number of images held out for validation; a tenth of smaller data.
 HELD_OUT = 50_000
+#: Image files and their labels, in order.
+Listing = tuple[list[str], list[int]]
 
 
-class Listing(NamedTuple):
-    """Image files and their labels, in order."""
+def load_folder(name: str, root: Path, shape: Mapping[str, Any], *, random_crop: bool, in_memory: bool | str) -> Splits:
+    """Load images, of a shape given by settings of `ImageFiles`, as `ImageSet`s in memory, or as `LazyImageSet`s.
 
-    paths: list[str]
-    labels: list[int]
-
-
-def load_folder(
-    name: str,
-    root: Path,
-    *,
-    size: int,
-    resize: int | None = None,
-    channels: int = 3,
-    random_crop: bool = False,
-    in_memory: bool | str = "auto",
-) -> Splits:
-    """Load images as `ImageSet`s in memory, or as `LazyImageSet`s; see `experiments.data.sources.load`.
-
-    Raises:
-        ValueError: a setting outside its range, classes that differ, a file that cannot be decoded (if read at once).
-        FileNotFoundError: a missing folder or file; the message says what was expected and where to get it.
+    Raises `ValueError` and `FileNotFoundError` as `experiments.data.sources.load` does.
     """
     if in_memory not in ("auto", True, False):
         raise ValueError(f"data.in_memory={in_memory!r}: expected auto, true or false")
     if random_crop and in_memory is True:
         raise ValueError("data.random_crop=true requires whole images, but data.in_memory=true keeps centre crops only")
-    classes, train, test = (
-        _tiny_imagenet(root)
-        if name == "tiny_imagenet"
-        else _two_folders(root, name, "val" if name == "imagenet" else "test")
-    )
-    labels = torch.tensor(train.labels)
-    stay, held = _split(labels, len(classes))
+    read = _tiny_imagenet(root) if name == "tiny_imagenet" else _two_folders(root, name)
+    classes, (train, labels), (test, test_labels) = read
+    stay, held = _split(torch.tensor(labels), len(classes))
     if not len(held):
         raise ValueError(f"{root}: one training image of each class; expected at least two, since some are held out")
-    shuffled, _ = hold_out(len(test.paths), 0)
-    seen = ImageFiles(train.paths, size=size, resize=resize, channels=channels, random_crop=random_crop)
-    unseen = ImageFiles(test.paths, size=size, resize=resize, channels=channels)
-    lazy = [
-        LazyImageSet(seen, labels[stay], rows=stay),
-        LazyImageSet(seen, labels[held], rows=held),
-        LazyImageSet(unseen, torch.tensor(test.labels)[shuffled], rows=shuffled),
-    ]
+    seen, unseen = ImageFiles(train, **shape, random_crop=random_crop), ImageFiles(test, **shape)
+    parts = ((seen, labels, stay), (seen, labels, held), (unseen, test_labels, hold_out(len(test), 0)[0]))
+    lazy = [LazyImageSet(files, torch.tensor(targets)[rows], rows=rows) for files, targets, rows in parts]
     small = sum(part.nbytes for part in lazy) <= IN_MEMORY and not random_crop
     if in_memory is True or (in_memory == "auto" and small):
         return Splits(*(ImageSet(part.read(), part.labels) for part in lazy), classes)
@@ -93,22 +68,13 @@ def load_folder(
 
 
 def list_images(folder: Path, labels: dict[str, int], layout: str = "each class needs one") -> Listing:
-    """List all image files below `<folder>/<class>`, sorted within each class.
-
-    Args:
-        folder: that contains the class folders.
-        labels: label of each class, by name of its folder.
-        layout: what is expected, for the error message.
-
-    Raises:
-        FileNotFoundError: a class without an image.
-    """
+    """List all image files below `<folder>/<class>`, sorted within each class; raise for a class without any."""
     pairs = make_dataset(str(folder), labels, IMG_EXTENSIONS, allow_empty=True)
     found = {label for _, label in pairs}
     empty = [str(folder / name) for name, label in labels.items() if label not in found]
     if empty:
         raise FileNotFoundError(f"no image file ({', '.join(IMG_EXTENSIONS)}) in {_shorten(empty)}; {layout}")
-    return Listing([path for path, _ in pairs], [label for _, label in pairs])
+    return [path for path, _ in pairs], [label for _, label in pairs]
 
 
 def _split(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -132,11 +98,12 @@ def _class_folders(folder: Path, name: str) -> list[str]:
     return classes
 
 
-def _two_folders(root: Path, name: str, test: str) -> tuple[tuple[str, ...], Listing, Listing]:
+def _two_folders(root: Path, name: str) -> tuple[tuple[str, ...], Listing, Listing]:
+    test = "val" if name == "imagenet" else "test"
     classes, others = (_class_folders(root / part, name) for part in ("train", test))
     if others != classes:
-        ours, theirs = _shorten(classes), _shorten(others)
-        raise ValueError(f"{root}: train has the classes {ours}, {test} {theirs}; expected the same; {LAYOUTS[name]}")
+        given = f"train has the classes {_shorten(classes)}, {test} {_shorten(others)}"
+        raise ValueError(f"{root}: {given}; expected the same; {LAYOUTS[name]}")
     labels = {title: number for number, title in enumerate(classes)}
     return tuple(classes), *(list_images(root / part, labels, LAYOUTS[name]) for part in ("train", test))
 
@@ -150,7 +117,7 @@ def _tiny_imagenet(root: Path) -> tuple[tuple[str, ...], Listing, Listing]:
             raise FileNotFoundError(f"no file {file}; set data.root=<folder>; {layout}")
     classes = tuple(sorted((root / "wnids.txt").read_text(encoding="utf-8").split()))
     labels = {wnid: number for number, wnid in enumerate(classes)}
-    test = Listing([], [])
+    paths, targets = [], []
     for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
         file, _, rest = line.partition("\t")
         wnid = rest.split("\t")[0]
@@ -159,11 +126,11 @@ def _tiny_imagenet(root: Path) -> tuple[tuple[str, ...], Listing, Listing]:
         path = root / "val" / "images" / file
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}, which {annotations} names in line {number}; unpack it again")
-        test.paths.append(str(path))
-        test.labels.append(labels[wnid])
-    if not test.paths:
+        paths.append(str(path))
+        targets.append(labels[wnid])
+    if not paths:
         raise ValueError(f"{annotations} names no image; {layout}")
-    return classes, list_images(root / "train", labels, layout), test
+    return classes, list_images(root / "train", labels, layout), (paths, targets)
 
 
 def _shorten(names: Sequence[str]) -> str:

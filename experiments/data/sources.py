@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torchvision import datasets
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from torchvision.transforms.v2.functional import center_crop
 
 from experiments.data.batches import Cropped
 from experiments.data.files import LazyImageSet
@@ -36,12 +36,7 @@ from hard_aug.utils.checks import check_fraction
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 #: Data sets that torchvision reads and can download.
-TORCHVISION = {
-    "mnist": datasets.MNIST,
-    "fashion_mnist": datasets.FashionMNIST,
-    "cifar10": datasets.CIFAR10,
-    "cifar100": datasets.CIFAR100,
-}
+TORCHVISION = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}
 #: Number of their training images that are held out for validation.
 HELD_OUT = 5000
 
@@ -62,25 +57,15 @@ def load(
     crop_padding: int = 0,
     flip: bool = False,
 ) -> Splits:
-    """Load a data set by name.
+    """Load a data set by name; the files of `experiments/conf/data` explain its settings.
 
-    Args:
-        name: see the table above.
-        root: folder of torchvision's downloads, or of the image folder.
-        canvas: pad the images with zeros to `canvas` x `canvas` pixels; None: no padding.
-        size: height and width of a folder's images, pixels (shorter side resized, centre cropped).
-        channels: of a folder's images, 1 or 3.
-        tint: colour of grey images, three values in [0, 1]; None: they stay grey.
-        download: let torchvision download what is missing.
-        fraction: fraction of the training images that is kept, in (0, 1]; of each class, by a fixed permutation.
-        resize: length of the shorter side of a folder's images before the crop, pixels; None: `size`.
-        random_crop: training sees random crops and flips of a folder's images (RandomResizedCrop).
-        in_memory: hold a folder's images as float32; `auto`: if they take at most 2 GiB.
-        crop_padding: training sees images in memory padded by so many pixels and cropped to their size.
-        flip: training sees images in memory mirrored at random.
+    `root` is the folder of torchvision's downloads, or that of the image files. `size`, `resize`, `channels`,
+    `random_crop` and `in_memory` (True, False, or "auto": up to 2 GiB as float32) are for image files, `tint` (three
+    values in [0, 1]) is for grey images, and `canvas`, `crop_padding` and `flip` are for images in memory. Training
+    alone sees crops and flips, new ones in each batch; `fraction`, in (0, 1], is of the training images of each class.
 
     Raises:
-        ValueError: an unknown name, a setting outside its range, or a canvas smaller than the images.
+        ValueError: an unknown name, a setting outside its range, or one that is not for this data.
         FileNotFoundError: data that is missing and cannot be downloaded; says where to get it.
     """
     if name not in ("mnist5k", *TORCHVISION, *LAYOUTS):
@@ -94,15 +79,12 @@ def load(
         splits = _from_torchvision(name, Path(root), download)
     else:
         shape = {"size": size, "resize": resize, "channels": channels}
-        splits = load_folder(name, Path(root), **shape, random_crop=random_crop, in_memory=in_memory)
-    parts = [subsample(splits.train, fraction), splits.validation, splits.test]
-    if isinstance(parts[0], LazyImageSet):
-        given = {"tint": tint, "canvas": canvas, "crop_padding": crop_padding, "flip": flip}
-        if any(given.values()):
-            wrong = ", ".join(f"data.{setting}={value}" for setting, value in given.items() if value)
-            raise ValueError(
-                f"{wrong}: only for images in memory; set data.in_memory=true (or data.random_crop=true for crops)"
-            )
+        splits = load_folder(name, Path(root), shape, random_crop=random_crop, in_memory=in_memory)
+    parts = [_subsample(splits.train, fraction), splits.validation, splits.test]
+    given = {"tint": tint, "canvas": canvas, "crop_padding": crop_padding, "flip": flip}
+    wrong = ", ".join(f"data.{setting}={value}" for setting, value in given.items() if value)
+    if wrong and isinstance(parts[0], LazyImageSet):
+        raise ValueError(f"{wrong}: requires data.in_memory=true (crops of files: data.random_crop=true)")
     if tint is not None:
         parts = [_tint(part, tint) for part in parts]
     if canvas is not None:
@@ -125,16 +107,11 @@ def _pad(part: ImageSet, canvas: int) -> ImageSet:
     height, width = part.shape[1:]
     if canvas < max(height, width):
         raise ValueError(f"data.canvas={canvas}: expected at least the size of the images, {height} x {width}, or null")
-    top, left = (canvas - height) // 2, (canvas - width) // 2
-    return ImageSet(F.pad(part.images, (left, canvas - width - left, top, canvas - height - top)), part.labels)
+    return ImageSet(center_crop(part.images, [canvas, canvas]), part.labels)  # of a larger size: pads with zeros
 
 
-def subsample(part: ImageSet, fraction: float) -> ImageSet:
-    """Keep a fraction, in (0, 1], of each class, at least one image; a smaller fraction is a subset of a larger one.
-
-    Raises:
-        ValueError: a fraction outside (0, 1].
-    """
+def _subsample(part: ImageSet, fraction: float) -> ImageSet:
+    """Keep a fraction of each class, at least one image; a smaller fraction is a subset of a larger one."""
     check_fraction(**{"data.fraction": fraction})
     if fraction == 1:
         return part

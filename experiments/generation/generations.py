@@ -6,12 +6,14 @@ from collections import Counter
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
-from experiments.generation.generator import HardImageGenerator
+from experiments.generation.generator import HardImageGenerator, load_diffusion_model
 from experiments.training import distributed
 from experiments.training.interrupts import Stop
 from experiments.training.progress import Progress
+from experiments.training.setup import Setup
 from hard_aug.data import HardImages
 from hard_aug.models.eval_mode import unwrap_model
 
@@ -27,8 +29,7 @@ class Generations:
         first: number of the first generation, from which its images' indices follow.
         progress: a running progress display.
         stop: checked after each batch; a generation that is stopped starts anew.
-        judge: second teacher of the failure metrics.
-        other_student: second student of the failure metrics.
+        networks: `judge` and `other_student` of the failure metrics.
 
     Attributes:
         count: number of the next generation.
@@ -36,17 +37,10 @@ class Generations:
     """
 
     def __init__(
-        self,
-        generator: HardImageGenerator,
-        first: int,
-        progress: Progress,
-        stop: Stop,
-        *,
-        judge: nn.Module | None = None,
-        other_student: nn.Module | None = None,
+        self, generator: HardImageGenerator, first: int, progress: Progress, stop: Stop, **networks: nn.Module | None
     ) -> None:
         self.generator, self.count, self.progress, self.stop = generator, first, progress, stop
-        self.judge, self.other_student = judge, other_student
+        self.networks = networks
         self.metrics: list[dict[str, float]] = []
         self._cost: Counter[str] = Counter()
 
@@ -73,9 +67,7 @@ class Generations:
                 raise KeyboardInterrupt
         images = HardImages.cat([part for theirs in distributed.all_gather(parts) for part in theirs])
         images = images[images.seeds.argsort()]
-        first = slice(0, MEASURED)
-        networks = {"judge": self.judge, "other_student": self.other_student}
-        found = self.generator.failure_metrics(student, indices[first], images[first], **networks)
+        found = self.generator.failure_metrics(student, indices[:MEASURED], images[:MEASURED], **self.networks)
         self.metrics.append(distributed.all_reduce_mean(found))
         for theirs in distributed.all_gather(dict(cost)):
             self._cost.update(theirs)
@@ -102,3 +94,23 @@ class Generations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()`."""
         self.count, self.metrics, self._cost = state["count"], list(state["metrics"]), Counter(state["cost"])
+
+
+def build_generations(
+    search: DictConfig, generation: DictConfig, setup: Setup, teacher: nn.Module, *, first: int = 0
+) -> Generations:
+    """Build what generates images during a training from the config groups `search` and `generation`.
+
+    Failure metrics are measured by a judge if it is part of the acceptance or `failure_metrics.judge` is set, and on a
+    second student if students start from a distilled one (`initial`). `first` is the number of the first generation.
+
+    Raises:
+        ValueError: the generative models do not fit the data.
+        OSError: the generative models do not exist.
+    """
+    model, config = load_diffusion_model(generation, setup.splits), setup.config
+    judge = setup.teacher(other=True)[0] if generation.judge or config.failure_metrics.judge else None
+    accepts = judge if generation.judge else None
+    generator = HardImageGenerator(model, search, generation, setup, teacher=teacher, judge=accepts)
+    other = setup.student(teacher, other=True) if config.initial is not None else None
+    return Generations(generator, first, setup.progress, setup.stop, judge=judge, other_student=other)

@@ -13,20 +13,17 @@ To add a method, derive it from `Method` and add a file to `conf/method`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.tasks.random_views import random_views
+from experiments.data import BatchSource
 from experiments.training.distributed import local_rows
 from hard_aug.evaluation.network_evaluations import FORWARD, TRAINED, TWO_VIEWS
 from hard_aug.losses import TwoViewLoss, distillation_loss
-from hard_aug.transforms import Transform
-
-if TYPE_CHECKING:
-    from experiments.data import BatchSource
 
 
 class Method(ABC):
@@ -80,26 +77,33 @@ class Method(ABC):
         """Load a state returned by `state_dict()`."""
 
 
+@dataclass(eq=False)
 class Supervised(Method):
     """Cross-entropy with the labels on clean images."""
 
     network_evaluations = TRAINED
-
-    def __init__(self, student: nn.Module) -> None:
-        self.student = student
+    student: nn.Module
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `Method.loss`."""
         return F.cross_entropy(self.student(local_rows(images)), local_rows(labels))
 
 
+@dataclass(eq=False)
 class Distillation(Method):
-    """Distillation on clean images (Hinton et al., arXiv:1503.02531)."""
+    """Distillation on clean images (Hinton et al., arXiv:1503.02531).
+
+    Attributes:
+        teacher: the frozen network.
+        student: the network to be trained.
+        temperature: of the distillation.
+    """
 
     network_evaluations = FORWARD + TRAINED
-
-    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
-        self.teacher, self.student, self.temperature = teacher, student, temperature
+    teacher: nn.Module
+    student: nn.Module
+    _: KW_ONLY
+    temperature: float
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `Method.loss`."""
@@ -111,14 +115,23 @@ class Distillation(Method):
         )
 
 
-class TwoViewMethod(Method):
-    """Distillation on a first view (the clean images) and a second view, with half of the loss each."""
+@dataclass(eq=False, kw_only=True)
+class TwoViewMethod(Distillation):
+    """Distillation on a first view (the clean images) and a second view, with half of the loss each.
+
+    Attributes:
+        seed: of the draws, which are made by the method's own CPU generator.
+        mixes: whether the two views show different images, so that the teacher's consistency is undefined.
+    """
 
     network_evaluations = TWO_VIEWS
+    mixes = False
+    seed: int = 0
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float) -> None:
-        self.teacher, self.student, self.temperature = teacher, student, temperature
-        self._loss = TwoViewLoss(student, temperature=temperature)
+    def __post_init__(self) -> None:
+        self._loss = TwoViewLoss(self.student, temperature=self.temperature)
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._consistent: Tensor | None = None
 
     def first_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the first view of the global batch, `(B, C, H, W)`; called before `second_view`."""
@@ -128,35 +141,13 @@ class TwoViewMethod(Method):
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the second view of the global batch, `(M, C, H, W)`."""
 
-    def observe(self, first: Tensor, second: Tensor) -> None:
-        """Receive the teacher's logits on the two views, `(B, K)` and `(M, K)`, for logging."""
-
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `Method.loss`."""
         with torch.no_grad():
             first, second = local_rows(self.first_view(images, labels)), local_rows(self.second_view(images, labels))
-            first_teacher, second_teacher = self.teacher(first), self.teacher(second)
-        self.observe(first_teacher, second_teacher)
-        return self._loss(first, second, clean_teacher_logits=first_teacher, hard_teacher_logits=second_teacher).loss
-
-
-class SeededViews(TwoViewMethod):
-    """The second view is drawn from the method's own CPU generator.
-
-    Attributes:
-        mixes: whether a view combines several images, so that the teacher's consistency is undefined.
-    """
-
-    mixes = False
-
-    def __init__(self, teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int = 0) -> None:
-        super().__init__(teacher, student, temperature=temperature)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._consistent: Tensor | None = None
-
-    def observe(self, first: Tensor, second: Tensor) -> None:
-        """See `TwoViewMethod.observe`."""
-        self._consistent = None if self.mixes else (first.argmax(1) == second.argmax(1)).float().mean()
+            clean, hard = self.teacher(first), self.teacher(second)
+            self._consistent = None if self.mixes else (clean.argmax(1) == hard.argmax(1)).float().mean()
+        return self._loss(first, second, clean_teacher_logits=clean, hard_teacher_logits=hard).loss
 
     def scalars(self) -> dict[str, float]:
         """See `Method.scalars`."""
@@ -169,33 +160,3 @@ class SeededViews(TwoViewMethod):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Method.load_state_dict`."""
         self._generator.set_state(state["generator"])
-
-
-class RandomViews(SeededViews):
-    """The second view is drawn uniformly from a fraction of a transform's ranges.
-
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        transform: draws from its ranges.
-        temperature: of the distillation.
-        scale: fraction of each range, its centre, in (0, 1].
-        seed: of the draws.
-    """
-
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        transform: Transform,
-        *,
-        temperature: float,
-        scale: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(teacher, student, temperature=temperature, seed=seed)
-        self.transform, self.scale = transform, scale
-
-    def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
-        """See `TwoViewMethod.second_view`."""
-        return random_views(self.transform, images, self._generator, scale=self.scale, labels=labels)

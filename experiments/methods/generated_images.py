@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
 
-from experiments.generation.generations import Generations
+from experiments.generation.generations import Generations, build_generations
 from experiments.methods.base import Distillation
-from experiments.methods.image_pool import build_generations
 from experiments.methods.mixed_batches import MixedBatches
 from experiments.training import distributed
 from experiments.training.accuracy import accuracy
-from hard_aug.data import ImageSet, Refresh, Replay, read_shards
+from experiments.training.setup import Setup
+from hard_aug.data import Refresh, Replay, read_shards
 from hard_aug.models.eval_mode import unwrap_model
 
-if TYPE_CHECKING:
-    from experiments.methods.factory import MethodContext
 
-
+@dataclass(eq=False, kw_only=True)
 class GeneratedImages(Distillation):
     """Distillation on the batches of a `MixedBatches`. The network evaluations exclude the generation of images.
 
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
+    Attributes:
         search: the config group `search`.
         generation: the config group `generation`.
         folder: generated images, `<run of experiments.generate>/images`; None: all are generated here.
@@ -36,58 +32,58 @@ class GeneratedImages(Distillation):
         capacity: of the pool, images; None: no limit.
         refresh: settings of `Refresh`, whose epochs are those of the real images; its accuracy is that on validation
             images in distribution, since nothing is selected on the test set's kind.
-        temperature: of the distillation.
         seed: of the order and the draws.
-        context: provides networks and data.
+        setup: networks and data.
 
     Raises:
         ValueError: images or generative models that do not fit the data, or there are no first images.
         FileNotFoundError: there is no such folder.
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        *,
-        search: DictConfig,
-        generation: DictConfig,
-        folder: str | None,
-        student_from: str | None,
-        ratio: float,
-        replay: float,
-        capacity: int | None,
-        refresh: DictConfig,
-        temperature: float,
-        seed: int,
-        context: MethodContext,
-    ) -> None:
-        super().__init__(teacher, student, temperature=temperature)
-        if (folder is None) == (student_from is None):
+    search: DictConfig
+    generation: DictConfig
+    folder: str | None
+    student_from: str | None
+    ratio: float
+    replay: float
+    capacity: int | None
+    refresh: DictConfig
+    seed: int
+    setup: Setup
+
+    def __post_init__(self) -> None:
+        if (self.folder is None) == (self.student_from is None):
             raise ValueError(
-                f"method.folder={folder} and method.student_from={student_from}: expected one of the two: generated "
-                "images, or the folder of a finished run, such as one of method=kd, to generate the first ones against"
+                f"method.folder={self.folder} and method.student_from={self.student_from}: expected one of the two: "
+                "generated images, or the folder of a finished run, such as one of method=kd, to generate the first "
+                "ones against"
             )
-        splits, self.refresh, self._step = context.splits, Refresh(**refresh), 0
-        self.pool, self.validation = Replay(capacity=capacity, old_fraction=replay, seed=seed), splits.validation
-        if folder is not None:
-            store = read_shards(folder)
+        splits, self._schedule, self._step = self.setup.splits, Refresh(**self.refresh), 0
+        self.pool = Replay(capacity=self.capacity, old_fraction=self.replay, seed=self.seed)
+        if self.folder is not None:
+            store = read_shards(self.folder)
             if store.classes != tuple(splits.classes):
                 raise ValueError(
-                    f"{folder} has the classes {store.classes}, the data {splits.classes}: expected the same"
+                    f"{self.folder} has the classes {store.classes}, the data {splits.classes}: expected the same"
                 )
             self.pool.add(store.images)
-        batch_size = min(context.config.batch_size, len(splits.train))
-        settings = {"ratio": ratio, "batch_size": batch_size, "classes": splits.classes, "seed": seed}
-        self.batches = RefreshedBatches(self, splits.train, settings)
+        self.batches: MixedBatches = MixedBatches(
+            splits.train,
+            self.pool,
+            ratio=self.ratio,
+            batch_size=min(self.setup.config.batch_size, len(splits.train)),
+            classes=splits.classes,
+            seed=self.seed,
+            before_batch=self._generate,
+        )
         self.generations: Generations | None = None
-        if folder is None or self.refresh.every is not None or self.refresh.patience is not None:
-            self.generations = build_generations(search, generation, context, first=len(self.pool) > 0)
-        self._first = None if student_from is None else context.trained_student(Path(student_from))
-        self._due = folder is None
+        if self.folder is None or self._schedule.every is not None or self._schedule.patience is not None:
+            first = int(len(self.pool) > 0)  # images of a folder are generation 0
+            self.generations = build_generations(self.search, self.generation, self.setup, self.teacher, first=first)
+        self._first = None if self.student_from is None else self.setup.trained_student(Path(self.student_from))
+        self._due = self.folder is None
 
-    def generate(self) -> None:
-        """Add a generation of images to the pool if one is due."""
+    def _generate(self) -> None:
         if self.generations is not None and self._due:
             student = self.student if self._first is None or self.generations.count else self._first
             self.pool.add(self.generations(student))
@@ -101,9 +97,10 @@ class GeneratedImages(Distillation):
             return
         student, value = unwrap_model(self.student), None
         distributed.broadcast_buffers(student)  # so that all processes evaluate the same student
-        if self.refresh.patience is not None:
-            value = distributed.all_reduce_mean({"value": accuracy(student, self.validation)})["value"]
-        self._due = self.refresh.is_due(epoch, value)
+        if self._schedule.patience is not None:
+            found = accuracy(student, self.setup.splits.validation)
+            value = distributed.all_reduce_mean({"value": found})["value"]
+        self._due = self._schedule.is_due(epoch, value)
 
     @property
     def failure_metrics(self) -> dict[str, float]:
@@ -119,25 +116,12 @@ class GeneratedImages(Distillation):
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`; the pool is part of the batches' state."""
         generations = None if self.generations is None else self.generations.state_dict()
-        refresh = self.refresh.state_dict()
+        refresh = self._schedule.state_dict()
         return {"step": self._step, "due": self._due, "refresh": refresh, "generations": generations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Method.load_state_dict`."""
         self._step, self._due = state["step"], state["due"]
-        self.refresh.load_state_dict(state["refresh"])
+        self._schedule.load_state_dict(state["refresh"])
         if self.generations is not None:
             self.generations.load_state_dict(state["generations"])
-
-
-class RefreshedBatches(MixedBatches):
-    """Batches before which a method generates the hard images that are due."""
-
-    def __init__(self, method: GeneratedImages, real: ImageSet, settings: dict[str, Any]) -> None:
-        super().__init__(real, method.pool, **settings)
-        self.method = method
-
-    def next(self) -> ImageSet:
-        """See `MixedBatches.next`."""
-        self.method.generate()
-        return super().next()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -13,12 +12,10 @@ from torch import Tensor, nn
 from experiments.methods.base import Method
 from experiments.methods.drawn_views import finished_transform
 from experiments.training.distributed import local_rows
+from experiments.training.setup import Setup
 from hard_aug import Exploration, HardAugmenter, HardBatch
 from hard_aug.compatibility import check_parts
 from hard_aug.evaluation.network_evaluations import TWO_VIEWS, augmenter_evaluations, planned_augmenter_evaluations
-
-if TYPE_CHECKING:
-    from experiments.methods.factory import MethodContext
 
 
 class UnsupportedPartsError(ValueError):
@@ -83,53 +80,31 @@ def build_hard(
     augmenter: DictConfig,
     temperature: float,
     seed: int,
-    channels: int,
-    context: MethodContext,
+    setup: Setup,
     objective: DictConfig | None = None,
     invariance: DictConfig | None = None,
 ) -> Hard:
-    """Build the method from an augmenter's configuration, whose parts are instantiated here.
+    """Build the method from the node `augmenter`, whose parts are instantiated here.
 
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
-        augmenter: the node `augmenter`.
-        temperature: of the distillation.
-        seed: of the augmenter's draws.
-        channels: of the images.
-        context: provides the training images to transforms that are made from them.
-        objective: replaces that of `augmenter`.
-        invariance: replaces that of `augmenter`.
+    `objective` and `invariance` replace those of `augmenter`.
 
     Raises:
         UnsupportedPartsError: the parts cannot be combined.
     """
+    transform, policy = finished_transform(instantiate(augmenter.transform), setup), instantiate(augmenter.policy)
+    channels = {"channels": setup.shape[0]} if "channels" in inspect.signature(policy).parameters else {}
     parts = {
-        "transform": finished_transform(instantiate(augmenter.transform), context),
+        "transform": transform,
+        "policy": policy(transform.spec, **channels),
         "objective": instantiate(objective or augmenter.objective),
         "invariance": instantiate(invariance or augmenter.invariance),
         "schedule": instantiate(augmenter.schedule),
     }
-    policy = instantiate(augmenter.policy)
-    if "channels" in inspect.signature(policy).parameters:
-        policy = partial(policy, channels=channels)
-    parts["policy"] = policy(parts["transform"].spec)
     try:
         check_parts(**parts)
     except ValueError as error:
         raise UnsupportedPartsError(str(error)) from error
-    exploration = Exploration(
-        entropy_weight=augmenter.entropy_weight,
-        min_variance=augmenter.min_variance,
-        min_uniform_fraction=augmenter.min_uniform_fraction,
-    )
-    made = HardAugmenter(
-        teacher=teacher,
-        student=student,
-        exploration=exploration,
-        batch_norm=augmenter.batch_norm,
-        learning_rate=augmenter.learning_rate,
-        seed=seed,
-        **parts,
-    )
-    return Hard(made, temperature=temperature)
+    explored = {key: augmenter[key] for key in ("entropy_weight", "min_variance", "min_uniform_fraction")}
+    settings = {key: augmenter[key] for key in ("batch_norm", "learning_rate")} | parts
+    settings |= {"exploration": Exploration(**explored), "seed": seed}
+    return Hard(HardAugmenter(teacher=teacher, student=student, **settings), temperature=temperature)

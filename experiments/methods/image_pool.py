@@ -2,80 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
-from experiments.generation.generations import Generations
-from experiments.generation.generator import HardImageGenerator, load_diffusion_model
-from experiments.methods.base import SeededViews
+from experiments.generation.generations import build_generations
+from experiments.methods.base import TwoViewMethod
+from experiments.training.setup import Setup
 from hard_aug.data import Replay
 from hard_aug.utils.checks import check_integer
 
-if TYPE_CHECKING:
-    from experiments.methods.factory import MethodContext
 
-
-class SecondBatch(SeededViews):
+@dataclass(eq=False, kw_only=True)
+class SecondBatch(TwoViewMethod):
     """The second view is another batch of training images: distillation on as many images as `Pool` uses."""
 
-    mixes = True  # the views do not show the same image
-
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int, context: MethodContext
-    ) -> None:
-        super().__init__(teacher, student, temperature=temperature, seed=seed)
-        self.images = context.splits.train
+    mixes = True
+    setup: Setup
 
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `TwoViewMethod.second_view`."""
-        rows = torch.randint(len(self.images), (len(images),), generator=self._generator)
-        return self.images[rows.to(self.images.device)].materialize().images
+        part = self.setup.splits.train
+        rows = torch.randint(len(part), (len(images),), generator=self._generator)
+        return part[rows.to(part.device)].materialize().images
 
 
-class Pool(SeededViews):
+@dataclass(eq=False, kw_only=True)
+class Pool(TwoViewMethod):
     """The second view is drawn uniformly from images generated against the student so far.
 
     The network evaluations exclude the generation.
 
-    Args:
-        teacher: the frozen network.
-        student: the network to be trained.
+    Attributes:
         search: the config group `search`.
         generation: the config group `generation`.
         refresh_every: steps from one generation to the next; the first one is before the first step.
-        temperature: of the distillation.
-        seed: of the draws.
-        context: provides networks and data.
+        setup: networks and data.
 
     Raises:
         ValueError: `refresh_every` is below 1, or see `build_generations`; at a step, no image was accepted.
     """
 
-    mixes = True  # the views do not show the same image
+    mixes = True
+    search: DictConfig
+    generation: DictConfig
+    refresh_every: int
+    setup: Setup
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        *,
-        search: DictConfig,
-        generation: DictConfig,
-        refresh_every: int,
-        temperature: float,
-        seed: int,
-        context: MethodContext,
-    ) -> None:
-        super().__init__(teacher, student, temperature=temperature, seed=seed)
-        check_integer(**{"method.refresh_every": refresh_every})
-        self.student, self.every, self.pool, self._step = student, refresh_every, Replay(), 0
-        self.generations = build_generations(search, generation, context)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer(**{"method.refresh_every": self.refresh_every})
+        self.pool, self._step = Replay(), 0
+        self.generations = build_generations(self.search, self.generation, self.setup, self.teacher)
 
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `TwoViewMethod.second_view`."""
-        if self.generations.count <= self._step // self.every:
+        if self.generations.count <= self._step // self.refresh_every:
             self.pool.add(self.generations(self.student))
         if self.pool.images is None:
             raise ValueError("method=pool: no image was accepted; change method.search or method.generation")
@@ -106,38 +91,3 @@ class Pool(SeededViews):
         self._step = state["step"]
         self.generations.load_state_dict(state["generations"])
         self.pool.load_state_dict(state["pool"])
-
-
-def build_generations(
-    search: DictConfig, generation: DictConfig, context: MethodContext, *, first: int = 0
-) -> Generations:
-    """Build what generates images during a training.
-
-    Failure metrics are measured by a judge if it is part of the acceptance or `failure_metrics.judge` is set, and on a
-    second student if students start from a distilled one (`initial`).
-
-    Args:
-        search: the config group `search`.
-        generation: the config group `generation`.
-        context: provides networks and data.
-        first: number of the first generation.
-
-    Raises:
-        ValueError: the generative models do not fit the data.
-        OSError: the generative models do not exist.
-    """
-    config, splits = context.config, context.splits
-    model = load_diffusion_model(generation, splits)
-    judge = context.other_teacher() if generation.judge or config.failure_metrics.judge else None
-    generator = HardImageGenerator(
-        model,
-        search,
-        generation,
-        teacher=context.teacher,
-        judge=judge if generation.judge else None,
-        train=splits.train,
-        classes=len(splits.classes),
-        seed=context.seed,
-    )
-    other = context.other_student() if config.initial is not None else None
-    return Generations(generator, first, context.progress, context.stop, judge=judge, other_student=other)

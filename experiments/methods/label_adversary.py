@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hard_aug.objectives import Disagreement, Reference
@@ -42,11 +42,9 @@ class LabelConflict(Disagreement):
         """See `Disagreement.__call__`."""
         if reference is None or reference.labels is None:
             raise ValueError("LabelConflict requires labels: call augmenter(images, labels)")
-        label = reference.labels.long()[:, None]
-        teacher, student = teacher_logits.float().log_softmax(1), student_logits.float().log_softmax(1)
+        labels, student_logits = reference.labels.long(), student_logits.float()
         if self.non_saturating:
-            at_label = torch.zeros_like(student, dtype=torch.bool).scatter(1, label, True)
-            gain = student.masked_fill(at_label, -math.inf).logsumexp(1)
+            gain = student_logits.log_softmax(1).scatter(1, labels[:, None], -math.inf).logsumexp(1)  # of the others
         else:
-            gain = -student.gather(1, label).squeeze(1)
-        return gain + self.weight * teacher.gather(1, label).squeeze(1)
+            gain = F.cross_entropy(student_logits, labels, reduction="none")
+        return gain - self.weight * F.cross_entropy(teacher_logits.float(), labels, reduction="none")

@@ -37,22 +37,15 @@ class ConvTeacher(nn.Module):
     ) -> None:
         super().__init__()
 
-        def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-            return [
-                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
-
-        self.features = nn.Sequential(
-            *block(channels, width, 1),
-            *block(width, width * 3 // 2, 2),
-            *block(width * 3 // 2, width * 3, 2),
-            *block(width * 3, width * 4, 2),
-        )
-        side = -(-size // 8)
+        layers: list[nn.Module] = []
+        inputs = channels
+        for outputs, stride in ((width, 1), (width * 3 // 2, 2), (width * 3, 2), (width * 4, 2)):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+            inputs = outputs
+        self.features = nn.Sequential(*layers)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pooling else nn.Flatten()
-        self.head = nn.Linear(4 * width if pooling else 4 * width * side**2, classes)
+        side = 1 if pooling else -(-size // 8)
+        self.head = nn.Linear(4 * width * side**2, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(B, K)` of images `(B, C, H, W)`."""
@@ -104,17 +97,10 @@ def small_vit(
 ) -> nn.Module:
     """Return a vision transformer (arXiv:2010.11929) for small images, by timm.
 
-    Args:
-        size: a multiple of `patch`.
-        channels: of the images.
-        classes: of the logits.
-        patch: patch size, pixels.
-        width: embedding dimension, a multiple of `heads`.
-        depth: number of blocks.
-        heads: number of attention heads.
+    `patch` is the size of a patch in pixels, `width` the embedding dimension, and `depth` the number of blocks.
 
     Raises:
-        ValueError: the size or the width is not such a multiple.
+        ValueError: the size is no multiple of `patch`, or the width none of `heads`.
     """
     if size % patch or width % heads:
         raise ValueError(
@@ -141,11 +127,8 @@ def timm_network(
 ) -> nn.Module:
     """Return a timm model for images in [0, 1], which are resized only for models with a fixed input size.
 
-    Args:
-        name: one of `timm.list_models()`.
-        pretrained: load timm's weights, downloaded if they are not in its cache.
-        classes: number of classes; None: the model's own head.
-        channels: of the images.
+    `name` is one of `timm.list_models()`; timm's weights (`pretrained`) are downloaded if they are not in its cache;
+    `classes=None` keeps the model's own head.
 
     Raises:
         ValueError: no name, or one that timm does not know.

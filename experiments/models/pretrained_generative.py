@@ -18,9 +18,7 @@ SHIPPED = Path(__file__).parent.parent / "pretrained" / "fashion_mnist"
 def autoencoder(folder: str | None = None, *, device: str = "auto") -> nn.Module:
     """Load an autoencoder of any class of diffusers, frozen.
 
-    Args:
-        folder: folder with the autoencoder in `vae/` or at its root, or a name on the hub; None: the shipped one.
-        device: device, as in the configurations.
+    `folder` has it in `vae/` or at its root, or is a name on the hub; None: the shipped one.
     """
     return load_autoencoder(_location(folder)).to(choose_device(device)).requires_grad_(False)
 
@@ -28,20 +26,14 @@ def autoencoder(folder: str | None = None, *, device: str = "auto") -> nn.Module
 def diffusion_model(folder: str | None = None, *, guidance_scale: float = 1.0, device: str = "auto") -> DiffusionModel:
     """Load a diffusion model conditioned on classes.
 
-    Args:
-        folder: folder with `unet`, `scheduler` and optionally `vae`, or a name on the hub; None: the shipped one.
-        guidance_scale: scale of classifier-free guidance; 1: no guidance.
-        device: device, as in the configurations.
+    `folder` has `unet`, `scheduler` and optionally `vae`, or is a name on the hub; None: the shipped one.
+    `guidance_scale` is that of classifier-free guidance; 1: none.
     """
     return DiffusionModel.from_pretrained(_location(folder), guidance_scale=guidance_scale).to(choose_device(device))
 
 
 def hierarchical_vae(folder: str | None = None, *, device: str = "auto") -> HierarchicalVAE:
-    """Load a hierarchical VAE; none is shipped.
-
-    Args:
-        folder: folder written by `HierarchicalVAE.save_pretrained`.
-        device: device, as in the configurations.
+    """Load a hierarchical VAE from a folder written by `HierarchicalVAE.save_pretrained`; none is shipped.
 
     Raises:
         ValueError: no folder is given.
@@ -74,8 +66,7 @@ def latent_edits(
         direction: largest step along each, in standard deviations of the images.
         shift: largest shift of a latent channel, in standard deviations; None: off.
     """
-    shown = images[slice(0, direction_images)].materialize().images
-    found = latent_directions(autoencoder, shown, directions)
+    found = latent_directions(autoencoder, images[slice(0, direction_images)].materialize().images, directions)
     return VAELatent(autoencoder, shift=shift, direction=direction, directions=found)
 
 

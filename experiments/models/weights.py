@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -16,22 +17,16 @@ from hard_aug.models import Normalized
 
 #: Keys that hold the weights in checkpoints of trainers, and in `student.pt`.
 CHECKPOINT_KEYS = ("model", "state_dict")
-#: Number of keys that an error names.
-NAMED = 3
+#: Characters of each line of torch's errors that are shown.
+LINE = 200
 
 
 def build_network(node: DictConfig, *, size: int, channels: int, classes: int, own_head: bool = False) -> nn.Module:
-    """Instantiate the `_target_` of a network with those of the three values that its signature names.
+    """Instantiate the `_target_` of a network with those of `size`, `channels` and `classes` that its signature names.
 
     Two keys of the node are not passed on: `weights`, a file for `load_weights`, and `normalization`, `mean` and `std`
-    for each channel that the network expects its input normalised with.
-
-    Args:
-        node: of the network, such as `student`.
-        size: height and width of the images, pixels.
-        channels: of the images.
-        classes: number of classes.
-        own_head: keep the head of a network whose default is `classes=None`.
+    for each channel that the network expects its input normalised with. With `own_head`, a network whose default is
+    `classes=None` keeps its head. `size` is the height and width of the images, pixels.
 
     Raises:
         FileNotFoundError: there is no file of weights.
@@ -66,10 +61,6 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     Prefixes of wrappers that all names have in common, such as `module.`, are stripped.
 
-    Args:
-        model: the network.
-        path: of the file.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file has no weights, or those of another network.
@@ -77,22 +68,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights={path}: no such file; expected a safetensors file or a torch state dict")
-    own = model.state_dict()
-    found = _stripped(_read(path), own)
-    shapes = [
-        f"{key} {tuple(found[key].shape)} in place of {tuple(own[key].shape)}"
-        for key in own
-        if key in found and found[key].shape != own[key].shape
-    ]
-    problems = {
-        "missing": [key for key in own if key not in found],
-        "unexpected": [key for key in found if key not in own],
-        "shapes": shapes,
-    }
-    if any(problems.values()):
-        named = "; ".join(f"{what} {_first(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"weights={path} are not those of this {type(model).__name__}: {named}")
-    model.load_state_dict(found)
+    try:
+        model.load_state_dict(_stripped(_read(path), model.state_dict()))
+    except RuntimeError as error:  # a line with all missing keys, one with all unexpected, one for each other shape
+        problems = " ".join(shorten(line, LINE) for line in str(error).splitlines()[1:4])
+        raise ValueError(f"weights={path} are not those of this {type(model).__name__}: {problems}") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -103,9 +83,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds for files of other formats
-        reason = str(error).split(". ")[0].splitlines()[:1]
+        reason = str(error).split(". ")[0].partition("\n")[0]
         raise ValueError(
-            f"weights={path} can't be read ({type(error).__name__}: {''.join(reason)}); "
+            f"weights={path} can't be read ({type(error).__name__}: {reason}); "
             "expected a safetensors file, or torch.save(model.state_dict(), path)"
         ) from error
     for key in CHECKPOINT_KEYS:
@@ -127,8 +107,3 @@ def _stripped(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, 
             return found
         names = [rest for _, _, rest in parts]
     return dict(zip(names, found.values(), strict=True))
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

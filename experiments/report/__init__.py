@@ -11,8 +11,7 @@ fashion_robust_all.json convergence.json fashion_robust_third.json fashion_vit.j
 --markdown > report.md
     python -m experiments.report ablation.json --markdown --pivot augmenter.objective \
 augmenter.policy,augmenter.schedule > ablation.md
-    python -m experiments.report ablation_search.json --markdown >> ablation.md
-    python -m experiments.report ablation_conditional.json --markdown >> ablation.md
+    python -m experiments.report ablation_draws.json --markdown >> ablation.md
     python -m experiments.report ablation_uniform.json --markdown >> ablation.md
 """
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.report.captions import titles
-from experiments.report.cells import Table
 from experiments.report.groups import HARD, split, write_selection
 from experiments.report.records import gather, write_records
-from experiments.report.tables import accuracy, pivot, tables, verdict
+from experiments.report.tables import Table, accuracy, pivot, tables, verdict
 from experiments.runs import status
 
 

@@ -1,4 +1,4 @@
-"""Curves of a group as inline SVG in the page's text colour, for light and dark mode."""
+"""Curves of a group as inline SVG; what is black takes the page's text colour, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (4, 1.6)), "dotted": (0, (
 HIGHLIGHT = "#d33a2f"
 #: With more curves than this, only those of HARD have a band.
 MAX_BANDS = 4
-#: Placeholder for the page's text colour.
-INK = "#010203"
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -31,9 +29,9 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    **dict.fromkeys(
-        ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color"), INK
-    ),
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
 }
 #: Labels of the x axes.
 AXES = {"step": "student steps", "evaluations": "network evaluations", "seconds": "seconds"}
@@ -50,19 +48,20 @@ SCALARS = {
 
 def panels(group: Group) -> dict[str, list[str]]:
     """Return SVGs by heading: of the main test set, of logged scalars, of the other sets, and of single parameters."""
-    accuracy, names = curves(group), group.rows(without=())
-    found: dict[str, list[str]] = {"": [], "Accuracy on other test sets": [], "Parameters of the policy": []}
+    accuracy, scalars, names = curves(group), _scalars(group), group.rows(without=())
+    others, parameters = "Accuracy on other test sets", "Parameters and further scalars"
+    found: dict[str, list[str]] = {"": [], others: [], parameters: []}
     for key in group.sets if not accuracy.empty else ():
         for cost, label in AXES.items():
             points = accuracy.assign(x=accuracy[cost], y=accuracy[key])
-            where = "" if key == group.main else "Accuracy on other test sets"
-            found[where] += _panel(points, names, f"accuracy on {key}, %", label)
-    scalars = _scalars(group)
+            found["" if key == group.main else others] += _panel(points, names, f"accuracy on {key}, %", label)
+    drawn = [group.records[run].get("policy", {}) for run in group.runs.run]
+    units = {f"policy/{name}_sd": (f"std of {name}, {one['unit']}", 1) for each in drawn for name, one in each.items()}
     for key in scalars["key"].unique():
-        title, factor = SCALARS.get(key, (key.rpartition("/")[2].replace("_", " "), 1))
+        title, factor = {**SCALARS, **units}.get(key, (key.rpartition("/")[2], 1))
         points = scalars[scalars["key"] == key].assign(y=lambda part, factor=factor: factor * part.y)
-        found["Parameters of the policy" if "/" in key else ""] += _panel(points, names, title, AXES["step"])
-    return {heading: drawn for heading, drawn in found.items() if drawn}
+        found[parameters if "/" in key else ""] += _panel(points, names, title.replace("_", " "), AXES["step"])
+    return {heading: svgs for heading, svgs in found.items() if svgs}
 
 
 def _scalars(group: Group) -> pd.DataFrame:
@@ -119,10 +118,9 @@ def _panel(points: pd.DataFrame, names: Sequence[str], title: str, x_label: str)
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.ticklabel_format(axis="y", useOffset=False)
-        axes.grid(color=INK, alpha=0.12, linewidth=0.5)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = written.getvalue().replace(INK, "currentColor")
+    svg = written.getvalue().replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
     return [svg.replace("<svg ", f'<svg role="img" aria-label="{title}, {x_label}" ', 1)]

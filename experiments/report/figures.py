@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.report.groups import HARD, KD, Group
+from experiments.report.groups import HARD, Group
 from experiments.runs.saved import load_run
 from hard_aug import diagnose
 from hard_aug.viz import draw_diagnosis, gallery
@@ -13,36 +13,36 @@ from hard_aug.viz import draw_diagnosis, gallery
 GALLERY_IMAGES, DIAGNOSIS_IMAGES = 64, 500
 
 
-def draw(group: Group, folder: Path, suffix: str = "") -> list[Path]:
-    """Draw `gallery.png` and `diagnosis.png`, and write `diagnosis.txt`, of the group's first run of HARD.
+def draw(group: Group, folder: Path, suffix: str = "") -> dict[str, Path]:
+    """Draw `gallery.png` and `diagnosis.png`, and write `diagnosis.txt`, of the group's first run of HARD in a folder.
 
-    Args:
-        group: runs in folders; the other students are those with the same seed.
-        folder: for the figures.
-        suffix: of the file names.
+    The other students are those with the same seed. `suffix` is appended to the names of the files.
 
     Returns:
-        the figures; none without a run of HARD in a folder.
+        the figures by caption; none without such a run.
     """
     runs = group.runs[["folder" in group.records[run] for run in group.runs.run]]
     first = runs[runs.method == HARD].head(1)
     if first.empty:
-        return []
-    runs = runs[runs.seed == first.seed.item()]
-    saved = {run.name: load_run(Path(group.records[run.run]["folder"])) for run in runs.itertuples()}
-    hard, students = saved[first.name.item()], {name: run.student() for name, run in saved.items()}
-    augmenter, splits, seed = hard.augmenter(), hard.splits, hard.record["seed"]
-    shown, more = (splits.test[slice(0, n)].materialize() for n in (GALLERY_IMAGES, DIAGNOSIS_IMAGES))
-    paths = [folder / f"gallery{suffix}.png", folder / f"diagnosis{suffix}.png"]
-    views = augmenter(shown.images, shown.labels)
-    gallery(views, students, classes=splits.classes, labels=shown.labels).savefig(paths[0], dpi=130)
-    kd = next((name for name in group.rows(only=KD) if name in students), None)
-    found = [
-        diagnose(hard.teacher, student, more.images, augmenter.transform, labels=more.labels, seed=seed)
-        for student in (students[kd] if kd else hard.setup.student(hard.teacher), students[first.name.item()])
-    ]
-    before, after = found
+        return {}
+    name, seed = first.name.item(), int(first.seed.item())
+    saved = {run.name: load_run(Path(group.records[run.run]["folder"])) for run in runs[runs.seed == seed].itertuples()}
+    hard, students = saved[name], {each: run.student() for each, run in saved.items()}
+    augmenter, splits = hard.augmenter(), hard.splits
+    shown, more = (splits.test[slice(0, count)].materialize() for count in (GALLERY_IMAGES, DIAGNOSIS_IMAGES))
+    drawn = gallery(augmenter(shown.images, shown.labels), students, classes=splits.classes, labels=shown.labels)
+    kd = next((each for each in group.kd if each in students), "untrained")
+    students.setdefault("untrained", hard.setup.student(hard.teacher))
+    before, after = (
+        diagnose(hard.teacher, students[each], more.images, augmenter.transform, labels=more.labels, seed=seed)
+        for each in (kd, name)
+    )
+    paths = [folder / f"{kind}{suffix}.png" for kind in ("gallery", "diagnosis")]
+    drawn.savefig(paths[0], dpi=130)
     draw_diagnosis(after, before=before).savefig(paths[1], dpi=110)
-    texts = [f"before ({kd or 'untrained'})\n{before}", f"after\n{after}", after.gap_closed(before)]
+    texts = [f"before ({kd})\n{before}", f"after ({name})\n{after}", after.gap_closed(before)]
     paths[1].with_suffix(".txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    return paths
+    return {
+        f"Hard images of {name} and the predictions of all students, seed {seed}": paths[0],
+        f"Diagnosis before ({kd}) and after ({name}), seed {seed}": paths[1],
+    }

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.report.records import HELD_OUT, Record, frame
+from experiments.report.records import HELD_OUT, Record, frame, joined
 from experiments.training.accuracy import summary_sets
 
-HARD, KD = "hard", "kd"
+HARD = "hard"
 #: They use more than the others, or no teacher: never the best of a column, and no baselines.
 REFERENCES = ("teacher", "oracle", "supervised")
 #: With more test sets than this, the first table only shows those that rows are compared on.
@@ -51,12 +51,11 @@ class Group:
     @property
     def first(self) -> Record:
         """The first record."""
-        return self.records[self.frame.run.iloc[0]]
+        return self.records[int(self.frame.run.iloc[0])]
 
     def joined(self, key: str) -> str:
         """Return the different texts that the group's records have under a key."""
-        texts = (self.records[run].get(key) for run in self.frame.run)
-        return "; ".join(dict.fromkeys(filter(None, texts)))
+        return joined((self.records[run] for run in self.frame.run), key)
 
     @property
     def shown(self) -> list[str]:
@@ -74,9 +73,14 @@ class Group:
         return list(methods.index[methods == only if only else ~methods.isin(without)])
 
     @property
+    def kd(self) -> list[str]:
+        """The rows of plain distillation."""
+        return self.rows(only="kd") or self.rows(only="second_batch")
+
+    @property
     def baselines(self) -> list[str]:
         """The rows that HARD is compared with."""
-        return self.rows(without=[*REFERENCES, HARD, "generated"])
+        return self.rows(without=[*REFERENCES, HARD, "generated", "pool"])
 
     @property
     def hard(self) -> list[str]:
@@ -99,12 +103,7 @@ class Group:
 
 
 def split(records: Sequence[Record], select_on: str | None = None) -> list[Group]:
-    """Return the groups of records in order of appearance.
-
-    Args:
-        records: from `gather`.
-        select_on: replaces that of each group's configuration, by default `main`.
-    """
+    """Return the groups of records; `select_on` replaces that of each group's configuration, by default `main`."""
     found: list[Group] = []
     whole = frame(records) if records else pd.DataFrame(columns=["group", "run"])
     for key in whole.groupby("group").run.min().sort_values().index:
@@ -119,14 +118,10 @@ def split(records: Sequence[Record], select_on: str | None = None) -> list[Group
 
 
 def select(runs: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return all trials of all rows, with the chosen one of each row.
+    """Return all trials of a group's rows, with the chosen one of each row by `clean`, `main` or `sum`.
 
     It has the highest mean validation accuracy over the seeds that all trials of the row share (if they share none,
     over all of its seeds). A trial without validation accuracies comes last.
-
-    Args:
-        runs: of one group.
-        by: `clean`, `main` or `sum`.
     """
     found, both = [], ["validation_clean", "validation_main"]
     runs = runs.drop_duplicates("run")
@@ -138,7 +133,7 @@ def select(runs: pd.DataFrame, by: str) -> pd.DataFrame:
         trials["seeds"] = row.groupby("settings").seed.agg(lambda seeds: ", ".join(map(str, sorted(seeds))))
         trials = trials.join((row if shared.empty else shared).groupby("settings")[["value", *both]].mean())
         trials = trials.assign(name=name, shared=not shared.empty, tried=max(count, row.trials.max()))
-        found.append(trials.assign(chosen=trials.index == trials.value.fillna(-1).idxmax()).reset_index())
+        found.append(trials.assign(chosen=trials.index == trials.value.fillna(-1).round(6).idxmax()).reset_index())
     return pd.concat(found, ignore_index=True)
 
 

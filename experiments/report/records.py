@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,26 +20,24 @@ HELD_OUT = "held-out corruptions"
 REQUIRED = ("method", "row", "settings", "seed", "group", "student", "teacher", "sets", "main")
 #: Parts of a record that a result file contains once, in `configs`.
 SHARED = ("group", "row", "teacher", "versions")
+#: Keys that a result file does not contain in its runs.
+NOT_WRITTEN = ("config", "folder", "file", "command", "note")
 #: Columns that identify a run.
 RUN = ["group", "method", "row", "settings", "seed"]
 #: Columns in %, and other numbers.
 PERCENT = ["accuracy", "teacher", "validation_clean", "validation_main", "teacher_consistency"]
 NUMBERS = ["steps", "evaluations", "seconds"]
 #: Methods at the top and at the bottom of tables.
-FIRST, LAST = ("supervised", "initial", "kd", "random"), ("oracle", "generated", "hard")
+FIRST, LAST = ("supervised", "initial", "kd", "second_batch", "random"), ("oracle", "generated", "pool", "hard")
 
 
 def gather(paths: Sequence[Path], *, required: bool = True) -> list[Record]:
     """Return the records in result files and in every `metrics.json` below folders.
 
-    A record from a folder also has `folder`, one from a file the file's `command` and `note`.
-
-    Args:
-        paths: of folders and files.
-        required: there must be a record.
+    A record from a folder also has `folder`, one from a file `file` and the file's `command` and `note`.
 
     Raises:
-        FileNotFoundError: a path does not exist, or there is no record.
+        FileNotFoundError: a path does not exist, or there is no record and it is `required`.
         ValueError: a file is not valid.
     """
     found = [record for path in paths for record in (_from_folder(path) if path.is_dir() else _from_file(path))]
@@ -64,7 +62,8 @@ def _from_file(path: Path) -> Iterator[Record]:
             shared = {key: found["configs"][record[key]] for key in SHARED if key in record}
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: configs has no {error}; write the file again with --json") from error
-        yield {**record, **shared, **{key: found[key] for key in ("command", "note") if found.get(key)}}
+        described = {key: found[key] for key in ("command", "note") if found.get(key)}
+        yield {**record, **shared, **described, "file": str(path)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -87,28 +86,24 @@ def _checked(path: Path, record: Any) -> Record:
 def write_records(path: Path, records: Sequence[Record], *, command: str = "", note: str = "") -> None:
     """Write a result file: one run a line, what several runs share once in `configs`.
 
-    The `config` of a run is left out: it consists of `group`, `row`, `settings` and `seed`.
-
-    Args:
-        path: of the file.
-        records: from `gather`.
-        command: that made the runs; empty: those of the files that they are from.
-        note: on the runs; likewise.
+    The `config` of a run is left out: it consists of `group`, `row`, `settings` and `seed`. By default, command and
+    note are those of the records.
     """
     configs: dict[str, Any] = {}
     runs = []
     for record in records:
         shared = {key: cache_key(record[key])[:8] for key in SHARED if key in record}
         configs |= {shared[key]: record[key] for key in shared}
-        kept = {key: value for key, value in record.items() if key not in ("config", "folder", "command", "note")}
+        kept = {key: value for key, value in record.items() if key not in NOT_WRITTEN}
         runs.append({**kept, **shared})
-    head = {"command": command, "note": note}
-    head = {
-        key: given or "; ".join(dict.fromkeys(filter(None, (one.get(key) for one in records))))
-        for key, given in head.items()
-    }
+    head = {"command": command or joined(records, "command"), "note": note or joined(records, "note")}
     text = json.dumps({**head, "runs": runs, "configs": configs}, ensure_ascii=False)
     path.write_text(text.replace('}, {"method"', '},\n{"method"') + "\n", encoding="utf-8")
+
+
+def joined(records: Iterable[Record], key: str) -> str:
+    """Return the different texts that records have under a key."""
+    return "; ".join(dict.fromkeys(record[key] for record in records if record.get(key)))
 
 
 def accuracies(record: Record, values: Mapping[str, float]) -> dict[str, float]:
@@ -146,7 +141,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     found[PERCENT] *= 100
     for (_, method, _, settings, seed, _), same in found.groupby([*RUN, "set"]):
         if same.accuracy.nunique() > 1:
-            where = " and ".join(str(records[run].get("folder", "a file")) for run in same.run)
+            where = " and ".join(records[run].get("folder") or records[run].get("file", "") for run in same.run)
             raise ValueError(f"different runs of {method} {settings} with seed {seed}: {where}; give one of them")
     found = found.drop_duplicates([*RUN, "set"])
     found["name"] = _names(found, records)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from experiments.report.captions import caption, selection
-from experiments.report.cells import Table, bold, millions, spread
-from experiments.report.groups import HARD, KD, Group
+from experiments.report.groups import HARD, Group
 from experiments.report.records import accuracies, short
 
 #: The gap between kd and teacher must be at least so large, percentage points, for a fraction of it to be meaningful.
@@ -20,6 +20,61 @@ MAX_CLOSED = 200.0
 MAX_PARAMETERS = 12
 #: Costs of a curve's point, with their titles.
 COSTS = {"step": "steps", "evaluations": "evaluations, millions", "seconds": "seconds"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        caption: complete in itself.
+        cells: formatted; the index has the names of the rows. `**` encloses the best values of a column.
+        folded: collapsed at first on the page.
+    """
+
+    caption: str
+    cells: pd.DataFrame
+    folded: bool = False
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, inside HTML `details` if folded."""
+        head = ["", *self.cells.columns]
+        lines = [head, ["---"] * len(head), *self.cells.reset_index().to_numpy().tolist()]
+        table = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        if self.folded:
+            return f"<details><summary>{self.caption}</summary>\n\n{table}\n\n</details>"
+        return f"{self.caption}\n\n{table}"
+
+    def plain(self) -> str:
+        """Return the table with aligned columns, for a terminal."""
+        return f"{self.caption}\n\n{self.cells.rename_axis(None).to_string()}"
+
+
+def spread(values: Iterable[float], digits: int = 1, *, sign: bool = False) -> str:
+    """Format mean and sample standard deviation: `1.0 ± 0.2`, `1.0` for one value, empty without values."""
+    found = pd.Series(values, dtype=float).dropna()
+    if found.empty:
+        return ""
+    mean = round(found.mean(), digits) + 0.0  # no negative zero
+    text = f"{mean:+.{digits}f}" if sign else f"{mean:.{digits}f}"
+    return text if len(found) == 1 else f"{text} ± {found.std():.{digits}f}"
+
+
+def millions(values: Iterable[float]) -> str:
+    """Format a mean in millions with three digits."""
+    mean = pd.Series(values, dtype=float).mean() / 1e6
+    return "" if pd.isna(mean) else f"{mean:.{max(0, 3 - len(f'{mean:.0f}')) if mean >= 1 else 3}f}"
+
+
+def bold(text: pd.DataFrame, mean: pd.DataFrame, rows: Sequence[str], *, lowest: bool = False) -> pd.DataFrame:
+    """Return cells with the best of each column of values in bold: of some rows, and unless all of them look equal."""
+    text = text.copy()
+    for column in mean:
+        values = mean.loc[mean.index.intersection(rows), column].dropna().round(1)
+        best = values.index[values == (values.min() if lowest else values.max())]
+        if values.nunique() > 1:
+            text.loc[best, column] = "**" + text.loc[best, column] + "**"
+    return text
 
 
 def tables(group: Group) -> list[Table]:
@@ -59,13 +114,13 @@ def _accuracies(group: Group, sets: Sequence[str]) -> tuple[pd.DataFrame, pd.Dat
 
 def gap_closed(group: Group, main: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the closed fraction of the gap between kd and teacher by seed and row, %, and why values are missing."""
-    kd, images, top = group.rows(only=KD), group.first.get("test_images"), main.teacher.mean() / 100
+    kd, images, top = group.kd, group.first.get("test_images"), main.teacher.mean() / 100
     rows = main.drop(columns=["teacher", *kd])
     gap = main.teacher - main[kd].mean(axis=1)
     needed = max(MIN_GAP, 200 * (top * (1 - top) / images) ** 0.5 if images else 0.0)  # two standard errors
-    reason = f"kd is {gap.min():.1f} points behind the teacher in a seed, less than {needed:.1f}"
+    reason = f"{''.join(kd)} is {gap.min():.1f} points behind the teacher in a seed, less than {needed:.1f}"
     if gap.isna().any():
-        reason = "the accuracy of kd or of the teacher is not known in every seed"
+        reason = "the accuracy of the teacher or of distillation is not known in every seed"
     if len(kd) != 1 or gap.isna().any() or gap.min() < needed:
         return rows * float("nan"), f"Gap closed is blank: {reason}." if kd else ""
     closed = 100 * rows.sub(main[kd[0]], axis=0).div(gap, axis=0)
@@ -84,8 +139,8 @@ def best_baselines(group: Group) -> Table:
         for hard in group.hard:
             found[name] |= {hard: spread(table[hard]), f"Δ {hard}": spread(table[hard] - table[best], sign=True)}
     text = (
-        "The best baseline on each test set, of all rows except hard, generated, oracle and supervised, selected by "
-        "its test accuracy, which favours it. Δ: HARD minus the baseline, paired by seed, percentage points."
+        "The best baseline on each test set, of all rows except hard, generated, pool, oracle and supervised, selected "
+        "by its test accuracy, which favours it. Δ: HARD minus the baseline, paired by seed, percentage points."
     )
     return Table(text, pd.DataFrame(found).T)
 
@@ -104,12 +159,12 @@ def verdict(group: Group) -> str:
 def costs(group: Group) -> Table:
     """Return the cost of one student by row, absolute and relative to kd."""
     runs, text, mean = group.runs.groupby("name", sort=False), pd.DataFrame(), pd.DataFrame()
-    kd = group.rows(only=KD)
+    kd = group.kd
     for key, form in (("evaluations", millions), ("seconds", spread)):
         text[COSTS[key]], mean[COSTS[key]] = runs[key].agg(form), runs[key].mean() / (1e6 if form is millions else 1)
         if len(kd) == 1:
             relative = mean[COSTS[key]] / mean[COSTS[key]][kd[0]]
-            text[f"{key} relative to kd"] = relative.map("{:.2f}".format, na_action="ignore")
+            text[f"{key} relative to {kd[0]}"] = relative.map("{:.2f}".format, na_action="ignore")
     text = bold(text.astype(object).fillna(""), mean, group.rows(), lowest=True)
     return Table(
         "Cost of training one student: network evaluations (forward and backward passes of one image through teacher "
@@ -197,7 +252,7 @@ def pivot(group: Group, rows: str, columns: str) -> Table:
     Raises:
         ValueError: no row of HARD has the keys, or several rows have the same values.
     """
-    runs, found = group.runs[group.runs.method == HARD], {}
+    runs, found = group.runs[group.runs.method == HARD], dict[tuple[str, ...], str]()
     for name, run in runs.groupby("name").run.first().items():
         place = tuple(_setting(group.records[run]["row"], keys) for keys in (columns, rows))
         if place in found:

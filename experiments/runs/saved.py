@@ -15,11 +15,11 @@ from torch import nn
 from experiments.configuration.devices import choose_device
 from experiments.methods import Hard
 from experiments.methods.factory import build_method
-from experiments.runs.files import CONFIG, RECORD, STUDENT
-from experiments.runs.setup import Setup
 from experiments.tasks import Task
+from experiments.training.files import CONFIG, RECORD, STUDENT
 from experiments.training.interrupts import Stop
 from experiments.training.progress import Progress
+from experiments.training.setup import Setup
 from hard_aug import HardAugmenter
 from hard_aug.data import Splits
 
@@ -65,8 +65,7 @@ class SavedRun:
         Raises:
             ValueError: the run has another method.
         """
-        context = self.setup.context(self.teacher, self.student().requires_grad_(True), self.folder)
-        method = build_method(self.config.method, context)
+        method = build_method(self.config.method, self.setup, self.teacher, self.student().requires_grad_(True))
         if not isinstance(method, Hard):
             raise ValueError(f"{self.folder}: method={self.config.method.name} has no augmenter; expected hard")
         state = torch.load(self.folder / STUDENT, map_location=self.setup.device, weights_only=True)

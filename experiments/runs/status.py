@@ -39,7 +39,7 @@ from experiments.configuration.command import (
     is_usage_error,
     run_lock,
 )
-from experiments.runs.files import CONFIG, write_json
+from experiments.training.files import CONFIG, write_json
 
 NAME = "status.json"
 RUNNING, FINISHED, FAILED, STOPPED, KILLED = "running", "finished", "failed", "stopped", "killed"

@@ -11,6 +11,7 @@ import logging
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,19 @@ from experiments.data import Batches
 from experiments.methods import Hard, Method
 from experiments.methods.factory import build_method
 from experiments.runs.failure_metrics import view_failure_metrics
-from experiments.runs.files import RECORD, STUDENT, write_json
-from experiments.runs.setup import OTHER_SEED, Setup
 from experiments.runs.train_log import TrainLog
 from experiments.training import checkpoint, distributed
 from experiments.training.accuracy import accuracy
 from experiments.training.allocator import keep_freed_memory
+from experiments.training.files import RECORD, STUDENT, write_json
 from experiments.training.fit import Fitted, fit
 from experiments.training.interrupts import defer_signals
 from experiments.training.progress import Progress
 from experiments.training.settings import TrainerSettings
+from experiments.training.setup import OTHER_SEED, Setup
 from experiments.training.trackers import tracker_classes
 from hard_aug.data import ImageSet
 from hard_aug.evaluation.network_evaluations import TWO_VIEWS, count_policy_updates
-from hard_aug.utils import disk
 
 logger = logging.getLogger(__name__)
 PACKAGES = ("hard_aug", "torch", "torchvision", "kornia", "numpy", "hydra-core")
@@ -76,7 +76,7 @@ def run(
         logger.info("%s is finished", folder)
         return found
     device, trainer = choose_device(config.device), TrainerSettings(**config.trainer)
-    with distributed.distributed_training(trainer, device) as accelerator, disk.explain_disk_full(folder):
+    with distributed.distributed_training(trainer, device) as accelerator:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         device = accelerator.device if distributed.world_size() > 1 else device
@@ -170,6 +170,7 @@ class StudentRun:
     def train(self) -> dict[str, Any]:
         """Train the student, write `student.pt` and the figures, and return the record of the training."""
         setup = self.setup
+        self._check_method()
         teacher, teacher_record = setup.teacher_record()
         student, method, log, fitted = self._fit(teacher, "checkpoint.pt", setup.student(teacher))
         record: dict[str, Any] = {
@@ -202,12 +203,18 @@ class StudentRun:
         log.draw(self.folder)
         return found
 
+    def _check_method(self) -> None:
+        """Build the method with untrained networks: invalid settings raise before hours of training."""
+        setup = replace(self.setup, untrained=True)
+        teacher, _ = setup.teacher()
+        self._steps(build_method(self.config.method, setup, teacher, setup.student(teacher)))
+
     def _fit(
         self, teacher: nn.Module, name: str, student: nn.Module, *, other: bool = False
     ) -> tuple[nn.Module, Method, TrainLog, Fitted]:
         setup, config = self.setup, self.config
         network = distributed.prepare_model(student)
-        method = build_method(config.method, setup.context(teacher, network, self.folder))
+        method = build_method(config.method, setup, teacher, network)
         batches = method.batches or Batches(setup.splits.train, self.batch_size, config.seed + (OTHER_SEED * other))
         log = TrainLog(
             method,

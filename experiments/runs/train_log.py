@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from experiments.methods import Hard, Method
-from experiments.runs.setup import Setup
 from experiments.training import distributed
+from experiments.training.setup import Setup
 from experiments.training.trackers import Trackers, trackers
 from hard_aug.viz import PolicyHistory, draw_policy, gallery
 from hard_aug.viz.policy import DRAWS

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from torch import Generator, Tensor
-
-from experiments.tasks.tasks import Task
+from experiments.tasks.tasks import Plain
 from hard_aug.data import ConcatImageSet, Grouped, ImageSet
-from hard_aug.transforms import Transform
 
 
-class Groups(Task):
-    """Test images of the groups of the training data, of the absent groups, and of each group alone.
+class Groups(Plain):
+    """Test images of the groups of the student's training images, of the absent groups, and of each group alone.
 
     Derived are the accuracy of the worst group, and the mean over groups.
-
-    Args:
-        train: the student's training images.
 
     Raises:
         ValueError: images without groups.
@@ -27,6 +21,7 @@ class Groups(Task):
     main = "worst_group"
 
     def __init__(self, *, train: ImageSet) -> None:
+        super().__init__()
         self.present = set(_grouped(train).counts())
 
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
@@ -45,14 +40,6 @@ class Groups(Task):
         """See `Task.derived`."""
         groups = [value for name, value in accuracies.items() if name.startswith("groups/")]
         return {"worst_group": min(groups), "mean_group": round(fmean(groups), 5)}
-
-    def teacher_views(self, images: Tensor, generator: Generator) -> Tensor:
-        """See `Task.teacher_views`."""
-        return images
-
-    def oracle(self, size: int) -> tuple[Transform, float]:
-        """See `Task.oracle`."""
-        raise ValueError("method=oracle: the task groups has no known invariance; choose another method")
 
 
 def _grouped(part: ImageSet) -> Grouped:

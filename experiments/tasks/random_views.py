@@ -20,12 +20,8 @@ def random_views(
 ) -> Tensor:
     """Return one random view of each image, `(B, C, H, W)` in [0, 1].
 
-    Args:
-        transform: draws from its ranges.
-        images: `(B, C, H, W)` in [0, 1].
-        generator: on the CPU, so that all devices get the same views.
-        scale: fraction of each range that is used, its centre, in (0, 1].
-        labels: `(B,)`, for transforms that require them.
+    The parameters are drawn by `generator` on the CPU, so that all devices get the same views, from the centre of each
+    range of the transform: a fraction `scale` of it, in (0, 1]. `labels`, `(B,)`, are for transforms that require them.
 
     Raises:
         ValueError: a scale outside (0, 1].

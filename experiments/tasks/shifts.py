@@ -14,15 +14,7 @@ from hard_aug.data import ImageSet
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
-    """Shift each image by whole pixels.
-
-    Args:
-        images: `(B, C, H, W)`.
-        offsets: `(B, 2)` integers, pixels to the right and down.
-
-    Returns:
-        `(B, C, H, W)`, zero where no image content was moved to.
-    """
+    """Shift images `(B, C, H, W)` by `offsets`, `(B, 2)` whole pixels to the right and down, and fill with zero."""
     height, width = images.shape[-2:]
     margin = int(offsets.abs().max()) if len(images) else 0
     padded = F.pad(images, (margin,) * 4)
@@ -33,28 +25,19 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def random_shift(images: Tensor, distance: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by its own integer offset, uniform in `[-distance, distance]` along each axis.
-
-    Args:
-        images: `(B, C, H, W)`.
-        distance: the largest offset, pixels.
-        generator: on the CPU.
-    """
+    """Shift each image by its own whole number of pixels, uniform in `[-distance, distance]` along each axis."""
     offsets = torch.randint(-distance, distance + 1, (len(images), 2), generator=generator)
     return shift(images, offsets.to(images.device))
 
 
-def shifted_test_sets(test: ImageSet, distance: int, *, seed: int = 0) -> dict[str, ImageSet]:
+def shifted_test_sets(test: ImageSet, distance: int) -> dict[str, ImageSet]:
     """Return the test sets `clean`, `shifted` (all four diagonal shifts) and `uniform` (one random shift an image).
 
-    Args:
-        test: the clean images.
-        distance: of the shifts along both axes, pixels; the largest one of `uniform`.
-        seed: of `uniform`.
+    `distance`, in pixels, is that of `shifted` along both axes, and the largest one of `uniform`.
     """
     signs = torch.tensor([(-1, -1), (-1, 1), (1, -1), (1, 1)], device=test.images.device) * distance
     diagonal = [shift(test.images, sign.expand(len(test), 2)) for sign in signs]
-    uniform = random_shift(test.images, distance, torch.Generator().manual_seed(seed))
+    uniform = random_shift(test.images, distance, torch.Generator().manual_seed(0))
     return {
         "clean": test,
         "shifted": ImageSet(torch.cat(diagonal), test.labels.repeat(4)),

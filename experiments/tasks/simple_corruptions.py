@@ -56,12 +56,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 
 
-def corrupted(part: ImageSet, *, seed: int = 0) -> dict[str, ImageSet]:
-    """Return all images under each corruption, by name; the same at each call.
-
-    Args:
-        part: images and labels.
-        seed: of the random numbers.
-    """
-    generator = torch.Generator().manual_seed(seed)
+def corrupted(part: ImageSet) -> dict[str, ImageSet]:
+    """Return all images under each corruption, by name; the same at each call."""
+    generator = torch.Generator().manual_seed(0)
     return {name: ImageSet(make(part.images, generator).clamp(0, 1), part.labels) for name, make in CORRUPTIONS.items()}

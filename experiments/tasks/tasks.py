@@ -78,7 +78,7 @@ class Shift(Task):
 
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
         """See `Task.sets`."""
-        return shifted_test_sets(test.materialize(), self.distance, seed=0)
+        return shifted_test_sets(test.materialize(), self.distance)
 
     def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Task.teacher_views`."""
@@ -136,7 +136,7 @@ class InvarianceTask(Plain):
         return {
             "clean": test,
             self.main: ImageSet(torch.cat(views), test.labels.repeat(self.copies)),
-            "shifted": shifted_test_sets(test, self.distance, seed=0)["shifted"],
+            "shifted": shifted_test_sets(test, self.distance)["shifted"],
         }
 
 

@@ -97,9 +97,10 @@ def test_only_missing_shards_are_generated(
     made: list[int] = []
     call = HardImageGenerator.__call__
 
-    def recorded(self: HardImageGenerator, student: Any, indices: torch.Tensor) -> Any:
-        made.append(int(indices[0]) if len(indices) == 10 else -1)  # -1: for the failure metrics
-        return call(self, student, indices)
+    def recorded(self: HardImageGenerator, student: Any, indices: torch.Tensor, **unguided: Any) -> Any:
+        if not unguided:
+            made.append(int(indices[0]) if len(indices) == 10 else -1)  # -1: for the failure metrics
+        return call(self, student, indices, **unguided)
 
     monkeypatch.setattr(HardImageGenerator, "__call__", recorded)
     for images, size in ((20, 10), (40, 7), (40, 7)):  # the folder grows, with batches of another size

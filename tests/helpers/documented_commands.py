@@ -78,7 +78,7 @@ def documented_commands() -> list[Command]:
             match = CALL.search(line)
             if match is None:
                 continue
-            plain = re.sub(r"(?<= )(\[[^\]]*\]|<\w+>)", "", match[2])  # what a reader fills in
+            plain = re.sub(r"(?<= )(\[[\w=]+( [^\]]*)?\]|<\w+>)", "", match[2])  # what a reader fills in
             plain = re.sub(r"<[^>]+>", "placeholder", plain)
             words = tuple(word for word in shlex.split(plain, comments=True) if word != "...")
             found.setdefault((match[1], words), Command(str(path.relative_to(ROOT)), match[1], words))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,8 +12,9 @@ from torch import nn
 
 import experiments  # noqa: F401 - registers the resolvers
 from experiments.methods.factory import build_method
-from experiments.tasks import Shift, Task
 from experiments.training.interrupts import Stop
+from experiments.training.progress import Progress
+from experiments.training.setup import Setup
 from hard_aug.data import ImageSet, Splits
 
 
@@ -27,24 +26,9 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
 
 
 def small_method(
-    config: DictConfig,
-    teacher: nn.Module,
-    student: nn.Module,
-    *,
-    channels: int = 1,
-    size: int = 12,
-    task: Task | None = None,
+    config: DictConfig, teacher: nn.Module, student: nn.Module, *, channels: int = 1, size: int = 12
 ) -> Any:
     """Build the method of a configuration for random images of five classes."""
     part = ImageSet(torch.rand(20, channels, size, size), torch.arange(20) % 5)
-    context = SimpleNamespace(
-        config=config,
-        teacher=teacher,
-        student=student,
-        splits=Splits(part, part, part, ("a", "b", "c", "d", "e")),
-        task=task or Shift(distance=2, train_shift=2),
-        stop=Stop(),
-        folder=Path(),
-        seed=config.seed,
-    )
-    return build_method(config.method, context)  # type: ignore[arg-type]  # what these methods use
+    setup = Setup(config, Splits(part, part, part, ("a", "b", "c", "d", "e")), Progress(quiet=True), Stop())
+    return build_method(config.method, setup, teacher, student)

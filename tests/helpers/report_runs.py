@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runs.files import write_json
+from experiments.training.files import write_json
 
 #: One transparent pixel.
 PNG = base64.b64decode(
@@ -90,4 +90,9 @@ def write_runs(folder: Path, *records: dict[str, Any], state: str = "finished") 
 
 def scalars(step: int) -> dict[str, float]:
     """Return what is logged after a step; the multiplier is constant."""
-    return {"loss": 1 / step, "teacher_consistency": step / 100, "multiplier": 8.0, "policy/shear_sd": step / 100}
+    return {
+        "loss": 1 / step,
+        "teacher_consistency": step / 100,
+        "multiplier": 8.0,
+        "policy/translation_x_sd": step / 100,
+    }

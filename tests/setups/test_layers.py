@@ -42,6 +42,8 @@ def test_contracts_hold(copy: Path) -> None:
         ("hard_aug/policies/gaussian.py", "hard_aug.objectives", "Policies know"),
         ("hard_aug/transforms/color.py", "hard_aug.synthesis", "Each layer of hard_aug"),
         ("hard_aug/augmenter.py", "experiments.models.networks", "The library does not import the experiments"),
+        ("experiments/training/fit.py", "experiments.methods", "Each layer of experiments"),
+        ("experiments/configuration/checks.py", "experiments.training.trackers", "Each layer of experiments"),
     ],
 )
 def test_a_forbidden_import_breaks_them(copy: Path, module: str, forbidden: str, contract: str) -> None:

@@ -4,7 +4,7 @@
 
 A process is sent SIGKILL after a random time, uniform from its start to the duration of the uninterrupted run. After
 four kills it is left to finish, and a new run is started in another folder, until the requested number of kills is
-reached. Each time everything must be equal: weights, policies and histories in the checkpoint, `metrics.json` except
+reached. Each time everything must be equal: weights, method and policy history in `student.pt`, `metrics.json` except
 for seconds (and whether the teacher came from the cache), and the curves of both loggers. On a CPU only, since sums on
 a GPU may differ between runs.
 """
@@ -26,9 +26,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-#: A run of a few seconds: a teacher, then students whose generator, optimiser and policy must be restored.
-RUN_OVERRIDES = (
+#: A run of a few seconds: a teacher, then a student with generator, optimisers and policy, all of which are restored.
+RUN = (
     "steps=60",
     "batch_size=32",
     "teacher.steps=60",
@@ -37,18 +38,19 @@ RUN_OVERRIDES = (
     "checkpoint_every=10",
     "threads=1",
     "device=cpu",
-    "students=[random,hard]",
-    "logger=[tensorboard,csv]",
+    "eval_every=20",
 )
-SWEEP_OVERRIDES = ("steps=20", "seed=0,1,2")
+SWEEP = ("hydra.mode=MULTIRUN", "method=random,hard")
 #: Kills of each run: a run that is nearly finished can only be killed while it starts up.
 KILLS_PER_RUN = 4
 #: Keys that may differ: the duration, and whether an earlier attempt had trained the teacher.
-IGNORED_KEYS = ("seconds", "cached")
+IGNORED = ("seconds", "cached")
+#: Suffixes and names of files that a finished run has not.
+UNFINISHED = (".tmp", ".partial", "checkpoint.pt")
 
 
 @dataclass
-class KillTestResult:
+class Result:
     """The outcome of a kill test.
 
     Attributes:
@@ -69,46 +71,28 @@ class KillTestResult:
 
 
 def command(folder: Path, overrides: list[str], *, sweep: bool) -> list[str]:
-    """Return the command of one run, or of a sweep.
-
-    Args:
-        folder: for its results and its teacher cache.
-        overrides: of experiments.train.
-        sweep: a sweep of three runs.
-    """
-    place = [f"hydra.sweep.dir={folder}/runs"] if sweep else [f"hydra.run.dir={folder}/runs/run"]
-    found = [sys.executable, "-m", "experiments.train", *(["-m"] if sweep else []), *place]
-    return [*found, f"teacher_cache={folder}/teachers", *RUN_OVERRIDES, *(SWEEP_OVERRIDES if sweep else ()), *overrides]
+    """Return the command of one run, or of a sweep, with its results and its teachers in `folder`."""
+    given = {one.split("=")[0]: one for one in (*RUN, *(SWEEP if sweep else ()), *overrides)}
+    places = (f"hydra.sweep.dir={folder}/runs", f"teacher_cache={folder}/teachers")
+    return [sys.executable, "-m", "experiments.train", *given.values(), *places]
 
 
 def run_until(line: list[str], kill_after: float | None) -> bool:
-    """Run a command, kill it and its children after some time, and return whether it finished by itself.
-
-    Args:
-        line: the command.
-        kill_after: seconds; None: never.
+    """Run a command, kill it and its children after some seconds, and return whether it finished by itself.
 
     Raises:
         RuntimeError: the command failed without being killed.
     """
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    process = subprocess.Popen(
-        line,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    given: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, env={"OMP_NUM_THREADS": "1", **os.environ}, start_new_session=True, **given)
     try:
         _, errors = process.communicate(timeout=kill_after)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return False
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(line)} failed without being killed:\n{errors[-3000:]}")
     return True
@@ -119,39 +103,27 @@ def results(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((folder / "runs").rglob("*")):
         name = str(path.relative_to(folder / "runs"))
-        if path.name == "metrics.json":
+        if path.name.endswith(UNFINISHED):
+            found[name] = "left over"
+        elif path.name == "metrics.json":
             found[name] = json.loads(path.read_text())
-        elif path.name == "checkpoint.pt":
+        elif path.name == "student.pt":
             found[name] = torch.load(path, map_location="cpu", weights_only=True)
         elif path.suffix == ".csv":
             found[name] = path.read_text()
-        elif path.suffix in (".tmp", ".partial"):
-            found[name] = "left over"
-    for event_folder in sorted((folder / "runs").rglob("tensorboard/**/")):
-        if any(event_folder.glob("events.*")):
-            found[str(event_folder.relative_to(folder / "runs"))] = _curves(event_folder)
+        elif path.name == "tensorboard":
+            events = EventAccumulator(str(path), size_guidance={"scalars": 0})
+            events.Reload()
+            found[name] = {
+                key: [(one.step, one.value) for one in events.Scalars(key)] for key in events.Tags()["scalars"]
+            }
     return found
 
 
-def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the scalars that TensorBoard shows."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {name: [(one.step, one.value) for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
-
-
 def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """Return the differences between two nested results, except for `IGNORED_KEYS`.
-
-    Args:
-        ours: one result.
-        theirs: the other one.
-        where: path of the compared value.
-    """
+    """Return the paths and values that differ between two nested results, except for the keys `IGNORED`."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = [key for key in {**ours, **theirs} if key not in IGNORED_KEYS]
+        keys = [key for key in {**ours, **theirs} if key not in IGNORED]
         missing = [f"{where}/{key}: in one only" for key in keys if (key in ours) != (key in theirs)]
         both = [key for key in keys if key in ours and key in theirs]
         return missing + [found for key in both for found in differences(ours[key], theirs[key], f"{where}/{key}")]
@@ -164,16 +136,14 @@ def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
     return [] if same else [f"{where}: {str(ours)[:60]} and {str(theirs)[:60]}"]
 
 
-def kill_test(
-    folder: Path, *, kills: int, seed: int, sweep: bool, overrides: list[str], console: Console
-) -> KillTestResult:
+def kill_test(folder: Path, *, kills: int, seed: int, sweep: bool, overrides: list[str], console: Console) -> Result:
     """Run the test.
 
     Args:
         folder: for all runs; must not exist.
         kills: number of kills, at least 1.
         seed: of the random kill times.
-        sweep: kill a sweep of three runs as a whole.
+        sweep: kill a sweep of two runs as a whole.
         overrides: of experiments.train.
         console: for progress messages.
 
@@ -185,7 +155,7 @@ def kill_test(
     if kills < 1:
         raise ValueError(f"--kills {kills}: expected an integer >= 1")
     folder.mkdir(parents=True)
-    times, result = random.Random(seed), KillTestResult()
+    times, result = random.Random(seed), Result()
     started = time.perf_counter()
     run_until(command(folder / "reference", overrides, sweep=sweep), None)
     result.reference_seconds = round(time.perf_counter() - started, 2)
@@ -201,15 +171,13 @@ def kill_test(
             if not finished:
                 files = sum(1 for path in killed.rglob("*") if path.is_file())
                 result.kills.append({"after_seconds": round(kill_after, 3), "files": files})
-                console.print(
-                    f"run {result.runs}: kill {len(result.kills)} after {kill_after:.2f} s, {files} files written"
-                )
+                console.print(f"run {result.runs}: killed after {kill_after:.2f} s, {files} files written")
         if not finished:
             run_until(line, None)
         found = differences(reference, results(killed))
+        result.differences += [f"run {result.runs}: {difference}" for difference in found]
+        console.print(f"run {result.runs}: {'equal' if not found else f'{len(found)} differences'}")
         result.runs += 1
-        result.differences += [f"run {result.runs - 1}: {difference}" for difference in found]
-        console.print(f"run {result.runs - 1}: {'equal' if not found else f'{len(found)} differences'}")
     return result
 
 
@@ -218,27 +186,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_test", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times (default: 0)")
-    parser.add_argument("--sweep", action="store_true", help="kill a sweep of three runs as a whole")
+    parser.add_argument("--sweep", action="store_true", help="kill a sweep of two runs as a whole")
     parser.add_argument("--folder", type=Path, default=Path("outputs/kill_test"), help="output folder, must not exist")
     parser.add_argument("--json", type=Path, help="result file (default: kill_test.json in the output folder)")
     parser.add_argument("overrides", nargs="*", help="overrides of experiments.train, such as steps=100")
     given = parser.parse_args(arguments)
     console = Console(highlight=False)
+    settings = {"seed": given.seed, "sweep": given.sweep, "overrides": given.overrides}
     try:
-        result = kill_test(
-            given.folder,
-            kills=given.kills,
-            seed=given.seed,
-            sweep=given.sweep,
-            overrides=given.overrides,
-            console=console,
-        )
+        result = kill_test(given.folder, kills=given.kills, console=console, **settings)
     except FileExistsError:
         parser.error(f"{given.folder} exists: use --folder=<a new one>, or remove it")
     except ValueError as error:
         parser.error(str(error))
     path = given.json or given.folder / "kill_test.json"
-    settings = {"seed": given.seed, "sweep": given.sweep, "overrides": given.overrides}
     path.write_text(json.dumps({**settings, **asdict(result)}, indent=1) + "\n")
     for difference in result.differences[:20]:
         console.print(difference, markup=False)

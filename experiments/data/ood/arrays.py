@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from experiments.data.files import Array, LazyImageSet
-from experiments.data.ood.base import OutOfDomain, check_severities
+from experiments.data.ood.base import Corrupted, OutOfDomain
 from hard_aug.data import ImageSet, Splits
-from hard_aug.evaluation.corruptions import NAMES as STANDARD
 from hard_aug.evaluation.corruptions import SEVERITIES
 
 #: The corruptions of MNIST-C.
@@ -47,29 +46,16 @@ class ArrayFiles(OutOfDomain):
         array = self._array(path)
         if len(array) != len(labels):
             raise ValueError(f"{path} has {len(array)} images: there are {len(labels)} labels")
-        try:
-            reader = Array(array, channels_last=True, shape=splits.train.shape)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        reader = Array(array, path, channels_last=True, shape=splits.train.shape)
         return LazyImageSet(reader, labels.to(splits.train.device))
 
 
 @dataclass(kw_only=True)
-class CifarC(ArrayFiles):
-    """CIFAR-10-C or CIFAR-100-C.
-
-    Attributes:
-        corruptions: names of files; None: the 15 standard ones (the four further ones are for validation).
-        severities: some of 1 to 5.
-    """
+class CifarC(Corrupted, ArrayFiles):
+    """CIFAR-10-C or CIFAR-100-C; the four corruptions that are not standard are for validation."""
 
     name: str = "cifar10_c"
     source: str = "zenodo.org/records/2535967 (CIFAR-10-C) or 3555552 (CIFAR-100-C)"
-    corruptions: Sequence[str] | None = None
-    severities: Sequence[int] = SEVERITIES
-
-    def __post_init__(self) -> None:
-        check_severities(self.severities)
 
     def sets(self, splits: Splits) -> dict[str, ImageSet]:
         """See `OutOfDomain.sets`."""
@@ -79,8 +65,7 @@ class CifarC(ArrayFiles):
         if rest or not each:
             raise ValueError(f"{path} has {len(labels)} labels: expected as many for each severity")
         rows = torch.cat([torch.arange((severity - 1) * each, severity * each) for severity in self.severities])
-        names = STANDARD if self.corruptions is None else self.corruptions
-        parts = {name: self._image_set(self.folder / f"{name}.npy", labels, splits) for name in names}
+        parts = {name: self._image_set(self.folder / f"{name}.npy", labels, splits) for name in self.corruptions}
         return self._named({name: part.select(rows) for name, part in parts.items()})
 
 

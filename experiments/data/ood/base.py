@@ -11,18 +11,12 @@ from typing import Any
 from hydra.utils import instantiate
 
 from hard_aug.data import ConcatImageSet, ImageSet, Splits
-from hard_aug.evaluation.corruptions import SEVERITIES
+from hard_aug.evaluation.corruptions import NAMES, SEVERITIES
 
 
 @dataclass(kw_only=True)
 class OutOfDomain(ABC):
-    """Further test sets.
-
-    Attributes:
-        name: of the set, and of its key in the configuration's `ood`.
-        root: folder of the set.
-        source: where to get it.
-    """
+    """Further test sets, of a `name`, which is its key in the configuration's `ood`, from a `source`, in `root`."""
 
     name: str
     root: str | None = None
@@ -30,11 +24,7 @@ class OutOfDomain(ABC):
 
     @property
     def folder(self) -> Path:
-        """`root`, checked.
-
-        Raises:
-            FileNotFoundError: no folder is set, or it does not exist.
-        """
+        """`root`; raises `FileNotFoundError` if none is set, or it does not exist."""
         if self.root is None or not Path(self.root).is_dir():
             looked = "" if self.root is None else f"no folder {self.root}; "
             raise FileNotFoundError(
@@ -59,12 +49,24 @@ class OutOfDomain(ABC):
         return {self.name: ConcatImageSet(tuple(parts.values())), **subsets}
 
 
+@dataclass(kw_only=True)
+class Corrupted(OutOfDomain):
+    """Sets of `corruptions` (names of files or folders; None: all standard ones) and `severities` (some of 1 to 5)."""
+
+    corruptions: Sequence[str] | None = None
+    severities: Sequence[int] = SEVERITIES
+
+    def __post_init__(self) -> None:
+        self.corruptions = NAMES if self.corruptions is None else self.corruptions
+        given = set(self.severities)
+        if not given or not given <= set(SEVERITIES) or len(given) < len(self.severities):
+            raise ValueError(f"severities={list(self.severities)}: expected some of 1 to 5, each once")
+
+
 def load_sets(config: Mapping[str, Any] | Iterable[Any] | None, splits: Splits) -> dict[str, ImageSet]:
     """Load the test sets of a configuration's `ood`, nodes with a `_target_` by name or in a list, by name.
 
-    Raises:
-        ValueError: two sets of one name, or sets that do not fit the data `splits`.
-        FileNotFoundError: missing files.
+    Raises `ValueError` for two sets of one name, and as `OutOfDomain.sets` does.
     """
     found: dict[str, ImageSet] = {}
     for node in config.values() if isinstance(config, Mapping) else config or ():
@@ -74,9 +76,3 @@ def load_sets(config: Mapping[str, Any] | Iterable[Any] | None, splits: Splits) 
             raise ValueError(f"ood has two sets with the name {given.name!r}; set another name= for one of them")
         found |= made
     return found
-
-
-def check_severities(severities: Sequence[int]) -> None:
-    """Raise `ValueError` unless these are some of 1 to 5, each once."""
-    if not severities or not set(severities) <= set(SEVERITIES) or len(set(severities)) < len(severities):
-        raise ValueError(f"severities={list(severities)}: expected some of 1 to 5, each once")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,34 +9,27 @@ import torch
 
 from experiments.data.files import ImageFiles, LazyImageSet
 from experiments.data.image_folders import list_images
-from experiments.data.ood.base import OutOfDomain, check_severities
+from experiments.data.ood.base import Corrupted, OutOfDomain
 from hard_aug.data import ConcatImageSet, ImageSet, Splits, hold_out
-from hard_aug.evaluation.corruptions import NAMES as STANDARD
-from hard_aug.evaluation.corruptions import SEVERITIES
 from hard_aug.utils.checks import check_integer
 
 
 @dataclass(kw_only=True)
 class Folders(OutOfDomain):
-    """Folders of image files.
+    """Folders of image files, read with the `size` and `resize` of the data.
 
-    Attributes:
-        size: as of the data's images.
-        resize: as of the data's images.
-        images: number of images of each set (of each corruption and severity), a fixed random choice; None: all.
+    `images` is the number of images of each set (of each corruption and severity), a fixed random choice; None: all.
     """
 
     size: int = 224
     resize: int | None = None
     images: int | None = None
 
-    def __post_init__(self) -> None:
-        check_integer(**{f"ood.{self.name}.images": self.images})
-
     def _image_set(self, folder: Path, classes: dict[str, int], splits: Splits) -> LazyImageSet:
         channels, height, width = splits.train.shape
         if (height, width) != (self.size, self.size):
             raise ValueError(f"ood.{self.name}.size={self.size}: the data has {height} x {width}; set that size")
+        check_integer(**{f"ood.{self.name}.images": self.images})
         paths, targets = list_images(folder, classes)
         rows, labels = hold_out(len(paths), 0)[0][: self.images], torch.tensor(targets)
         present = labels.unique()
@@ -51,21 +43,15 @@ class Folders(OutOfDomain):
         known = {name: splits.classes.index(name) for name in names if name in splits.classes}
         unknown = [name for name in names if name not in known]
         if not known or (unknown and not skip_unknown):
-            raise ValueError(
-                f"{folder} has {len(unknown)} of {len(names)} classes ({', '.join(unknown[:3])}, ...) that the data, "
-                f"with {', '.join(splits.classes[:3])}, ..., lacks"
-                + (f"; ood.{self.name}.skip_unknown=true leaves them out" if known else "")
-            )
+            ours, advice = splits.classes[:3], f"; ood.{self.name}.skip_unknown=true leaves them out" if known else ""
+            given = f"{folder} has {len(unknown)} of {len(names)} classes ({', '.join(unknown[:3])}, ...)"
+            raise ValueError(f"{given} that the data, with {', '.join(ours)}, ..., lacks{advice}")
         return known
 
 
 @dataclass(kw_only=True)
 class ClassFolders(Folders):
-    """ImageNet-A, -R or -Sketch: a folder for each class, named as in the data.
-
-    Attributes:
-        skip_unknown: leave out classes that the data does not have (such as most of ImageNet-R's for Tiny-ImageNet).
-    """
+    """ImageNet-A, -R or -Sketch: a folder for each class, named as in the data; `skip_unknown` leaves out others."""
 
     skip_unknown: bool = False
 
@@ -96,27 +82,16 @@ class IndexFolders(Folders):
 
 
 @dataclass(kw_only=True)
-class CorruptedFolders(Folders):
-    """ImageNet-C or Tiny-ImageNet-C.
-
-    Attributes:
-        corruptions: names of folders; None: the 15 standard ones.
-        severities: some of 1 to 5.
-    """
+class CorruptedFolders(Corrupted, Folders):
+    """ImageNet-C or Tiny-ImageNet-C."""
 
     name: str = "imagenet_c"
     source: str = "zenodo.org/records/2235448 (ImageNet-C) or 2536630 (Tiny-ImageNet-C)"
-    corruptions: Sequence[str] | None = None
-    severities: Sequence[int] = SEVERITIES
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_severities(self.severities)
 
     def sets(self, splits: Splits) -> dict[str, ImageSet]:
         """See `OutOfDomain.sets`."""
         parts = {}
-        for corruption in STANDARD if self.corruptions is None else self.corruptions:
+        for corruption in self.corruptions:
             # there is an archive for each kind (noise, blur, ...), and some unpack each into its own folder
             places = [self.folder / corruption, *sorted(self.folder.glob(f"*/{corruption}"))]
             place = next((each for each in places if each.is_dir()), places[0])

@@ -13,7 +13,7 @@ import pytest
 from experiments import train
 from experiments.configuration.command import describe, is_usage_error, unknown_key
 from experiments.runs.status import find
-from tests.experiments.configuration.app.app import call
+from tests.experiments.configuration.app.app import call, kept_logging
 
 APP = Path(__file__).parent / "app" / "app.py"
 ROOT = Path(__file__).parents[3]
@@ -201,7 +201,7 @@ def test_the_help_has_the_comments_the_options_and_the_experiments(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "--help", "hydra/help=comments"])
-    with pytest.raises(SystemExit) as ended:
+    with kept_logging(), pytest.raises(SystemExit) as ended:
         train.main()
     assert ended.value.code == 0
     text = capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_the_cache_knows_what_a_file_depends_on(
 
     settings = {"corruptions": ["contrast"], "severities": [1], "cache": tmp_path}
     cache.corrupted(part, **settings)
-    cache.corrupted(part, **settings, seed=1)
+    cache.corrupted(part, **{**settings, "severities": [2]})
     assert files() == 2
     other = ImageSet(part.images.clone(), part.labels)
     other.images[5, 2, 31, 31] = 1 - other.images[5, 2, 31, 31].round()

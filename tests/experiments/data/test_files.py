@@ -128,23 +128,24 @@ def test_random_crops_vary_as_in_the_paper(tmp_path: Path) -> None:
 
 def test_arrays_are_read_from_disk_and_padded(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), dtype=np.uint8)
-    np.save(tmp_path / "a.npy", pixels)
-    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
-    reader = Array(mapped, channels_last=True, shape=(3, 8, 8))
+    path = tmp_path / "a.npy"
+    np.save(path, pixels)
+    mapped = np.load(path, mmap_mode="r")
+    reader = Array(mapped, path, channels_last=True, shape=(3, 8, 8))
     read = reader.read([6, 0, 3, 4, 6])
     assert read.shape == (5, 3, 8, 8)
     assert torch.equal(read[:, :, 1:7, 1:6], torch.from_numpy(pixels[[6, 0, 3, 4, 6]]).permute(0, 3, 1, 2))
     assert int(read[:, :, 0].max()) == int(read[..., 6:].max()) == 0
-    grey = Array(pixels[..., 0], channels_last=True)
+    grey = Array(pixels[..., 0], path, channels_last=True)
     assert grey.shape == (1, 6, 5)
     assert torch.equal(grey.read([2])[0, 0], torch.from_numpy(pixels[2, ..., 0]))
-    part = LazyImageSet(Array(pixels.transpose(0, 3, 1, 2)), torch.arange(7))
+    part = LazyImageSet(Array(pixels.transpose(0, 3, 1, 2), path), torch.arange(7))
     assert torch.equal(part.images, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
     assert type(part.materialize()) is ImageSet
-    with pytest.raises(ValueError, match=r"\(3, 6, 5\): the data has \(1, 6, 5\)"):
-        Array(mapped, channels_last=True, shape=(1, 6, 5))
+    with pytest.raises(ValueError, match=r"a\.npy: .*\(3, 6, 5\) do not fit into .*\(1, 6, 5\)"):
+        Array(mapped, path, channels_last=True, shape=(1, 6, 5))
     with pytest.raises(ValueError, match="fit into"):
-        Array(mapped, channels_last=True, shape=(3, 4, 4))
+        Array(mapped, path, channels_last=True, shape=(3, 4, 4))
     for wrong, last in ((pixels / 255, True), (pixels[..., 0], False), (pixels[0, 0], True)):
-        with pytest.raises(ValueError, match="expected uint8"):
-            Array(wrong, channels_last=last)
+        with pytest.raises(ValueError, match=r"a\.npy has .*expected uint8"):
+            Array(wrong, path, channels_last=last)

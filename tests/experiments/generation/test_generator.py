@@ -15,6 +15,9 @@ from hydra.utils import instantiate
 
 from experiments.data.files import LazyImageSet
 from experiments.generation.generator import HardImageGenerator, load_diffusion_model
+from experiments.training.interrupts import Stop
+from experiments.training.progress import Progress
+from experiments.training.setup import Setup
 from hard_aug.data import ImageSet, Splits
 from hard_aug.generative import DiffusionSampler
 from hard_aug.objectives import ConfidenceGap
@@ -44,13 +47,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(models: Path) -> Make:
     def made(*overrides: str, train: ImageSet | None = None) -> HardImageGenerator:
         part = train or ImageSet(torch.rand(5, 1, 32, 32), torch.arange(5) % CLASSES)
-        small = (f"generation.models={models}", "generation.steps=2")
+        small = (f"generation.models={models}", "generation.steps=2", "seed=3")
         config = small_config(models, *small, *overrides, name="generate")
-        model = load_diffusion_model(config.generation, Splits(part, part, part, tuple("abcd")))
-        networks = {"teacher": Flat(1), "judge": Flat(2)}
-        return HardImageGenerator(
-            model, config.search, config.generation, **networks, train=part, classes=CLASSES, seed=3
-        )
+        setup = Setup(config, Splits(part, part, part, tuple("abcd")), Progress(quiet=True), Stop())
+        model = load_diffusion_model(config.generation, setup.splits)
+        return HardImageGenerator(model, config.search, config.generation, setup, teacher=Flat(1), judge=Flat(2))
 
     return made
 

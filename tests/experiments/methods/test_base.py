@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.methods import Hard, Method, SeededViews
+from experiments.methods import Hard, Method, TwoViewMethod
 
 #: Those that need generated images are tested in their own files.
 NAMES = (
@@ -81,7 +81,7 @@ def test_resumed_runs_are_bit_identical(build: Any, name: str, images: Tensor) -
 def test_views_depend_on_the_seed_only(build: Any, name: str, teacher: nn.Module, images: Tensor) -> None:
     def views(seed: int) -> Tensor:
         method = build(name, teacher, teacher, f"seed={seed}")
-        assert isinstance(method, SeededViews)
+        assert isinstance(method, TwoViewMethod)
         with torch.no_grad():
             return method.second_view(images, LABELS)
 

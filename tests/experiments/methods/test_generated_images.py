@@ -77,9 +77,10 @@ def test_generations_are_made_against_the_student_and_a_stopped_run_ends_the_sam
     made: list[tuple[str, int]] = []
     call = HardImageGenerator.__call__
 
-    def recorded(self: HardImageGenerator, student: nn.Module, indices: torch.Tensor) -> Any:
-        made.append((digest(student), int(indices[0])))
-        return call(self, student, indices)
+    def recorded(self: HardImageGenerator, student: nn.Module, indices: torch.Tensor, **unguided: Any) -> Any:
+        if not unguided:
+            made.append((digest(student), int(indices[0])))
+        return call(self, student, indices, **unguided)
 
     monkeypatch.setattr(HardImageGenerator, "__call__", recorded)
     given = (*REFRESHED, f"method.student_from={distilled}", "checkpoint_every=100")

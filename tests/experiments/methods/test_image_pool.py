@@ -66,9 +66,10 @@ def test_a_pool_grows_against_the_current_student_and_resumes(
     made: list[tuple[int, str]] = []
     generate = HardImageGenerator.__call__
 
-    def recorded(self: HardImageGenerator, student: Any, indices: torch.Tensor) -> Any:
-        made.append((int(indices[0]), digest(student)))
-        return generate(self, student, indices)
+    def recorded(self: HardImageGenerator, student: Any, indices: torch.Tensor, **unguided: Any) -> Any:
+        if not unguided:
+            made.append((int(indices[0]), digest(student)))
+        return generate(self, student, indices, **unguided)
 
     monkeypatch.setattr(HardImageGenerator, "__call__", recorded)
     record = run(models, tmp_path / "whole", *POOL)
@@ -165,8 +166,9 @@ def test_a_second_batch_shows_training_images(build: Any, teacher: nn.Module, st
     method = build("second_batch", teacher, student)
     views = method.second_view(torch.rand(8, 1, 12, 12), torch.arange(8) % 5)
     assert views.shape == (8, 1, 12, 12)
-    rows = [(method.images.images - view).flatten(1).abs().amax(1).argmin() for view in views]
-    assert torch.equal(views, method.images.images[torch.stack(rows)])
+    part = method.setup.splits.train
+    rows = [(part.images - view).flatten(1).abs().amax(1).argmin() for view in views]
+    assert torch.equal(views, part.images[torch.stack(rows)])
     state = method.state_dict()
     again = method.second_view(views, torch.arange(8))
     method.load_state_dict(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from experiments.methods import Shuffled
+from experiments.methods.shuffled_policy import Shuffled
 from hard_aug.transforms import Affine
 from hard_aug.utils.rng import derangement
 

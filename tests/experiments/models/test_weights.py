@@ -110,14 +110,17 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     del state["head.bias"]
     torch.save(state | {"extra.weight": torch.zeros(1), "head.weight": torch.zeros(7, 16)}, path)
     expected = (
-        f"weights={path} are not those of this ConvTeacher: missing head.bias; unexpected extra.weight; "
-        "shapes head.weight (7, 16) in place of (10, 16)"
+        f'weights={path} are not those of this ConvTeacher: Missing key(s) in state_dict: "head.bias". Unexpected key(s) '
+        'in state_dict: "extra.weight". size mismatch for head.weight: copying a param with shape torch.Size([7, 16]) '
+        "from checkpoint, the shape in current model is torch.Size([10, 16])."
     )
     with pytest.raises(ValueError, match=r"^.*$") as raised:
         load_weights(model, path)
     assert str(raised.value) == expected
     torch.save(MLPStudent().state_dict(), path)
-    with pytest.raises(ValueError, match=r"missing .*, features\.1\.bias and 23 more; unexpected layers\.1\.weight"):
+    with pytest.raises(
+        ValueError, match=r'Missing .*"features\.1\.bias", .*\[\.\.\.\] Unexpected .*"layers\.1\.weight"'
+    ):
         load_weights(model, path)
 
 

@@ -35,12 +35,12 @@ def test_panels_have_titles_with_units_and_costs(drawn: dict[str, list[str]]) ->
         "training loss, student steps",
         "teacher consistency, %, student steps",
     ]  # the multiplier and the accuracy on clean images are constant
-    assert labels(drawn["Parameters of the policy"]) == ["shear sd, student steps"]
-    assert list(drawn) == ["", "Parameters of the policy"]
+    assert labels(drawn["Parameters and further scalars"]) == ["std of translation x, fraction of width, student steps"]
+    assert list(drawn) == ["", "Parameters and further scalars"]
 
 
 def test_svgs_use_the_pages_colours_and_are_reproducible(drawn: dict[str, list[str]], tmp_path: Path) -> None:
-    assert all("currentColor" in svg and "#010203" not in svg for svg in drawn[""])
+    assert all("currentColor" in svg and "#000000" not in svg for svg in drawn[""])
     assert HIGHLIGHT in drawn[""][0]
     assert "<metadata" not in drawn[""][0]
     assert panels(group(tmp_path / "again", record(), hard(), hard(seed=1))) == drawn

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import report
-from experiments.runs.files import write_json
+from experiments.training.files import write_json
 from tests.helpers.report_runs import GROUP, PNG, hard, record, write_runs
 
 STATUS = {"started": "2026-01-01T00:00:00+00:00", "overrides": ["seed=7"]}
@@ -102,7 +102,7 @@ def test_curves_are_drawn_with_a_legend(page: Page) -> None:
     named = [str(svg["aria-label"]) for svg in page.all("svg")]
     assert named.count("training loss, student steps") == 1
     assert "multiplier" not in page.text.replace("multiplier of the invariance", "")
-    assert "Parameters of the policy: 1 panels" in page.texts("summary")
+    assert "Parameters and further scalars: 1 panels" in page.texts("summary")
 
 
 def test_unfinished_runs_are_folded_at_the_end_without_mistyped_ones(

@@ -9,13 +9,17 @@ import pytest
 
 from experiments.report.groups import Group, split
 from experiments.report.tables import (
+    Table,
     accuracy,
     best_baselines,
+    bold,
     costs,
     failure_metrics,
+    millions,
     pivot,
     policy,
     reached,
+    spread,
     tables,
     trials,
     verdict,
@@ -90,6 +94,13 @@ def test_a_teacher_that_is_not_known_in_every_seed_gives_no_gap() -> None:
     table = accuracy(split(found)[0])
     assert "not known in every seed" in table.caption
     assert table.cells["shifted"]["teacher"] == "90.0"
+
+
+def test_distillation_on_second_batches_takes_the_place_of_kd() -> None:
+    one = split([record("second_batch"), record("pool", main=0.6), hard()])[0]
+    assert accuracy(one).cells["gap closed, %"].tolist() == ["", "", "25.0", "**75.0**"]
+    assert costs(one).cells["evaluations relative to second_batch"]["hard"] == "2.00"
+    assert one.baselines == ["second_batch"]  # pool has images that are made for the student
 
 
 def test_trials_are_counted_and_listed() -> None:
@@ -191,3 +202,36 @@ def test_pivot_of_missing_or_ambiguous_keys_raises() -> None:
         pivot(one, "augmenter.typo", "augmenter.policy")
     with pytest.raises(ValueError, match=r"hard \(policy=Gaussian\) and hard \(policy=Search\) have the same"):
         pivot(one, "augmenter.objective", "augmenter.transform")
+
+
+def test_mean_and_sample_standard_deviation() -> None:
+    assert spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert spread([2.0, float("nan")]) == "2.0"
+    assert spread([]) == ""
+    assert spread([1.26], 1, sign=True) == "+1.3"
+    assert spread([-0.01, -0.02], sign=True) == "+0.0 ± 0.0"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(960_000, "0.960"), (1_280_000, "1.28"), (25_600_000, "25.6"), (512e6, "512"), (float("nan"), "")],
+)
+def test_millions_have_three_digits(value: float, text: str) -> None:
+    assert millions([value]) == text
+
+
+def test_the_best_of_the_compared_rows_is_bold_and_ties_are() -> None:
+    mean = pd.DataFrame({"a": [99.0, 80.04, 80.0, 70.0], "b": [9.0, 5.0, 5.0, 5.0]}, index=["oracle", "kd", "x", "y"])
+    text = mean.map("{:.1f}".format)
+    found = bold(text, mean, ["kd", "x", "y"])
+    assert found.a.tolist() == ["99.0", "**80.0**", "**80.0**", "70.0"]
+    assert found.b.tolist() == text.b.tolist()  # all are equal
+    assert bold(text, mean, ["kd", "x", "y"], lowest=True).a.tolist() == ["99.0", "80.0", "80.0", "**70.0**"]
+
+
+def test_markdown_escapes_bars_and_folds() -> None:
+    cells = pd.DataFrame({"x|y": ["1"]}, index=["a|b"])
+    assert Table("A caption.", cells).markdown() == "A caption.\n\n|  | x\\|y |\n| --- | --- |\n| a\\|b | 1 |"
+    folded = Table("A caption.", cells, folded=True).markdown()
+    assert folded.startswith("<details><summary>A caption.</summary>\n\n|")
+    assert Table("A caption.", cells).plain() == "A caption.\n\n    x|y\na|b   1"

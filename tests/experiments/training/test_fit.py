@@ -52,7 +52,7 @@ def networks(*, plain: bool = False) -> tuple[nn.Module, nn.Module]:
 METHODS: dict[str, Callable[[nn.Module, nn.Module], Method]] = {
     "supervised": lambda teacher, student: Supervised(student),
     "kd": lambda teacher, student: Distillation(teacher, student, temperature=2.0),
-    "random": lambda teacher, student: RandomViews(teacher, student, Affine(), temperature=2.0),
+    "random": lambda teacher, student: RandomViews(teacher, student, transform=Affine(), temperature=2.0),
     "alternating": lambda teacher, student: Hard(
         HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=Alternating())
     ),

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -54,20 +56,27 @@ def main(config: DictConfig) -> float:
     return float(config.steps)
 
 
-def call(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]]:
-    """Call the command with `folder` for its runs; return the exit status and the lines of stderr."""
+@contextmanager
+def kept_logging() -> Iterator[None]:
+    """Restore the handlers of the root logger, which Hydra replaces."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = handlers, level
+
+
+def call(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]]:
+    """Call the command with `folder` for its runs; return the exit status and the lines of stderr."""
     place = (f"hydra.sweep.dir={folder}", "hydra.job.name=app")
+    status = 0
     capfd.readouterr()
     try:
-        with mock.patch.object(sys, "argv", ["app.py", "--config-path", str(CONF), *words, *place]):
+        with kept_logging(), mock.patch.object(sys, "argv", ["app.py", "--config-path", str(CONF), *words, *place]):
             main()
-        status = 0
     except SystemExit as ended:
         status = int(ended.code or 0)
-    finally:  # Hydra replaces them
-        root.handlers[:], root.level = handlers, level
     return status, capfd.readouterr().err.splitlines()
 
 

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from experiments.configuration.identity import resolved, run_identity
 from experiments.data import Batches, ood
-from experiments.methods.factory import MethodContext
 from experiments.models import build_network, build_teacher, multiply_adds
-from experiments.runs.files import STUDENT
 from experiments.tasks import Task
 from experiments.training.accuracy import accuracies
+from experiments.training.files import STUDENT
 from experiments.training.fit import fit
 from experiments.training.interrupts import Stop
 from experiments.training.progress import Progress
@@ -42,6 +41,7 @@ class Setup:
         splits: the data, on the device.
         progress: a running progress display.
         stop: checked after each step.
+        untrained: teachers and students are not trained, to check a configuration with networks of its kind.
 
     Raises:
         ValueError: images that are not square, or an invalid task.
@@ -51,6 +51,7 @@ class Setup:
     splits: Splits
     progress: Progress
     stop: Stop
+    untrained: bool = False
 
     def __post_init__(self) -> None:
         if self.shape[1] != self.shape[2]:
@@ -118,14 +119,14 @@ class Setup:
         """
         node, seed = self.config.teacher, self.config.seed + (OTHER_SEED if other else 0)
         network = self.network(node, seed, build_teacher)
-        if node.steps == 0 or node.weights is not None:
-            if other:
-                raise ValueError(
-                    "a judge is a second teacher, trained like the first with another seed, and this one is not "
-                    "trained; turn it off: generation.judge=false, failure_metrics.judge=false"
-                )
-            network.eval().requires_grad_(False)
-            self._check_classes(network)
+        ready = node.steps == 0 or node.weights is not None
+        if ready and other:
+            raise ValueError(
+                "a judge is a second teacher, trained like the first with another seed, and this one is not trained; "
+                "turn it off: generation.judge=false, failure_metrics.judge=false"
+            )
+        if ready or self.untrained:
+            self._check_classes(network.eval().requires_grad_(False))
             return network, True
         data = resolved(self.config.data) | (resolved(node.data) if node.data else {})
         data.pop("in_memory", None)
@@ -145,7 +146,7 @@ class Setup:
                 learning_rate=node.learning_rate,
                 warmup=node.steps // 10,
                 parts={"views": _GeneratorState(generator)},
-                **self._common(seed, path, config),
+                **self.common(seed, path, config),
             )
 
         recipe = {key: value for key, value in resolved(node).items() if key not in ("data", "weights")}
@@ -171,7 +172,7 @@ class Setup:
         """
         seed = self.config.seed + (OTHER_SEED if other else 0)
         network, node = self.network(self.config.student, seed + 1), self.config.initial
-        if node is None:
+        if node is None or self.untrained:
             return network
 
         def train(model: nn.Module, path: Path) -> None:
@@ -183,7 +184,7 @@ class Setup:
 
             batches = self.batches(self.splits.train, node.batch_size, seed)
             settings = {"steps": node.steps, "learning_rate": node.learning_rate, "warmup": node.steps // 20}
-            fit("initial student", model, loss, batches, **settings, **self._common(seed, path, config))
+            fit("initial student", model, loss, batches, **settings, **self.common(seed, path, config))
 
         keys = ("initial", "student", "teacher", "data", "task", "temperature", "seed")
         config = {key: resolved(self.config)[key] for key in keys} | {"seed": seed}
@@ -204,32 +205,19 @@ class Setup:
         ours = run_identity(self.config)
         for part in ("data", "student"):
             if kept["config"][part] != ours[part]:
-                raise ValueError(f"{path} has {part}={kept['config'][part]}, here it is {ours[part]}; expected the same")
+                raise ValueError(
+                    f"{path} has {part}={kept['config'][part]}, here it is {ours[part]}; expected the same"
+                )
         network = self.network(self.config.student, self.config.seed + 1)
         network.load_state_dict(kept["model"])
         return network.eval().requires_grad_(False)
-
-    def context(self, teacher: nn.Module, student: nn.Module, folder: Path) -> MethodContext:
-        """Return what the training method of a run in `folder` may use."""
-        return MethodContext(
-            config=self.config,
-            teacher=teacher,
-            student=student,
-            splits=self.splits,
-            task=self.task,
-            folder=folder,
-            progress=self.progress,
-            stop=self.stop,
-            other_teacher=lambda: self.teacher(other=True)[0],
-            other_student=lambda: self.student(teacher, other=True),
-            trained_student=self.trained_student,
-        )
 
     @property
     def _cache(self) -> Path:
         return Path(self.config.teacher_cache)
 
-    def _common(self, seed: int, path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    def common(self, seed: int, path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of `fit` that all its calls have in common."""
         every = {"every": self.config.checkpoint_every, "log_every": self.config.log_every}
         return {"seed": seed, "path": path, "identity": identity, "progress": self.progress, "stop": self.stop, **every}
 

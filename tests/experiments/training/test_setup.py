@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,20 @@ from hydra.utils import instantiate
 from torch import nn
 
 from experiments.data.batches import Batches
-from experiments.runs import setup as module
-from experiments.runs.setup import Setup
 from experiments.tasks import Shift
+from experiments.training import setup as module
 from experiments.training.interrupts import Stop
 from experiments.training.progress import Progress
+from experiments.training.setup import Setup
 from hard_aug.data import Splits
-from tests.helpers.engine_parts import small_config
+from tests.helpers.engine_parts import small_config, use_few_digits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_digits() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_few_digits(monkeypatch)
+        yield
 
 
 def setup(folder: Path, *overrides: str) -> Setup:
