@@ -31,6 +31,7 @@ from experiments.configuration.checks import check_config
 from experiments.configuration.command import hydra_command, run_lock
 from experiments.configuration.identity import run_hash
 from experiments.configuration.settings import compose_with, trial_settings
+from hard_aug.utils.checks import check_integer
 
 logger = logging.getLogger(__name__)
 HEARTBEAT = 10  # seconds between two signs of life of a trial; after three without one its process counts as killed
@@ -89,9 +90,8 @@ def tune(config: DictConfig, folder: Path) -> optuna.Study:
 
     space = ranges(OmegaConf.to_container(config.tune.space or OmegaConf.create(), resolve=True))  # type: ignore[arg-type]
     if not space:
-        raise ValueError(
-            "tune.space is empty: expected ranges, such as 'tune.space={temperature: {low: 1.0, high: 4.0}}'"
-        )
+        raise ValueError("tune.space is empty: expected ranges, such as 'tune.space={temperature: {low: 1, high: 4}}'")
+    check_integer(**{"tune.trials": config.tune.trials})
     fixed, _ = trial_settings(config)
     optuna.logging.disable_default_handler()
     check_config(compose_with([*fixed, *draw(optuna.create_study().ask(), space)]))
@@ -145,9 +145,8 @@ def main(config: DictConfig) -> float:
     best, path = study.best_trial, folder / "settings.yaml"
     settings = {"settings": best.user_attrs["settings"], "trials": len(complete)}
     path.write_text(yaml.safe_dump({best.user_attrs["method"]: settings}), encoding="utf-8")
-    text = (
-        f"best of {len(complete)} trials: {best.value:.4f} with {' '.join(settings['settings'])}\nsettings_from={path}"
-    )
+    chosen = " ".join(settings["settings"])
+    text = f"best of {len(complete)} trials: {best.value:.4f} with {chosen}\nsettings_from={path}"
     Console().print(text, soft_wrap=True, markup=False, highlight=False)
     return float(study.best_value)
 

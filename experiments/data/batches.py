@@ -52,7 +52,8 @@ class Batches:
         if workers is None:
             is_files = isinstance(part, LazyImageSet) and isinstance(part.reader, ImageFiles)
             workers = min(WORKERS, torch.get_num_threads()) if is_files else 0
-        if multiprocessing.current_process().daemon:  # such a process may have no children
+        is_joblib = multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods()
+        if multiprocessing.current_process().daemon or is_joblib:  # such a process may have no children
             workers = 0
         self.part, self.batch_size, self.seed, self.workers = part, batch_size, seed, workers
         self._number = 0

@@ -104,7 +104,7 @@ def build_hard(
         check_parts(**parts)
     except ValueError as error:
         raise UnsupportedPartsError(str(error)) from error
-    explored = {key: augmenter[key] for key in ("entropy_weight", "min_variance", "min_uniform_fraction")}
-    settings = {key: augmenter[key] for key in ("batch_norm", "learning_rate")} | parts
-    settings |= {"exploration": Exploration(**explored), "seed": seed}
-    return Hard(HardAugmenter(teacher=teacher, student=student, **settings), temperature=temperature)
+    exploration = {key: augmenter[key] for key in ("entropy_weight", "min_variance", "min_uniform_fraction")}
+    settings = {key: augmenter[key] for key in ("batch_norm", "learning_rate")}
+    settings |= {"exploration": Exploration(**exploration), "seed": seed}
+    return Hard(HardAugmenter(teacher=teacher, student=student, **parts, **settings), temperature=temperature)

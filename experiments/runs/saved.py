@@ -86,9 +86,7 @@ def load_run(folder: Path, *, progress: Progress | None = None, stop: Stop | Non
     """
     missing = [name for name in (CONFIG, RECORD, STUDENT) if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"no {folder / missing[0]}: expected the folder of a finished run of experiments.train"
-        )
+        raise FileNotFoundError(f"no {folder / missing[0]}: expected the folder of a finished run of experiments.train")
     config = OmegaConf.load(folder / CONFIG)
     splits = instantiate(config.data).to(choose_device(config.device))
     setup = Setup(config, splits, progress or Progress(quiet=True), stop or Stop())

@@ -185,7 +185,7 @@ class StudentRun:
             **log.record(),
         }
         found: dict[str, Any] = {"student": record, "teacher": teacher_record, "sets": list(record["accuracy"])}
-        found |= {"main": setup.task.main, "size": setup.shape[-1]}
+        found |= {"main": setup.task.main, "size": setup.shape[-1], "test_images": len(setup.splits.test)}
         if setup.task.held_out_corruptions:
             found["held_out_corruptions"] = list(setup.task.held_out_corruptions)
         if isinstance(method, Hard):

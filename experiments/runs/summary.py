@@ -13,7 +13,7 @@ def summary_table(record: dict[str, Any]) -> Table:
     """Return the table of accuracies in %, teacher consistency in % and seconds."""
     student, teacher = record["student"], record["teacher"]
     sets = summary_sets(record["sets"])
-    title = f"accuracy in %, seed {record['seed']}" + (f", {' '.join(record['settings'])}" if record["settings"] else "")
+    title = ", ".join([f"accuracy in %, seed {record['seed']}", *record["settings"]])
     table = Table("", *sets, "teacher consistency, %", "seconds", title=title)
     for column in table.columns[1:]:
         column.justify = "right"

@@ -1,10 +1,9 @@
 """Multi-process training on accelerate, started by `accelerate launch` or `torchrun`.
 
-Each process draws the same global batch and makes the random views of the whole of it; `local_rows` then selects the
-rows that this process trains on. The result does not depend on the number of processes, except for dropout (the same
-masks in all) and BatchNorm (SyncBatchNorm on GPUs; each process's own rows and the statistics of rank 0 on CPUs).
-Outside `distributed_training` all functions behave as in one process, even if torch.distributed is initialised. Flags
-and numbers are exchanged by gloo on the host, also beside NCCL, so that they do not synchronise with the GPU.
+Each process makes the same global batch with its random views and trains on its `local_rows`. The result does not
+depend on the number of processes, except for dropout (the same masks in all) and BatchNorm (SyncBatchNorm on GPUs; each
+process's own rows and the statistics of rank 0 on CPUs). Outside `distributed_training` all functions behave as in one
+process. Flags and numbers are exchanged by gloo on the host, also beside NCCL, without synchronising with the GPU.
 """
 
 from __future__ import annotations
@@ -33,16 +32,14 @@ def distributed_training(settings: TrainerSettings, device: torch.device) -> Ite
     if settings.precision == "fp16" and device.type == "cpu":
         raise ValueError("trainer.precision=fp16 on a CPU: expected bf16 or no; fp16 requires device=cuda")
     _reset()  # an earlier accelerator of this process may have had another precision
-    several_gpus = device.type == "cuda" and "LOCAL_RANK" in os.environ  # accelerate takes a backend only if launched
-    backend = "cuda:nccl,cpu:gloo" if several_gpus else "nccl"  # the latter: accelerate chooses
-    group = InitProcessGroupKwargs(backend, timeout=timedelta(days=1))  # another process may be evaluating meanwhile
+    backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" and "LOCAL_RANK" in os.environ else "nccl"  # its default
     joined = dist.is_initialized()
     accelerator = Accelerator(
         mixed_precision=settings.precision,
         gradient_accumulation_steps=settings.accumulate,
         cpu=device.type == "cpu",
         device_placement=False,
-        kwargs_handlers=[group],
+        kwargs_handlers=[InitProcessGroupKwargs(backend, timeout=timedelta(days=1))],  # others may wait for rank 0
     )
     if dist.is_initialized() and not joined:
         atexit.register(dist.destroy_process_group)  # after the next one, which frees models that keep the group alive:
@@ -121,11 +118,10 @@ def prepare_model(student: nn.Module) -> nn.Module:
     if world_size() == 1:
         return student
     device = PartialState().device
-    if device.type == "cpu":
-        return nn.parallel.DistributedDataParallel(student)
-    student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    if device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     # Not accelerate's prepare_model, which patches the model's forward for mixed precision: evaluation doesn't use it.
-    return nn.parallel.DistributedDataParallel(student, device_ids=[device.index])
+    return nn.parallel.DistributedDataParallel(student, device_ids=[device.index] if device.type == "cuda" else None)
 
 
 def broadcast_buffers(student: nn.Module) -> None:

@@ -182,7 +182,7 @@ def until(there: Callable[[], Any], process: subprocess.Popen[bytes], log: Path)
 @pytest.mark.slow
 def test_a_killed_sweep_is_resumed_and_goes_on_after_a_failing_run(tmp_path: Path) -> None:
     """Killed in its second run, and resumed by two processes; the last run's loss is not finite."""
-    sweep = ["steps=120", "log_every=20", "student=conv", "learning_rate=0.001,0.002,1e30"]
+    sweep = ["steps=120", "log_every=20", "learning_rate=0.001,0.002,1e30"]
     line = [sys.executable, "-m", "experiments.train", *words(tmp_path, "-m", "method=kd", *sweep)]
     process = started(line, tmp_path / "log")
     try:

@@ -102,6 +102,21 @@ def test_a_stopped_training_ends_where_an_uninterrupted_one_does(
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_the_learning_rate_rises_over_a_twentieth_of_the_steps(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def stopped(*_: Any, **settings: Any) -> None:
+        seen.append(settings["warmup"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_generative, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, models / "cache", "autoencoder.steps=40")
+    assert seen == [2]
+
+
 def test_finished_models_are_only_measured_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_generative, "train", None)  # would raise
     before = weights(models)

@@ -186,6 +186,18 @@ def test_a_damaged_file_is_one_line(lazy: LazyImageSet, workers: int) -> None:
     assert "\n" not in message
 
 
+def workers_of(part: ImageSet) -> tuple[int, list[int]]:
+    batches = Batches(part, 5, seed=0, workers=2)
+    return batches.workers, batches.next().labels.tolist()
+
+
+@pytest.mark.slow
+def test_a_process_of_joblib_reads_itself(lazy: LazyImageSet) -> None:
+    joblib = pytest.importorskip("joblib")
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(workers_of)(lazy) for _ in range(2))
+    assert found == [(0, Batches(lazy, 5, seed=0, workers=0).next().labels.tolist())] * 2
+
+
 def processes_of(batches: Batches) -> list[multiprocessing.Process]:
     found: list[multiprocessing.Process] = batches._iterator._workers  # type: ignore[union-attr]  # of the loader
     return found

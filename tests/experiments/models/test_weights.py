@@ -110,9 +110,9 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     del state["head.bias"]
     torch.save(state | {"extra.weight": torch.zeros(1), "head.weight": torch.zeros(7, 16)}, path)
     expected = (
-        f'weights={path} are not those of this ConvTeacher: Missing key(s) in state_dict: "head.bias". Unexpected key(s) '
-        'in state_dict: "extra.weight". size mismatch for head.weight: copying a param with shape torch.Size([7, 16]) '
-        "from checkpoint, the shape in current model is torch.Size([10, 16])."
+        f'weights={path} are not those of this ConvTeacher: Missing key(s) in state_dict: "head.bias". Unexpected '
+        'key(s) in state_dict: "extra.weight". size mismatch for head.weight: copying a param with shape '
+        "torch.Size([7, 16]) from checkpoint, the shape in current model is torch.Size([10, 16])."
     )
     with pytest.raises(ValueError, match=r"^.*$") as raised:
         load_weights(model, path)

@@ -48,8 +48,8 @@ def test_the_record_has_the_documented_keys(hard: tuple[Path, Record], cache: Pa
     record = json.loads((hard[0] / "metrics.json").read_text())
     assert record == json.loads(json.dumps(hard[1]))
     config = small_config(cache, *HARD)
-    keys = ["method", "settings", "trials", "seed", "student", "teacher", "sets", "main", "size", "policy", "device"]
-    assert list(record) == [*keys, "versions", "config", "group", "row"]
+    keys = ["method", "settings", "trials", "seed", "student", "teacher", "sets", "main", "size", "test_images"]
+    assert list(record) == [*keys, "policy", "device", "versions", "config", "group", "row"]
     chosen = {key: record[key] for key in ("method", "settings", "trials", "seed", "sets", "main", "size")}
     assert chosen == {
         "method": "hard",
