@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
@@ -97,7 +98,7 @@ def gallery(
     difference = 0 < float(change.square().mean().sqrt()) < SMALL_CHANGE if difference is None else difference
     networks, drawn = len(students) + 1, min(PARAMETERS, len(batch.spec))
     below = [networks, networks + drawn + 1, 0][: 2 + difference]  # lines of text below each row
-    figure = Figure(figsize=(WIDTH, 1.3 * len(below) + LINE * sum(below) + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.3 * len(below) + LINE * sum(below) + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.08))
     axes = figure.subplots(len(below), columns, squeeze=False)
     for column, index in enumerate(chosen.tolist()):
         expected = int(batch.clean_teacher_logits[index].argmax())
