@@ -8,11 +8,16 @@ from rich.table import Table
 
 from experiments.training.accuracy import summary_sets
 
+#: With more test sets, the table only has the first one and the main one; the record has all.
+MOST_SETS = 4
+
 
 def summary_table(record: dict[str, Any]) -> Table:
     """Return the table of accuracies in %, teacher consistency in % and seconds."""
     student, teacher = record["student"], record["teacher"]
     sets = summary_sets(record["sets"])
+    if len(sets) > MOST_SETS:
+        sets = [sets[0], record["main"]]
     title = ", ".join([f"accuracy in %, seed {record['seed']}", *record["settings"]])
     table = Table("", *sets, "teacher consistency, %", "seconds", title=title)
     for column in table.columns[1:]:
