@@ -152,7 +152,9 @@ def train(setup: Setup, folder: Path) -> dict[str, float]:
     for name, model in (("vae", autoencoder), ("unet", unet)):
         (model.half() if config.half else model).save_pretrained(folder / name)
     scheduler.save_pretrained(folder / "scheduler")
-    (folder / "condition.json").write_text(json.dumps({"classes": classes, "none_label": classes}) + "\n")
+    (folder / "condition.json").write_text(
+        json.dumps({"classes": classes, "none_label": classes}) + "\n", encoding="utf-8"
+    )
     return seconds
 
 
@@ -174,7 +176,7 @@ def run(config: DictConfig, folder: Path, *, stop: Stop, quiet: bool = False) ->
     path, checkpoints = folder / "report.json", [folder / "autoencoder.pt", folder / "unet.pt"]
     for file in () if config.resume else (path, *checkpoints):
         file.unlink(missing_ok=True)
-    earlier = json.loads(path.read_text()) if path.is_file() else None
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if earlier is not None:
         checkpoint.check_same(path, identity(earlier["config"]), identity(resolved(config)))
     splits = instantiate(config.data).to(choose_device(config.device))

@@ -29,6 +29,11 @@ def check_config(config: DictConfig) -> None:
     check_integer(**required, eval_every=config.eval_every)
     check_integer(0, seed=config.seed, **{"teacher.steps": config.teacher.steps})
     check_positive_number(**{name: OmegaConf.select(config, name) for name in rates})
+    for key, value in config.failure_metrics.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"failure_metrics.{key}={value}: expected true or false")
+    if not isinstance(config.logger_settings, (DictConfig, type(None))):
+        raise ValueError(f"logger_settings={config.logger_settings}: expected settings by tracker, or null")
     for key, known in (("select_on", SELECTION_SETS), ("budget", BUDGETS)):
         if config[key] not in known:
             raise ValueError(f"{key}={config[key]}: expected one of {', '.join(known)}")

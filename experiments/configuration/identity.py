@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.configuration.settings import trial_settings
-from hard_aug.utils.hashing import cache_key
+from hard_aug.utils.hashing import cache_key, flatten
 
 #: Keys that change how a run is executed but not its outcome, and those that only `method` refers to.
 EXCLUDED = (
@@ -31,6 +33,9 @@ EXCLUDED = (
     "tune",
 )
 HASH_DIGITS = 10
+#: Keys, at any depth, of files and folders whose content a run depends on, and the parts of a folder that count.
+FILES = ("weights", "student_from", "other_student_from", "folder", "models")
+PARTS = ("*.pt", "*.safetensors", "*/*.safetensors", "index.json", "*/config.json")
 
 
 def resolved(node: DictConfig) -> dict[str, Any]:
@@ -43,7 +48,21 @@ def run_identity(config: DictConfig) -> dict[str, Any]:
     """Return all settings that a run depends on; of the augmenter what the method uses, as a part of `method`."""
     whole = resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     found: dict[str, Any] = _without_devices({key: whole[key] for key in whole if key not in EXCLUDED})
-    return found
+    contents = {key: _digest(Path(value)) for key, value in flatten(found).items() if _is_file(key, value)}
+    return found | ({"contents": contents} if contents else {})
+
+
+def _is_file(key: str, value: Any) -> bool:
+    return key.rpartition(".")[2] in FILES and isinstance(value, str) and Path(value).exists()
+
+
+def _digest(path: Path) -> str:
+    """Return a digest of a file, or of the parts of a folder: the same path may hold other weights later."""
+    files = [path] if path.is_file() else sorted({file for part in PARTS for file in path.glob(part)})
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()[:16]
 
 
 def _without_devices(node: Any) -> Any:
@@ -59,7 +78,8 @@ def group_identity(config: DictConfig) -> dict[str, Any]:
     return found | {"select_on": config.select_on}
 
 
-def run_hash(config: DictConfig) -> str:
-    """Return a hexadecimal digest of the run's identity and of the settings of its trial."""
+def run_hash(config: DictConfig, *further: str) -> str:
+    """Return a hexadecimal digest of the run's identity, of the settings of its trial, and of further nodes."""
     settings, _ = trial_settings(config)
-    return cache_key({"config": run_identity(config), "settings": settings})[:HASH_DIGITS]
+    nodes = {key: OmegaConf.to_container(config, resolve=True)[key] for key in further}  # type: ignore[index]
+    return cache_key({"config": run_identity(config), "settings": settings, **nodes})[:HASH_DIGITS]

@@ -42,8 +42,10 @@ def default_of(path: str, argument: str) -> Any:
     return parameters[argument].default
 
 
-def run_name(*, _root_: DictConfig) -> str:
+def run_name(*further: str, _root_: DictConfig) -> str:
     """Return the name of a run's folder, of the characters `A-Za-z0-9._-`; equal for runs with the same outcome.
+
+    That of `experiments.generate` depends on `further` nodes.
 
     An invalid configuration has a name too, so that one job's error does not stop the other jobs of a multirun.
     """
@@ -51,7 +53,7 @@ def run_name(*, _root_: DictConfig) -> str:
 
     own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     try:
-        name = f"{own.method.name}-seed{own.seed}-{run_hash(own)}"
+        name = f"{own.method.name}-seed{own.seed}-{run_hash(own, *further)}"
     except Exception:  # of any type: `experiments.configuration.command` raises it again
         return INVALID + cache_key({"config": OmegaConf.to_yaml(own)})
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)

@@ -62,8 +62,16 @@ def _from_file(path: Path, method: str) -> tuple[list[str], int]:
 
 
 def compose_with(settings: list[str]) -> DictConfig:
-    """Compose the configuration of the running Hydra job again with further overrides, which take precedence."""
+    """Compose the configuration of the running Hydra job again with further overrides.
+
+    Raises:
+        ValueError: the command line sets one of them to another value.
+    """
     hydra = HydraConfig.get()
-    keys = {one.split("=", 1)[0].lstrip("+~") for one in settings}
-    given = [one for one in hydra.overrides.task if one.split("=", 1)[0].lstrip("+~") not in keys]
-    return compose(hydra.job.config_name, [*given, *settings])
+    chosen = {one.split("=", 1)[0].lstrip("+~"): one for one in settings}
+    given: list[str] = list(hydra.overrides.task)
+    for one in given:
+        other = chosen.get(one.split("=", 1)[0].lstrip("+~"), one)
+        if other != one:
+            raise ValueError(f"{one} on the command line and {other} of the trial or settings_from; leave one out")
+    return compose(hydra.job.config_name, [*(one for one in given if one not in settings), *settings])

@@ -34,15 +34,31 @@ def build_network(node: DictConfig, *, size: int, channels: int, classes: int, o
     """
     settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
     weights, normalization = settings.pop("weights", None), settings.pop("normalization", None)
-    accepted = inspect.signature(get_object(node._target_)).parameters
+    accepted = inspect.signature(get_class(node._target_)).parameters
     values = {"size": size, "channels": channels, "classes": classes}
     if own_head and "classes" in accepted and accepted["classes"].default is None:
         del values["classes"]
     given = {key: value for key, value in values.items() if key in accepted and settings.get(key) is None}
     network: nn.Module = instantiate(settings, **given)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"_target_={node._target_} makes a {type(network).__name__}; expected a torch.nn.Module")
+    if normalization is not None and set(normalization) != {"mean", "std"}:
+        raise ValueError(f"normalization={normalization}: expected {{mean: [...], std: [...]}}")
     if weights is not None:
         load_weights(network, weights)
     return network if normalization is None else Normalized(network, **normalization)
+
+
+def get_class(path: str) -> Any:
+    """Return the object of an import path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return get_object(path)
+    except Exception as error:  # Hydra raises several kinds
+        raise ValueError(f"_target_={path}: {' '.join(str(error).split())}") from error
 
 
 def build_teacher(node: DictConfig, *, size: int, channels: int, classes: int) -> nn.Module:

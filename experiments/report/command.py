@@ -59,6 +59,9 @@ def _report(chosen: argparse.Namespace) -> None:
             [pivot(group, *chosen.pivot), Table("Other methods.", one)]
             for group, one in zip(groups, others, strict=True)
         ]
+    if chosen.select:
+        chosen.select.parent.mkdir(parents=True, exist_ok=True)
+        write_selection(chosen.select, groups, chosen.paths)
     for title, group, shown in zip(named, groups, found, strict=True):
         command = group.joined("command")
         parts = [f"## {title}", *([f"`{command}`"] if command else []), f"**{verdict(group)}**"]
@@ -70,8 +73,6 @@ def _report(chosen: argparse.Namespace) -> None:
         print(f"{one['state']}: {folder}", file=sys.stderr)
     for path in filter(None, (chosen.select, chosen.json, chosen.csv, chosen.html)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if chosen.select:
-        write_selection(chosen.select, groups, chosen.paths)
     if chosen.html:
         chosen.json, chosen.csv = (
             path or chosen.html.with_suffix(suffix) for path, suffix in ((chosen.json, ".json"), (chosen.csv, ".csv"))

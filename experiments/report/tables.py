@@ -96,8 +96,8 @@ def accuracy(group: Group) -> Table:
         text[title] = (-main.drop(columns=["teacher", hard]).sub(main[hard], axis=0)).agg(spread, sign=True)
     closed, reason = gap_closed(group, main)
     text["gap closed, %"], mean["gap closed, %"] = closed.agg(spread), closed.mean()
-    mean["teacher consistency, %"] = runs.teacher_consistency.mean()
-    text["teacher consistency, %"] = mean["teacher consistency, %"].map("{:.0f}".format, na_action="ignore")
+    consistency = runs.teacher_consistency.mean()
+    text["teacher consistency, %"] = consistency.map("{:.0f}".format, na_action="ignore")
     text["trials"] = runs.tried.first().map(str) if group.trials.tried.max() > 1 else ""
     text = bold(text.astype(object).fillna(""), mean, group.rows())
     shown = [name for name in text if name in group.shown or text[name].any()]

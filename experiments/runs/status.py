@@ -124,7 +124,7 @@ class StatusCallback(Callback):
         folder, multirun = Path(config.hydra.runtime.output_dir), config.hydra.mode == RunMode.MULTIRUN
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         stopped = isinstance(error, Interrupted)
-        discard = self.created and error is not None and is_usage_error(error)
+        discard = self.lock is not None and self.created and error is not None and is_usage_error(error)
         discard = discard and _names(folder) <= {*_own_names(config), NAME, CONFIG} and folder != Path.cwd()
         if error is not None and not stopped and not discard:
             with suppress(OSError), (folder / f"{config.hydra.job.name}.log").open("a", encoding="utf-8") as log:

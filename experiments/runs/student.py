@@ -84,7 +84,7 @@ def run(
             splits = instantiate(config.data).to(device)
         main = distributed.rank() == 0
         if main:
-            _prepare(folder, config)
+            _prepare(folder, config, identity)
         distributed.barrier()
         with defer_signals() as stop, Progress(quiet=quiet or not main) as progress:
             setup = Setup(config, splits, progress, stop)
@@ -131,8 +131,10 @@ def finished(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def _prepare(folder: Path, config: DictConfig) -> None:
+def _prepare(folder: Path, config: DictConfig, identity: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    if config.resume:
+        checkpoint.load(folder / "checkpoint.pt", identity)  # raises if it is of another configuration
     if not config.resume:
         for name in (RECORD, STUDENT, "checkpoint.pt", "other.pt"):
             (folder / name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ def summary_table(record: dict[str, Any]) -> Table:
     student, teacher = record["student"], record["teacher"]
     sets = summary_sets(record["sets"])
     if len(sets) > MOST_SETS:
-        sets = [sets[0], record["main"]]
+        sets = list(dict.fromkeys((sets[0], record["main"])))
     title = ", ".join([f"accuracy in %, seed {record['seed']}", *record["settings"]])
     table = Table("", *sets, "teacher consistency, %", "seconds", title=title)
     for column in table.columns[1:]:

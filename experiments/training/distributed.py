@@ -68,7 +68,7 @@ def world_size() -> int:
 
 def check_batch_size(batch_size: int, settings: TrainerSettings) -> None:
     """Raise ValueError if a global batch of `batch_size` can't be split equally over processes and micro-batches."""
-    if batch_size % (divisor := world_size() * settings.accumulate):
+    if batch_size < 1 or batch_size % (divisor := world_size() * settings.accumulate):
         raise ValueError(
             f"batch_size={batch_size} for {world_size()} processes with trainer.accumulate={settings.accumulate}: "
             f"expected a multiple of {divisor}, such as batch_size={max(1, round(batch_size / divisor)) * divisor}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from experiments.training.teachers import cached
 from hard_aug.data import ImageSet, Splits
 from hard_aug.losses import distillation_loss
 
+logger = logging.getLogger(__name__)
 #: Added to the seed of networks outside of a run: a teacher that serves as a judge, a second student.
 OTHER_SEED = 1000
 
@@ -100,6 +102,8 @@ class Setup:
             batch_size: the requested number of images.
             seed: of the order.
         """
+        if batch_size > len(part):
+            logger.info("a batch of %d images lowered to %d, the number of training images", batch_size, len(part))
         return Batches(part, min(batch_size, len(part)), seed)
 
     def network(self, node: DictConfig, seed: int, build: Callable[..., nn.Module] = build_network) -> nn.Module:
@@ -186,8 +190,8 @@ class Setup:
             settings = {"steps": node.steps, "learning_rate": node.learning_rate, "warmup": node.steps // 20}
             fit("initial student", model, loss, batches, **settings, **self.common(seed, path, config))
 
-        keys = ("initial", "student", "teacher", "data", "task", "temperature", "seed")
-        config = {key: resolved(self.config)[key] for key in keys} | {"seed": seed}
+        keys = ("initial", "student", "teacher", "data", "task", "temperature", "contents")
+        config = {key: value for key, value in run_identity(self.config).items() if key in keys} | {"seed": seed}
         cached(network, train, name="initial student", config=config, cache=self._cache, stop=self.stop)
         return network.requires_grad_(True)
 

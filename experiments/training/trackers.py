@@ -10,6 +10,7 @@ import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ class CSVTracker(GeneralTracker):
 
     def __init__(self, run_name: str, logging_dir: Path, *, step: int = 0) -> None:
         path = logging_dir / f"{run_name}.csv"
-        whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.is_file() else ""
         rows = [row for row in list(csv.reader(whole.splitlines()))[1:] if int(row[0]) <= step]
         unfinished = path.with_suffix(".tmp")
-        with unfinished.open("w", newline="") as file:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
         unfinished.replace(path)
-        self.tracker = path.open("a", newline="")
+        self.tracker = path.open("a", newline="", encoding="utf-8")
         super().__init__()
 
     def log(self, values: dict[str, float], step: int | None = None, **kwargs: Any) -> None:
@@ -72,10 +73,17 @@ class Trackers:
 
 
 def tracker_classes(names: Sequence[str]) -> dict[str, type[GeneralTracker]]:
-    """Return the class of each tracker by name; raises ValueError for an unknown name."""
+    """Return the class of each tracker by name.
+
+    Raises:
+        ValueError: an unknown name.
+        ModuleNotFoundError: its package is not installed.
+    """
     known = {**LOGGER_TYPE_TO_CLASS, "csv": CSVTracker}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"logger={list(names)}: expected a list of {', '.join(sorted(known))}, got {unknown[0]}")
+    if missing := [name for name in names if name != "csv" and find_spec(name) is None]:
+        raise ModuleNotFoundError(f"logger={missing[0]} requires its package: pip install {missing[0]}")
     return {name: known[name] for name in names}
 
 

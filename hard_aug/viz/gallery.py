@@ -98,7 +98,8 @@ def gallery(
     difference = 0 < float(change.square().mean().sqrt()) < SMALL_CHANGE if difference is None else difference
     networks, drawn = len(students) + 1, min(PARAMETERS, len(batch.spec))
     below = [networks, networks + drawn + 1, 0][: 2 + difference]  # lines of text below each row
-    figure = Figure(figsize=(WIDTH, 1.3 * len(below) + LINE * sum(below) + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.08))
+    height = 1.3 * len(below) + LINE * sum(below) + 0.8
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=0.08))
     axes = figure.subplots(len(below), columns, squeeze=False)
     for column, index in enumerate(chosen.tolist()):
         expected = int(batch.clean_teacher_logits[index].argmax())
