@@ -81,7 +81,7 @@ def named_configs() -> str:
         for path in sorted(CONF.glob(pattern))
         if re.search(rf"experiments\.train .*{prefix}{path.stem}\b", path.read_text(encoding="utf-8"))
     ]
-    width = max(len(name) for name, _ in found)
+    width = max((len(name) for name, _ in found), default=0)
     return _escaped("\n".join(f"{name:{width}}  {_first_sentence(path)}" for name, path in found))
 
 

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from experiments.methods.drawn_views import DrawnViews
 from hard_aug.evaluation.network_evaluations import FORWARD, TWO_VIEWS
-from hard_aug.utils.checks import check_fraction
+from hard_aug.utils.checks import check_fraction, check_positive_number
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,6 +24,10 @@ class Mixed(DrawnViews):
 
     mixes = True
     transform: v2.Transform
+
+    def __post_init__(self) -> None:
+        check_positive_number(**{"method.transform.alpha": self.transform.alpha})  # torch's check may be switched off
+        super().__post_init__()
 
     def draw(self, images: Tensor) -> Tensor:
         """See `DrawnViews.draw`."""

@@ -91,10 +91,12 @@ def test_the_text_of_a_configuration_and_its_base(conf: Path) -> None:
 
 
 def test_named_configurations_have_their_first_sentence(conf: Path) -> None:
-    (conf / "experiment" / "cifar.yaml").write_text("# @package _global_\n# CIFAR in\n# colour; slow.\nsteps: 3\n")
-    (conf / "bare.yaml").write_text("steps: 3\n")
-    (conf / "asks.yaml").write_text("# Is it so? It is.\n")
-    lines = ["experiment=cifar    CIFAR in colour", "--config-name asks  Is it so?", "--config-name bare  "]
+    run = "#   python -m experiments.train -m"
+    cifar = f"# @package _global_\n# CIFAR in\n# colour; slow.\n{run} experiment=cifar\nsteps: 3\n"
+    (conf / "experiment" / "cifar.yaml").write_text(cifar)
+    (conf / "other.yaml").write_text("# Of another command.\n#   python -m experiments.generate\n")
+    (conf / "asks.yaml").write_text(f"# Is it so? It is.\n{run} --config-name asks\n")
+    lines = ["experiment=cifar    CIFAR in colour", "--config-name asks  Is it so?"]
     assert named_configs().splitlines() == lines
 
 
