@@ -46,7 +46,8 @@ def teacher(config: dict[str, Any]) -> str:
         return f"trained on augmented images ({settings.get('name') or ', '.join(_names(settings['transform']))})"
     if settings.get("name"):
         return f"trained on {settings['name']}"
-    shift = training.get("train_shift")
+    is_shift = str(settings.get("_target_", "Shift")).endswith("Shift")  # the other tasks have no such views
+    shift = training.get("train_shift") if is_shift else 0
     return f"trained on shifts of up to {shift} px" if shift else "trained without augmentation"
 
 
