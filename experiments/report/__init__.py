@@ -7,8 +7,8 @@ accuracy over the seeds that all of them share is shown, and `--select` writes i
 The tables in `experiments/results` are made there by
 
     python -m experiments.report toy_shift.json toy_rotation.json fashion_robust.json fashion_robust_trials.json \
-fashion_robust_all.json convergence.json fashion_robust_third.json fashion_vit.json vae_edits.json spurious.json spurious_smaller.json \
---markdown > report.md
+fashion_robust_all.json convergence.json fashion_robust_third.json fashion_vit.json vae_edits.json spurious.json \
+spurious_smaller.json --markdown > report.md
     python -m experiments.report ablation.json --markdown --pivot augmenter.objective \
 augmenter.policy,augmenter.schedule > ablation.md
     python -m experiments.report ablation_draws.json --markdown >> ablation.md
