@@ -121,7 +121,7 @@ def train(setup: Setup, folder: Path) -> dict[str, float]:
             name,
             model,
             loss,
-            setup.batches(part, node.batch_size, config.seed),
+            setup.batches(name, part, node.batch_size, config.seed),
             steps=node.steps,
             learning_rate=node.learning_rate,
             warmup=node.steps // 20,

@@ -52,11 +52,13 @@ def check_settings(where: str, settings: Any) -> list[str]:
 def _from_file(path: Path, method: str) -> tuple[list[str], int]:
     if not path.is_file():
         raise FileNotFoundError(
-            f"settings_from={path}: no such file; write one with experiments.report --select {path}"
+            f"settings_from={path}: no such file; python -m experiments.report <runs> --select <file> writes one"
         )
     found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(found, dict) or not isinstance(found.get(method), dict):
-        known = ", ".join(map(str, found)) if isinstance(found, dict) else "none"
+    if not isinstance(found, dict) or not all(isinstance(one, dict) and "settings" in one for one in found.values()):
+        raise ValueError(f"settings_from={path}: expected a file written by experiments.report --select")
+    if method not in found:
+        known = ", ".join(map(str, found))
         raise ValueError(f"settings_from={path}: no settings for method={method}; it has {known}")
     return check_settings(f"{path}: {method}", found[method].get("settings", [])), int(found[method].get("trials", 1))
 

@@ -55,12 +55,13 @@ def caption(group: Group) -> str:
     """Return the caption of a group's first table."""
     config, size, seeds = group.config, group.first.get("size"), sorted(group.frame.seed.unique())
     steps = f"{config.get('steps')} steps"
+    batch_size = group.first["student"].get("batch_size", config.get("batch_size"))
     described = [
         _data(config) + (f", {size} x {size} pixels" if size else ""),
         f"task {task(config)}",
         f"teacher {teacher(config)}",
         f"student {_name(config.get('student'))}" if _name(config.get("student")) else "",
-        f"batch size {config['batch_size']}" if config.get("batch_size") else "",
+        f"batch size {batch_size}" if batch_size else "",
         f"as many network evaluations as {steps} on two views" if config.get("budget") == "nfe" else steps,
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
         group.joined("device"),

@@ -60,6 +60,8 @@ def _report(chosen: argparse.Namespace) -> None:
             for group, one in zip(groups, others, strict=True)
         ]
     if chosen.select:
+        if chosen.select.is_dir():
+            raise ValueError(f"--select {chosen.select} is a folder; expected a file, such as settings.yaml")
         chosen.select.parent.mkdir(parents=True, exist_ok=True)
         write_selection(chosen.select, groups, chosen.paths)
     for title, group, shown in zip(named, groups, found, strict=True):

@@ -160,12 +160,8 @@ class StudentRun:
         self.batch_size = min(int(self.config.batch_size), count)
         if self.batch_size < self.config.batch_size:
             self.batch_size -= self.batch_size % (distributed.world_size() * trainer.accumulate)
-            logger.info(
-                "batch_size=%d lowered to %d: there are %d training images",
-                self.config.batch_size,
-                self.batch_size,
-                count,
-            )
+            text = "student: batch_size=%d lowered to %d: there are %d training images"
+            logger.info(text, self.config.batch_size, self.batch_size, count)
         distributed.check_batch_size(self.batch_size, trainer)
         tracker_classes(list(self.config.logger))
 
@@ -183,6 +179,7 @@ class StudentRun:
             },
             "seconds": round(fitted.seconds, 2),
             "steps": self._steps(method),
+            "batch_size": self.batch_size,
             "evaluations": round(method.evaluations(self._steps(method) * self.batch_size)),
             **log.record(),
         }

@@ -94,16 +94,17 @@ class Setup:
         found = accuracies(model, self.sets)
         return found | self.task.derived(found)
 
-    def batches(self, part: ImageSet, batch_size: int, seed: int) -> Batches:
+    def batches(self, name: str, part: ImageSet, batch_size: int, seed: int) -> Batches:
         """Return endless batches; they are as large as the data if it is smaller.
 
         Args:
+            name: of the network that is trained, for the log.
             part: images and labels.
             batch_size: the requested number of images.
             seed: of the order.
         """
         if batch_size > len(part):
-            logger.info("a batch of %d images lowered to %d, the number of training images", batch_size, len(part))
+            logger.info("%s: batch_size=%d lowered to %d, the number of training images", name, batch_size, len(part))
         return Batches(part, min(batch_size, len(part)), seed)
 
     def network(self, node: DictConfig, seed: int, build: Callable[..., nn.Module] = build_network) -> nn.Module:
@@ -145,7 +146,7 @@ class Setup:
                 lambda images, labels: nn.functional.cross_entropy(
                     model(self.task.teacher_views(images, generator)), labels
                 ),
-                self.batches(part, node.batch_size, seed),
+                self.batches("teacher", part, node.batch_size, seed),
                 steps=node.steps,
                 learning_rate=node.learning_rate,
                 warmup=node.steps // 10,
@@ -186,7 +187,7 @@ class Setup:
                 temperature = self.config.temperature
                 return distillation_loss(student_logits=model(images), teacher_logits=logits, temperature=temperature)
 
-            batches = self.batches(self.splits.train, node.batch_size, seed)
+            batches = self.batches("initial student", self.splits.train, node.batch_size, seed)
             settings = {"steps": node.steps, "learning_rate": node.learning_rate, "warmup": node.steps // 20}
             fit("initial student", model, loss, batches, **settings, **self.common(seed, path, config))
 

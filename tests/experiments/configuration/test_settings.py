@@ -69,8 +69,8 @@ def test_an_unknown_trial_raises(overrides: list[str], message: str) -> None:
     [
         ("kd: {settings: []}", "no settings for method=hard; it has kd"),
         ("", "no settings for method=hard; it has "),
-        ("[hard]", "no settings for method=hard; it has none"),
-        ("hard: [temperature=4.0]", "no settings for method=hard; it has hard"),
+        ("[hard]", "expected a file written by experiments.report --select"),
+        ("hard: [temperature=4.0]", "expected a file written by experiments.report --select"),
         ("hard: {settings: {temperature: 4.0}}", "hard={'temperature': 4.0}: expected a list of overrides"),
     ],
 )
@@ -87,12 +87,12 @@ def test_a_missing_file_raises(tmp_path: Path) -> None:
         settings_of(f"settings_from={path}")
 
 
-def test_settings_take_precedence_over_the_command_line() -> None:
-    given = ["augmenter=search", "transform@augmenter.transform=filter", "temperature=1.5", "seed=3"]
+def test_settings_are_further_overrides() -> None:
+    given = ["augmenter=search", "seed=3"]
     settings = ["transform@augmenter.transform=perspective", "temperature=4.0", "augmenter.transform._args_.1.tilt=9"]
     with job(*given, name="demo") as config:
         found = compose_with(settings)
-    assert (config.temperature, config.steps) == (1.5, 2500)
+    assert (config.temperature, config.steps) == (2.0, 2500)
     assert found.augmenter.transform._args_[1] == {
         "_target_": "hard_aug.transforms.Perspective",
         "tilt": 9,
@@ -102,6 +102,9 @@ def test_settings_take_precedence_over_the_command_line() -> None:
     assert found.augmenter.policy._target_ == config.augmenter.policy._target_
     with job(*given) as config:
         assert compose_with([]) == config
+        assert compose_with(["seed=3"]) == config
+        with pytest.raises(ValueError, match="seed=3 on the command line and seed=4 of the trial"):
+            compose_with(["seed=4"])
 
 
 def test_equal_settings_have_the_same_folder(tmp_path: Path) -> None:

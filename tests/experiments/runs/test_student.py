@@ -61,7 +61,7 @@ def test_the_record_has_the_documented_keys(hard: tuple[Path, Record], cache: Pa
         "size": 28,
     }
     student, teacher = record["student"], record["teacher"]
-    keys = ["accuracy", "validation", "seconds", "steps", "evaluations", "teacher_consistency", "curve"]
+    keys = ["accuracy", "validation", "seconds", "steps", "batch_size", "evaluations", "teacher_consistency", "curve"]
     assert list(student) == [*keys, "policy_updates"]
     assert list(teacher) == ["accuracy", "seconds", "cached", "multiply_adds"]
     for part in (student, teacher):
@@ -216,10 +216,12 @@ def test_the_batch_size_is_lowered_to_the_number_of_images(
     options = ["method=kd", "batch_size=4000", "teacher.batch_size=4000", "data.fraction=0.003", "trainer.accumulate=4"]
     with caplog.at_level("INFO"):
         found = run(small_config(cache, *options), tmp_path, quiet=True)
-    (message,) = [text for text in caplog.messages if "lowered" in text]
+    (teacher, message) = sorted((text for text in caplog.messages if "lowered" in text), reverse=True)
     count = int(message.split("there are ")[1].split()[0])
     assert 8 <= count <= 15
-    assert f"batch_size=4000 lowered to {count - count % 4}" in message
+    assert message.startswith(f"student: batch_size=4000 lowered to {count - count % 4}")
+    assert teacher == f"teacher: batch_size=4000 lowered to {count}, the number of training images"
+    assert found["student"]["batch_size"] == count - count % 4
     assert found["student"]["evaluations"] == 6 * (count - count % 4) * 4  # the teacher's forward, and a training step
 
 
