@@ -51,7 +51,7 @@ def test_the_data_and_the_test_sets(tmp_path: Path) -> None:
     assert made.sets["clean"].images.equal(made.splits.test.images)
     shifted = made.task.sets(made.splits.validation)["shifted"]
     assert made.validation.images.equal(shifted.images)
-    batches = made.batches(made.splits.train[slice(0, 10)], 16, 3)
+    batches = made.batches("teacher", made.splits.train[slice(0, 10)], 16, 3)
     assert isinstance(batches, Batches)
     assert batches.batch_size == 10
 
