@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -82,7 +83,7 @@ def tracker_classes(names: Sequence[str]) -> dict[str, type[GeneralTracker]]:
     known = {**LOGGER_TYPE_TO_CLASS, "csv": CSVTracker}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"logger={list(names)}: expected a list of {', '.join(sorted(known))}, got {unknown[0]}")
-    if missing := [name for name in names if name != "csv" and find_spec(name) is None]:
+    if missing := [name for name in names if name not in (*sys.modules, "csv") and find_spec(name) is None]:
         raise ModuleNotFoundError(f"logger={missing[0]} requires its package: pip install {missing[0]}")
     return {name: known[name] for name in names}
 

@@ -28,7 +28,7 @@ OTHER = [command for command in COMMANDS if command.config_name is None]
 #: Data sets in colour, which the digits replace in colour.
 COLOUR = ("cifar10", "cifar100", "imagenet")
 #: Commands whose data or cost the digits can't replace; the tests of their methods and transforms train them.
-OWN = re.compile("spurious|diffusion|generated|generative|generate")
+OWN = re.compile("spurious|diffusion|generated|generative")
 
 
 def swept(command: Command) -> list[list[str]]:
@@ -94,7 +94,7 @@ def representative() -> list[Command]:
         if (
             command.module == "experiments.train"
             and "--help" not in command.words
-            and "experiment=spurious" not in named
+            and not OWN.search(" ".join(command.words))
         ):
             found.setdefault((command.config_name, *named), command)
     return list(found.values())
