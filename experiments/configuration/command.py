@@ -91,7 +91,7 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], C
             def job(config: DictConfig) -> Any:
                 try:
                     return run_job(function, config)
-                except Exception as error:
+                except Exception as error:  # of any type: it is raised again
                     if HydraConfig.get().mode == RunMode.MULTIRUN and not isinstance(error, Interrupted):
                         report(error, full=full)
                     raise
@@ -104,7 +104,7 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], C
                 sys.exit(report(failed.args[0], full=full))
             except KeyboardInterrupt:
                 sys.exit(report(Interrupted("stopped"), full=full))
-            except Exception as error:
+            except Exception as error:  # of any type: bugs are printed with their traceback
                 sys.exit(report(error, full=full, from_job=False))
 
         return command

@@ -46,10 +46,19 @@ def resolved(node: DictConfig) -> dict[str, Any]:
 
 def run_identity(config: DictConfig) -> dict[str, Any]:
     """Return all settings that a run depends on; of the augmenter what the method uses, as a part of `method`."""
+    return _with_contents(_settings(config))
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
     whole = resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     found: dict[str, Any] = _without_devices({key: whole[key] for key in whole if key not in EXCLUDED})
-    contents = {key: _digest(Path(value)) for key, value in flatten(found).items() if _is_file(key, value)}
-    return found | ({"contents": contents} if contents else {})
+    return found
+
+
+def _with_contents(settings: dict[str, Any]) -> dict[str, Any]:
+    """Add digests of the files and folders that some settings name."""
+    contents = {key: _digest(Path(value)) for key, value in flatten(settings).items() if _is_file(key, value)}
+    return settings | ({"contents": contents} if contents else {})
 
 
 def _is_file(key: str, value: Any) -> bool:
@@ -74,12 +83,12 @@ def _without_devices(node: Any) -> Any:
 
 def group_identity(config: DictConfig) -> dict[str, Any]:
     """Return what runs have in common that are compared with each other: all but method and seed."""
-    found = {key: value for key, value in run_identity(config).items() if key not in ("method", "seed")}
-    return found | {"select_on": config.select_on}
+    found = {key: value for key, value in _settings(config).items() if key not in ("method", "seed")}
+    return _with_contents(found) | {"select_on": config.select_on}
 
 
 def run_hash(config: DictConfig, *further: str) -> str:
     """Return a hexadecimal digest of the run's identity, of the settings of its trial, and of further nodes."""
     settings, _ = trial_settings(config)
-    nodes = {key: OmegaConf.to_container(config, resolve=True)[key] for key in further}  # type: ignore[index]
+    nodes = {key: OmegaConf.to_container(config, resolve=True)[key] for key in further}  # type: ignore[index]  # a mapping
     return cache_key({"config": run_identity(config), "settings": settings, **nodes})[:HASH_DIGITS]

@@ -32,7 +32,7 @@ from experiments.runs.train_log import TrainLog
 from experiments.training import checkpoint, distributed
 from experiments.training.accuracy import accuracy
 from experiments.training.allocator import keep_freed_memory
-from experiments.training.files import RECORD, STUDENT, write_json
+from experiments.training.files import CONFIG, RECORD, STUDENT, write_json
 from experiments.training.fit import Fitted, fit
 from experiments.training.interrupts import defer_signals
 from experiments.training.progress import Progress
@@ -88,7 +88,7 @@ def run(
         distributed.barrier()
         with defer_signals() as stop, Progress(quiet=quiet or not main) as progress:
             setup = Setup(config, splits, progress, stop)
-            record = StudentRun(setup, folder, trainer, accelerator).train()
+            record = StudentRun(setup, folder, identity, trainer, accelerator).train()
             if distributed.any_process(stop.requested):  # a stop requested after the last step
                 raise KeyboardInterrupt
         record = {
@@ -135,12 +135,10 @@ def _prepare(folder: Path, config: DictConfig, identity: dict[str, Any]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     if config.resume:
         checkpoint.load(folder / "checkpoint.pt", identity)  # raises if it is of another configuration
-    if not config.resume:
+    else:
         for name in (RECORD, STUDENT, "checkpoint.pt", "other.pt"):
             (folder / name).unlink(missing_ok=True)
-    OmegaConf.save(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), folder / "config.yaml"
-    )
+    OmegaConf.save(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), folder / CONFIG)
 
 
 class StudentRun:
@@ -149,13 +147,16 @@ class StudentRun:
     Args:
         setup: data, task and networks.
         folder: of the run.
+        identity: of the run, saved with its checkpoint and weights.
         trainer: precision, micro-batches and weight average.
         accelerator: of `distributed_training`.
     """
 
-    def __init__(self, setup: Setup, folder: Path, trainer: TrainerSettings, accelerator: Any) -> None:
+    def __init__(
+        self, setup: Setup, folder: Path, identity: dict[str, Any], trainer: TrainerSettings, accelerator: Any
+    ) -> None:
         self.setup, self.folder, self.trainer, self.accelerator = setup, folder, trainer, accelerator
-        self.config, self.identity = setup.config, run_identity(setup.config)
+        self.config, self.identity = setup.config, identity
         count = len(setup.splits.train)
         self.batch_size = min(int(self.config.batch_size), count)
         if self.batch_size < self.config.batch_size:

@@ -19,9 +19,8 @@ from omegaconf import DictConfig
 pytest.importorskip("diffusers")
 from experiments import generate
 from experiments.generation.generator import HardImageGenerator
-from experiments.runs import student as runs
 from hard_aug.data import read_shards
-from tests.helpers.engine_parts import SMALL, small_config
+from tests.helpers.engine_parts import SMALL, distil, small_config
 from tests.helpers.generative_parts import run_two_processes, write_models
 
 TINY = (
@@ -40,9 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def distilled(models: Path) -> Path:
-    """A finished run of plain distillation."""
-    runs.run(small_config(models, "data.canvas=32", "method=kd"), models / "kd", quiet=True)
-    return models / "kd"
+    return distil(models)
 
 
 def config_of(models: Path, *more: str) -> DictConfig:

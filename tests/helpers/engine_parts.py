@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from experiments.data import sources as data
+from experiments.runs import student as runs
 from hard_aug.data import Splits
 
 #: Overrides with which a run takes a second.
@@ -49,3 +50,9 @@ class PlainStudent(nn.Module):
         """Logits `(B, K)`."""
         found: Tensor = self.layers(images)
         return found
+
+
+def distil(models: Path) -> Path:
+    """Return a finished run of plain distillation, in the folder of the models."""
+    runs.run(small_config(models, "data.canvas=32", "method=kd"), models / "kd", quiet=True)
+    return models / "kd"

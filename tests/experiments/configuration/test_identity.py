@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -70,3 +71,22 @@ def test_settings_of_a_trial_are_in_the_hash() -> None:
     trials = "trials={kd:[['temperature=4.0'],['temperature=2.0']]}"
     found = {run_hash(composed("method=kd", trials, *more)) for more in ([], ["trial=0"], ["trial=1"])}
     assert len(found) == 3
+
+
+def test_the_content_of_named_files_counts(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    hashes = set()
+    for content in ("one", "two"):
+        path.write_text(content)
+        hashes.add(run_hash(composed(f"teacher.weights={path}")))
+    assert len(hashes) == 2
+
+
+def test_files_of_the_method_do_not_part_groups(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("{}")
+    generated, weights = composed("method=generated", f"method.folder={tmp_path}"), tmp_path / "w.pt"
+    assert run_identity(generated)["contents"].keys() == {"method.folder"}
+    assert group_identity(generated) == group_identity(composed("method=kd"))
+    weights.write_text("one")
+    own = f"teacher.weights={weights}"
+    assert group_identity(composed(own))["contents"].keys() == {"teacher.weights"}

@@ -18,7 +18,7 @@ from experiments.runs import student as runs
 from experiments.training.checkpoint import digest
 from hard_aug.data import HardImages, ShardWriter
 from tests.helpers.engine_parts import SMALL as SMALL_RUN
-from tests.helpers.engine_parts import small_config
+from tests.helpers.engine_parts import distil, small_config
 from tests.helpers.generative_parts import accept_all, run_two_processes, write_models
 from tests.helpers.hard_parts import generation_of
 from tests.helpers.stops import StopAt
@@ -35,9 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def distilled(models: Path) -> Path:
-    """A finished run of plain distillation."""
-    runs.run(small_config(models, "data.canvas=32", "method=kd"), models / "kd", quiet=True)
-    return models / "kd"
+    return distil(models)
 
 
 def run(models: Path, folder: Path, *overrides: str) -> dict[str, Any]:
