@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -123,6 +124,8 @@ class StatusCallback(Callback):
         """
         folder, multirun = Path(config.hydra.runtime.output_dir), config.hydra.mode == RunMode.MULTIRUN
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
+        if error is not None and is_usage_error(error) and not first_process():
+            _wait_for_first_process(folder)  # a launcher kills the others as soon as one process has failed
         stopped = isinstance(error, Interrupted)
         discard = self.lock is not None and self.created and error is not None and is_usage_error(error)
         discard = discard and _names(folder) <= {*_own_names(config), NAME, CONFIG} and folder != Path.cwd()
@@ -155,6 +158,16 @@ class StatusCallback(Callback):
                 shutil.rmtree(folder, ignore_errors=True)
         if failed:
             sys.exit(1)
+
+
+def _wait_for_first_process(folder: Path, timeout: float = 10.0) -> None:
+    """Wait until the process of rank 0 has recorded the same configuration error, and removed the folder."""
+    end = time.monotonic() + timeout
+    while folder.exists() and time.monotonic() < end:
+        status = read_status(folder)
+        if status is not None and status["ended"] and not (status["error"] or {}).get("discard"):
+            return
+        time.sleep(0.05)
 
 
 def _names(folder: Path) -> set[str]:
