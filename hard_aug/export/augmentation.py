@@ -1,32 +1,26 @@
-"""LearnedAugmentation: a learned policy as an augmentation for other trainings, without teacher and student.
-
-What was learned against one student is a distribution of augmentations under which the teacher's prediction is
-unchanged. It can go into a data pipeline like `RandAugment`, after `ToImage` and before a normalisation:
-
-```python
-augmentation = augmenter.export(p=0.5)
-pipeline = v2.Compose([v2.ToImage(), v2.Resize(224), augmentation, v2.ToDtype(torch.float32, scale=True)])
-torch.save(augmentation, "augmentation.pt")  # torch.load(..., weights_only=False) requires hard_aug only
-```
-"""
+"""LearnedAugmentation: draws from a frozen policy, and transforms the images of a pipeline."""
 
 from __future__ import annotations
 
 import copy
-import sys
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hard_aug.export import files
+from hard_aug.export.inputs import check_inputs, in_range, like
 from hard_aug.inner_loop.exploration import MAX_UNIFORM_FRACTION, mix_uniform
 from hard_aug.policies import Policy
 from hard_aug.transforms import Transform, make_context
 from hard_aug.utils import rng
-from hard_aug.utils.checks import check_fraction, check_kinds, images_in_range, raise_for_values
+from hard_aug.utils.checks import check_fraction, check_kinds
+from hard_aug.utils.float32 import Float32Module
 
 
-class LearnedAugmentation(nn.Module):
+class LearnedAugmentation(Float32Module):
     """Draws from a frozen policy and transforms images; created by `HardAugmenter.export`.
 
     Draws come from torch's global CPU generator (on other devices, from one that is seeded by it), so that
@@ -61,8 +55,9 @@ class LearnedAugmentation(nn.Module):
         if policy.is_per_sample:
             raise ValueError(
                 f"a {type(policy).__name__} can't be exported: it takes the best of several draws by the scores of "
-                "teacher and student, which stay behind; a learned proposal can be exported alone: "
-                "LearnedAugmentation(augmenter.transform, augmenter.policy.proposal)"
+                "teacher and student, which stay behind"
+                + ("; its proposal can be exported alone: " if hasattr(policy, "proposal") else "")
+                + ("LearnedAugmentation(transform, policy.proposal)" if hasattr(policy, "proposal") else "")
             )
         policy.check_spec(transform.spec)
         if transform.requires_labels:
@@ -75,9 +70,48 @@ class LearnedAugmentation(nn.Module):
                 f"uniform_fraction={uniform_fraction}: expected a fraction of draws in [0, {MAX_UNIFORM_FRACTION}]"
             )
         check_fraction(p=p)
-        self.transform, self.p = transform, p
+        self.transform, self.p = transform, float(p)
         self.policy = copy.deepcopy(policy).cpu().eval().requires_grad_(False)
-        self.register_buffer("uniform_fraction", torch.tensor(float(uniform_fraction)))
+        fraction = torch.tensor(float(uniform_fraction), dtype=torch.float32, device="cpu")
+        self.register_buffer("uniform_fraction", fraction)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write settings and numbers to a file, whole or not at all, which `load` reads without pickle.
+
+        Of transforms and policies that are no classes of hard_aug, or have networks, it keeps the name, and `load`
+        has to be given them.
+
+        Args:
+            path: of the file, safetensors; an existing one is replaced.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        tensors = self.state_dict()
+        files.write(Path(path), transform=self.transform, policy=self.policy, p=self.p, tensors=tensors)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, transform: Transform | None = None, policy: Policy | None = None
+    ) -> LearnedAugmentation:
+        """Read a file that `save` has written; the augmentation is on the CPU and draws as the saved one does.
+
+        Args:
+            path: of the file.
+            transform: in place of the file's; required if that has networks or is no class of hard_aug.
+            policy: in place of the file's, from which it gets its parameters; required if that is no class of hard_aug.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, of another kind or of a later version, or what is given does not fit it.
+        """
+        stored = files.read(Path(path), transform=transform, policy=policy)
+        loaded = cls(stored.transform, stored.policy, p=stored.p)
+        try:
+            loaded.load_state_dict(stored.tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{path} was saved with a policy of another shape than that given: {error}") from error
+        return loaded
 
     @torch.no_grad()
     def sample(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -102,13 +136,14 @@ class LearnedAugmentation(nn.Module):
             generator: of the draws, on the images' device; None: torch's global one.
 
         Raises:
-            TypeError: no tensor, other integers, or boxes, masks and points, which would not move with the image.
-            ValueError: values outside [0, 1] (checked on the CPU only), or a mix of images that gets a single one or a
-                label beside it.
+            TypeError: no tensor, other integers, or boxes, masks, points and images in `others`, at any depth: they
+                would not move with the image.
+            ValueError: values outside [0, 1] (checked on the CPU only; the overshoot of a bicubic resize is clamped
+                there), images unlike those it was learned on, or a mix that gets a single image or a label beside it.
 
         Gradients: images yes (of uint8 none), second order no.
         """
-        _check(images, others, device=self.uniform_fraction.device)
+        check_inputs(images, others, device=self.uniform_fraction.device)
         batch = images if images.ndim == 4 else images[None]
         batch = batch if type(batch) is Tensor else batch.as_subclass(Tensor)
         if self.transform.requires_partner and images.ndim == 3:
@@ -121,17 +156,25 @@ class LearnedAugmentation(nn.Module):
                 "this augmentation mixes images of different classes, so what accompanies them would be wrong; "
                 "pass the images alone, and take the teacher's predictions on the mixes"
             )
-        batch = batch if batch.is_floating_point() else batch.float() / 255
-        augmented = _of_dtype(self._augmented(batch, generator), images.dtype)
-        augmented = _like(augmented if images.ndim == 4 else augmented[0], images)
+        batch = in_range(batch if batch.is_floating_point() else batch.float() / 255)
+        try:
+            augmented = self._augmented(batch, generator)
+        except ValueError as error:
+            # After its semicolon is advice for the settings of a transform or a policy, which are fixed here.
+            problem = str(error).partition(";")[0]
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: {problem}; this augmentation is for images like those that it "
+                "was learned on"
+            ) from error
+        augmented = _of_dtype(augmented, images.dtype)
+        augmented = like(augmented if images.ndim == 4 else augmented[0], images)
         return (augmented, *others) if others else augmented
 
     def _augmented(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """`images`, `(B, C, H, W)` floating point, each augmented with probability `p`."""
         if images.numel() == 0:
             return images
-        if not images.is_cuda and not bool(images_in_range(images)):
-            raise_for_values(images, advice="put the augmentation before v2.Normalize")
+        self.transform.check_channels(images.shape[1])
         generator = _global_generator(images.device) if generator is None else generator
         chosen = None
         if self.p < 1:
@@ -153,39 +196,10 @@ class LearnedAugmentation(nn.Module):
 
 
 def _global_generator(device: torch.device) -> torch.Generator:
-    on_cpu = device.type == "cpu"
-    return torch.default_generator if on_cpu else torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
-
-
-def _check(images: object, others: tuple[Any, ...], *, device: torch.device) -> None:
-    kinds = _tv_tensors()
-    for value in () if kinds is None else (images, *others):
-        if isinstance(value, kinds.TVTensor) and (value is not images or not isinstance(value, kinds.Image)):
-            raise TypeError(
-                f"got a {type(value).__name__}, which would not move with the image; this augmentation is for images "
-                "and their classes"
-            )
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"images: expected a tensor, got {type(images).__name__}; put v2.ToImage() before it, and pass images, not "
-            "dictionaries or lists of them"
-        )
-    if not (images.is_floating_point() or images.dtype == torch.uint8):
-        raise TypeError(f"images are {images.dtype}: expected floating point in [0, 1], or uint8")
-    if images.ndim not in (3, 4):
-        raise ValueError(f"images: expected shape (C, H, W) or (B, C, H, W), got {tuple(images.shape)}")
-    if images.device.type != device.type:
-        raise ValueError(f"images are on {images.device} and the policy on {device}; use .to('{images.device}')")
-
-
-def _tv_tensors() -> Any:
-    """Return torchvision's tensor classes, if it is imported at all: otherwise none of its tensors exist."""
-    return sys.modules.get("torchvision.tv_tensors")
-
-
-def _like(augmented: Tensor, images: Tensor) -> Tensor:
-    kinds = _tv_tensors()
-    return kinds.wrap(augmented, like=images) if kinds is not None and isinstance(images, kinds.Image) else augmented
+    if device.type == "cpu":
+        return torch.default_generator
+    seed = torch.randint(2**62, (), generator=torch.default_generator, device="cpu")
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def _of_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
