@@ -38,11 +38,11 @@ def map_tensors(function: Callable[..., Any], arguments: Arguments, *others: Arg
     }
 
 
-def _names(arguments: Arguments) -> list[str]:
+def argument_names(arguments: Arguments) -> list[str]:
     """Return the sorted names of the tensors, nested ones as `outer.inner`."""
     found: list[str] = []
     for name, value in arguments.items():
-        found += [f"{name}.{inner}" for inner in _names(value)] if isinstance(value, Mapping) else [name]
+        found += [f"{name}.{inner}" for inner in argument_names(value)] if isinstance(value, Mapping) else [name]
     return sorted(found)
 
 
@@ -123,7 +123,7 @@ class ClassLabels(SettingsRepr, Conditioning):
         """See `Conditioning.none`."""
         if self.none_label is None:
             return super().none(count, device)
-        return {self.argument: torch.full((count,), self.none_label, device=device)}
+        return {self.argument: torch.full((count,), self.none_label, dtype=torch.int64, device=device)}
 
 
 class ClassEmbeddings(Conditioning):
@@ -157,8 +157,10 @@ class ClassEmbeddings(Conditioning):
             raise ValueError(
                 f"embeddings have {sorted(rows)} rows: expected at least one argument, with a row per class"
             )
-        if none is not None and _names(none) != _names(embeddings):
-            raise ValueError(f"none has {_names(none)}: expected the arguments of embeddings, {_names(embeddings)}")
+        if none is not None and argument_names(none) != argument_names(embeddings):
+            raise ValueError(
+                f"none has {argument_names(none)}: expected the arguments of embeddings, {argument_names(embeddings)}"
+            )
         (self.classes,) = rows
         self._tables = {"classes": dict(embeddings), "none": None if none is None else dict(none)}
         self._device: torch.device | None = None
@@ -185,5 +187,5 @@ class ClassEmbeddings(Conditioning):
         return self._tables
 
     def __repr__(self) -> str:
-        arguments = _names(self._tables["classes"] or {})
+        arguments = argument_names(self._tables["classes"] or {})
         return f"ClassEmbeddings(classes={self.classes}, arguments={arguments})"

@@ -1,15 +1,16 @@
 """DiffusionModel: denoiser, scheduler and optional autoencoder of diffusers, as parts of a custom sampling loop.
 
 The pipelines of diffusers run without gradients and do not expose the prediction of the clean image, so guidance by
-other networks needs the parts. Every denoiser (`UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`) is
+other networks needs the parts. Every denoiser (`UNet2DModel`, `UNet2DConditionModel`, `DiTTransformer2DModel`, ...) is
 called as `denoiser(sample, timestep=..., **condition)`; of outputs with twice the channels (a learned variance) the
-first half is used.
+first half is used. Settings of the parts that change results are applied as diffusers applies them, or refused by name:
+see `denoiser_settings`, `scheduler_settings` and `autoencoder_settings`.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hard_aug.generative.conditioning import ClassLabels, Conditioning, Unconditional, map_tensors
+from hard_aug.generative.conditioning import ClassLabels, Conditioning, map_tensors
+from hard_aug.generative.denoiser_settings import check_condition, check_denoiser, default_condition, has_argument
 from hard_aug.generative.finite import FiniteCheck
 from hard_aug.generative.latent_codec import LatentCodec
 from hard_aug.generative.nfe import NFE
-from hard_aug.generative.noise_schedule import NoiseSchedule, make_noise_schedule, prediction_type, split_prediction
+from hard_aug.generative.noise_schedule import NoiseSchedule, make_noise_schedule, split_prediction
 from hard_aug.generative.pretrained import load_autoencoder, load_part
+from hard_aug.generative.scheduler_settings import Clipping, check_scheduler, prediction_type
 from hard_aug.ops.elementwise import clamp_with_gradient
 from hard_aug.utils.extras import requires_extra
 
@@ -33,7 +36,7 @@ class DiffusionModel:
 
     Args:
         denoiser: predicts what the scheduler's `prediction_type` says. It is put in evaluation mode and frozen.
-        scheduler: scheduler of diffusers; only its noise levels are used.
+        scheduler: scheduler of diffusers; its noise levels are used, and the clipping of its predictions.
         autoencoder: the autoencoder whose scaled latents are denoised; None: the denoiser works on pixels in [-1, 1].
         preview: a cheaper autoencoder with the same latents (`AutoencoderTiny`), used to decode during searches; final
             images and final scores use `autoencoder`.
@@ -49,8 +52,8 @@ class DiffusionModel:
         nfe: number of function evaluations so far.
 
     Raises:
-        TypeError: a part is not one of diffusers.
-        ValueError: the parts do not fit together.
+        TypeError: a part is not one of diffusers, or of a class that is not served.
+        ValueError: the parts do not fit together, or have a setting that changes results and is not served.
 
     Example:
         >>> import diffusers
@@ -77,9 +80,9 @@ class DiffusionModel:
         guidance_scale: float = 1.0,
         checkpointing: bool = False,
     ) -> None:
-        config: Any = getattr(denoiser, "config", None)
-        if not isinstance(denoiser, nn.Module) or not hasattr(config, "in_channels"):
-            raise TypeError(f"denoiser: expected one of diffusers (UNet2DModel, ...), got {type(denoiser).__name__}")
+        check_denoiser(denoiser)
+        check_scheduler(scheduler)
+        config: Any = denoiser.config
         self.prediction = prediction_type(scheduler)
         self.denoiser, self.scheduler, self.config = denoiser.eval().requires_grad_(False), scheduler, config
         self.codec = None if autoencoder is None else LatentCodec(autoencoder)
@@ -94,9 +97,17 @@ class DiffusionModel:
             raise ValueError(
                 f"the preview has (channels, stride) {self._layout(self.preview)}: expected those of {expected}"
             )
-        self.condition = _default_condition(denoiser) if condition is None else condition
+        self.clipping = Clipping.of(scheduler, latents=self.codec is not None)
+        if self.codec is not None and Clipping.of(scheduler, latents=False) != self.clipping:
+            warnings.warn(
+                f"{type(scheduler).__name__} has clip_sample=True, which is for pixels: latents are not clipped here; "
+                "to say so, use scheduler.from_config(scheduler.config, clip_sample=False)",
+                stacklevel=2,
+            )
+        self.condition = default_condition(denoiser) if condition is None else condition
+        check_condition(denoiser, self.condition)
         self.guidance_scale = float(guidance_scale)
-        self._embeds_scale = _has_argument(denoiser, "timestep_cond") and config.time_cond_proj_dim is not None
+        self._embeds_scale = has_argument(denoiser, "timestep_cond") and config.time_cond_proj_dim is not None
         self.guided = self.guidance_scale != 1 and not self._embeds_scale
         if self.guided:
             self.condition.none(1, self.device)  # raises if there is no unconditional case
@@ -155,7 +166,10 @@ class DiffusionModel:
         scheduler = load_part(name, diffusers.DDIMScheduler, subfolder="scheduler", **where)
         stored = Path(name) / "condition.json"
         if condition is None and stored.is_file():
-            condition = ClassLabels(**json.loads(stored.read_text()))
+            try:
+                condition = ClassLabels(**json.loads(stored.read_text(encoding="utf-8")))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{stored} is damaged ({error}); remove it, and give condition=") from error
         return cls(
             denoiser,
             scheduler,
@@ -277,8 +291,7 @@ class DiffusionModel:
     ) -> tuple[Tensor, Tensor]:
         """Predict `x0` and `e`, both float32, of a noisy sample.
 
-        If the denoiser works on pixels and its scheduler clips (`clip_sample`), `x0` is clamped to that range, with an
-        unchanged gradient; latents are never clipped. Gradients: sample yes.
+        `x0` is clipped as the scheduler's own step does, see `Clipping`. Gradients: sample yes.
 
         Args:
             sample: `(B, c, h, w)`.
@@ -301,10 +314,14 @@ class DiffusionModel:
     def _predict(
         self, sample: Tensor, labels: Tensor, noise_schedule: NoiseSchedule, index: int, guided: bool
     ) -> tuple[Tensor, Tensor]:
+        if self.denoiser.training:  # because a module that holds it was put in training mode since
+            self.denoiser.eval()
         weight = next(self.denoiser.parameters())
         arguments = self.condition(labels)
         rows = len(sample) * (2 if guided else 1)
         timesteps = noise_schedule.timesteps[index].to(sample.device).expand(rows)
+        if (scale := getattr(self.config, "timestep_scale", 1.0)) != 1:
+            timesteps = timesteps * scale
         inputs = sample
         if guided:
             none = self.condition.none(len(sample), sample.device)
@@ -314,19 +331,21 @@ class DiffusionModel:
         arguments |= self._guidance_embedding(rows, weight)
         output = self.denoiser(inputs.to(weight.dtype), timestep=timesteps, **arguments)
         out = cast(Tensor, output[0] if isinstance(output, tuple) else output.sample).float()
+        if out.shape[1] < sample.shape[1] or out.shape[2:] != sample.shape[2:]:
+            raise ValueError(
+                f"{type(self.denoiser).__name__} returned {tuple(out.shape[1:])} for samples of shape "
+                f"{tuple(sample.shape[1:])}: this size of images does not fit it"
+            )
         out = out[:, : sample.shape[1]]
         if guided:
             conditional, unconditional = out.chunk(2)
             out = unconditional + self.guidance_scale * (conditional - unconditional)
-        signal, noise = noise_schedule.signal[index], noise_schedule.noise[index]
-        predicted_clean, predicted_noise = split_prediction(self.prediction, sample, out, signal, noise)
-        boundary = getattr(self.scheduler, "get_scalings_for_boundary_condition_discrete", None)
-        if boundary is not None:  # consistency models
-            c_skip, c_out = (float(scale) for scale in boundary(noise_schedule.timesteps[index].cpu()))
-            predicted_clean = c_out * predicted_clean + c_skip * sample
-        if self.codec is None and getattr(self.scheduler.config, "clip_sample", False):
-            bound = float(getattr(self.scheduler.config, "clip_sample_range", 1.0))
-            predicted_clean = 2 * bound * clamp_with_gradient((predicted_clean / bound + 1) / 2) - bound
+        levels = noise_schedule.signal[index], noise_schedule.noise[index]
+        predicted = split_prediction(self.prediction, sample, out, *levels)
+        predicted_clean, predicted_noise = self.clipping(*predicted, sample, *levels)
+        if noise_schedule.boundary is not None:
+            of_sample, of_clean = noise_schedule.boundary[index]
+            predicted_clean = of_clean * predicted_clean + of_sample * sample
         return predicted_clean, predicted_noise
 
     def _guidance_embedding(self, rows: int, weight: Tensor) -> dict[str, Tensor]:
@@ -335,30 +354,9 @@ class DiffusionModel:
             return {}
         from diffusers.models.embeddings import get_timestep_embedding
 
-        scale = torch.full((rows,), 1000 * (self.guidance_scale - 1), device=weight.device)
+        scale = torch.full((rows,), 1000 * (self.guidance_scale - 1), dtype=torch.float32, device=weight.device)
         embedding = get_timestep_embedding(scale, self.config.time_cond_proj_dim, downscale_freq_shift=1)
         return {"timestep_cond": embedding.to(weight.dtype)}
-
-
-def _has_argument(denoiser: nn.Module, name: str) -> bool:
-    return name in inspect.signature(denoiser.forward).parameters
-
-
-def _default_condition(denoiser: nn.Module) -> Conditioning:
-    config: Any = denoiser.config
-    parameter = inspect.signature(denoiser.forward).parameters.get("encoder_hidden_states")
-    if parameter is not None and parameter.default is inspect.Parameter.empty:
-        raise ValueError(
-            f"{type(denoiser).__name__} is conditioned on text: give the embedding of a prompt for each class, "
-            'condition=ClassEmbeddings({"encoder_hidden_states": embeddings})'
-        )
-    classes = getattr(config, "num_class_embeds", None)
-    if classes is not None:  # the config does not say whether one of them stands for no class
-        return ClassLabels(classes)
-    classes = getattr(config, "num_embeds_ada_norm", None)  # DiT; its embeddings have one more row, for no class
-    if classes is not None and _has_argument(denoiser, "class_labels"):
-        return ClassLabels(classes, none_label=classes)
-    return Unconditional()
 
 
 def _is_differentiated(tensor: Tensor) -> bool:

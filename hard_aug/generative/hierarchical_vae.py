@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -37,7 +38,7 @@ from hard_aug.generative.hierarchical_vae_layers import (
     scale_of,
 )
 from hard_aug.utils.checks import check_integer
-from hard_aug.utils.extras import requires_extra
+from hard_aug.utils.files import replacing, write_text
 from hard_aug.utils.rng import randn
 from hard_aug.utils.settings_repr import describe_settings
 
@@ -272,19 +273,13 @@ class HierarchicalVAE(nn.Module):
 
         Args:
             folder: created if it does not exist.
-
-        Raises:
-            ImportError: safetensors is not installed.
         """
-        with requires_extra("HierarchicalVAE.save_pretrained", "vae", "safetensors"):
-            from safetensors.torch import save_file
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, folder / f"{WEIGHTS}.part")
-        (folder / f"{CONFIG}.part").write_text(json.dumps(self.config, indent=2) + "\n")
-        for name in (WEIGHTS, CONFIG):
-            (folder / f"{name}.part").replace(folder / name)
+        with replacing(folder / WEIGHTS) as unfinished:
+            save_file(tensors, unfinished)
+            write_text(folder / CONFIG, json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> HierarchicalVAE:
@@ -294,18 +289,15 @@ class HierarchicalVAE(nn.Module):
             folder: folder with `config.json` and `model.safetensors`.
 
         Raises:
-            ImportError: safetensors is not installed.
             FileNotFoundError: one of the two files is missing.
             ValueError: the configuration is not that of this class, or the weights do not fit it.
         """
-        with requires_extra("HierarchicalVAE.from_pretrained", "vae", "safetensors"):
-            from safetensors.torch import load_file
         folder = Path(folder)
         missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}: expected files of save_pretrained")
         try:
-            model = cls(**json.loads((folder / CONFIG).read_text()))
+            model = cls(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
             tensors = load_file(folder / WEIGHTS)
             model.to(tensors["head.weight"].dtype).load_state_dict(tensors)
         except Exception as error:  # of JSON, safetensors (its own class), the constructor, missing names

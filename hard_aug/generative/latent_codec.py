@@ -2,11 +2,11 @@
 
 | class of diffusers | latents of an image |
 |---|---|
-| `AutoencoderKL` | mean of the posterior |
-| `AutoencoderTiny`, `VQModel` | output of the encoder |
+| `AutoencoderKL`, `AsymmetricAutoencoderKL`, `AutoencoderKLHunyuanImage` | mean of the posterior |
+| `AutoencoderTiny`, `AutoencoderDC`, `VQModel` | output of the encoder |
 
-`encode` and `decode` work on raw latents. Denoisers work on *scaled* ones, `(z - shift_factor) scaling_factor`, with
-both numbers from the autoencoder's config (0 and 1 if it has none).
+`encode` and `decode` work on raw latents. Denoisers work on *scaled* ones, `(z - shift_factor) scaling_factor`, or
+`(z - latents_mean) scaling_factor / latents_std` for each channel, whichever the autoencoder's config has.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hard_aug.generative.autoencoder_settings import LatentScale, check_autoencoder, stride_of
 from hard_aug.generative.finite import FiniteCheck
 
 #: Error message for values that are not finite.
@@ -36,30 +37,22 @@ class LatentCodec:
     Attributes:
         channels: channels of the images.
         latent_channels: channels of the latents.
-        scaling_factor: scale of the latents that a denoiser takes.
-        shift_factor: shift of the latents that a denoiser takes.
+        latent_scale: mean and scale of the latents that a denoiser takes.
         stride: pixels of an image per latent, on both axes.
 
     Raises:
-        TypeError: `autoencoder` is not an autoencoder of diffusers.
+        TypeError: `autoencoder` is not an autoencoder of diffusers, or one of a kind that is not served.
+        ValueError: a setting of its config is not served.
     """
 
     def __init__(self, autoencoder: nn.Module) -> None:
-        config: Any = getattr(autoencoder, "config", None)
-        if not isinstance(autoencoder, nn.Module) or not all(
-            hasattr(config, name) for name in ("in_channels", "latent_channels")
-        ):
-            raise TypeError(
-                "autoencoder: expected one of diffusers (AutoencoderKL, AutoencoderTiny), got "
-                f"{type(autoencoder).__name__}"
-            )
+        check_autoencoder(autoencoder)
+        self.latent_scale = LatentScale.of(autoencoder)
+        config: Any = autoencoder.config
         self.autoencoder, self.config = autoencoder.eval().requires_grad_(False), config
-        self.channels, self.latent_channels = int(config.in_channels), int(config.latent_channels)
-        self.scaling_factor = float(getattr(config, "scaling_factor", None) or 1.0)
-        self.shift_factor = float(getattr(config, "shift_factor", None) or 0.0)
-        tiny: Any = getattr(config, "encoder_block_out_channels", (1,))
-        stages: Any = getattr(config, "block_out_channels", None) or tiny
-        self.stride = 2 ** (len(stages) - 1)
+        self.channels = int(config.in_channels)
+        self.latent_channels = int(getattr(config, "vq_embed_dim", None) or config.latent_channels)
+        self.stride = stride_of(config)
         name = type(autoencoder).__name__
         self._latents_check = FiniteCheck(OVERFLOW.format(name=name, did="encoded latents with"))
         self._images_check = FiniteCheck(OVERFLOW.format(name=name, did="decoded images with"))
@@ -98,8 +91,11 @@ class LatentCodec:
                 `pop_nonfinite_reports`.
         """
         weight = self._check_weight(images)
-        encoded = self.autoencoder.encode((2 * images - 1).to(weight.dtype))  # type: ignore[operator]  # of diffusers
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        encoded = self.autoencoder.encode((2 * images.float() - 1).to(weight.dtype))  # type: ignore[operator]  # of diffusers
+        if hasattr(encoded, "latent_dist"):
+            latents = encoded.latent_dist.mode()
+        else:
+            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent
         return self._latents_check(cast(Tensor, latents).float())
 
     def encode_in_batches(self, images: Tensor, batch_size: int) -> Tensor:
@@ -120,12 +116,18 @@ class LatentCodec:
             latents: `(B, latent channels, h, w)`.
 
         Raises:
-            ValueError: see `encode`.
+            ValueError: see `encode`; or decoded images are not of the size of encoded ones.
             FloatingPointError: the images are not finite. On a GPU this raises at the first call of a shape, later see
                 `pop_nonfinite_reports`.
         """
         weight = self._check_weight(latents)
         decoded = self.autoencoder.decode(latents.to(weight.dtype)).sample  # type: ignore[operator]  # of diffusers
+        expected = (len(latents), self.channels, *(size * self.stride for size in latents.shape[-2:]))
+        if decoded.shape != expected:
+            raise ValueError(
+                f"{type(self.autoencoder).__name__} decoded images of shape {tuple(decoded.shape)}: expected "
+                f"{expected}, that of the images with these latents"
+            )
         return (self._images_check(cast(Tensor, decoded).float()) + 1) / 2
 
     def pop_nonfinite_reports(self) -> list[str]:
@@ -134,14 +136,23 @@ class LatentCodec:
 
     def scale(self, latents: Tensor) -> Tensor:
         """Convert raw latents to the scaled ones that a denoiser takes."""
-        return (latents - self.shift_factor) * self.scaling_factor
+        return self.scale_on(latents.device).scale(latents)
 
     def unscale(self, latents: Tensor) -> Tensor:
         """Convert scaled latents to raw ones."""
-        return latents / self.scaling_factor + self.shift_factor
+        return self.scale_on(latents.device).unscale(latents)
+
+    def scale_on(self, device: torch.device) -> LatentScale:
+        """Return `latent_scale` on a device, where it stays."""
+        if self.latent_scale.device not in (None, device):
+            with torch.inference_mode(False):  # it may be used in training later
+                self.latent_scale = self.latent_scale.to(device)
+        return self.latent_scale
 
     def _check_weight(self, inputs: Tensor) -> Tensor:
         """Return a weight, whose device and dtype have been checked."""
+        if self.autoencoder.training:  # because a module that holds it was put in training mode since
+            self.autoencoder.eval()
         weight = next(self.autoencoder.parameters())
         if inputs.device != weight.device:
             raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.generative.latent_codec import LatentCodec
+from hard_aug.utils.checks import as_seed
 
 
 @torch.no_grad()
@@ -40,14 +41,15 @@ def latent_directions(
     """
     if not 1 <= count < len(images):
         raise ValueError(f"count={count} directions of {len(images)} images: expected at least 1, and more images")
+    count = int(count)
     codec = LatentCodec(autoencoder)
     codec.check_channels(images.shape[1])
     codec.check_size(*images.shape[-2:])
-    latents = codec.encode_in_batches(images, batch_size)
-    rows = latents.flatten(1)
+    latents = codec.encode_in_batches(images, int(batch_size))
+    rows = latents.flatten(1).cpu()  # where the random numbers are the same whatever the device
     rank = min(count + 8, *rows.shape)  # a higher rank than requested makes the requested components accurate
-    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(as_seed(seed))  # torch.manual_seed would also reseed the GPUs' generators
         _, singular_values, components = torch.pca_lowrank(rows, rank, niter=4)
     scaled = components[:, :count] * singular_values[:count] / (len(rows) - 1) ** 0.5
-    return scaled.T.reshape(count, *latents.shape[1:]).contiguous()  # type: ignore[no-any-return]  # of tensors
+    return scaled.T.reshape(count, *latents.shape[1:]).contiguous().to(latents.device)  # type: ignore[no-any-return]  # of tensors

@@ -26,8 +26,11 @@ def randn_rows(generators: Sequence[torch.Generator], shape: tuple[int, ...]) ->
         generators: one CPU generator for each row.
         shape: shape of a row.
     """
-    rows = [torch.randn(shape, generator=generator) for generator in generators]
-    return torch.stack(rows) if rows else torch.zeros(0, *shape)
+    rows = [
+        torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
+        for generator in generators
+    ]
+    return torch.stack(rows) if rows else torch.zeros(0, *shape, dtype=torch.float32, device="cpu")
 
 
 def derive_seed(seed: int, stream: int) -> int:
@@ -39,7 +42,7 @@ def derive_seed(seed: int, stream: int) -> int:
         seed: seed of the image.
         stream: number of the stream, from 1.
     """
-    return (seed * 0x9E3779B97F4A7C15 + stream * 0xBF58476D1CE4E5B9) % 2**63
+    return (int(seed) * 0x9E3779B97F4A7C15 + stream * 0xBF58476D1CE4E5B9) % 2**63
 
 
 def match_norm(noise: Tensor, like: Tensor) -> Tensor:

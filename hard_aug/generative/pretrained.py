@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,14 @@ def load_part(
         local_files_only: whether to use downloaded files only.
 
     Raises:
-        OSError: the files do not exist (error of diffusers).
-        ValueError: the config names no class of diffusers.
+        OSError: the files do not exist, or the weights are damaged (errors of diffusers).
+        ValueError: the config names no class of diffusers, or one that it does not fit.
     """
     location, subfolder = _location(name, subfolder)
     where: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only, "subfolder": subfolder}
     config = family.load_config(location, **where)
-    return _class_from_config(config, name).from_pretrained(location, **where, **(weights or {}))
+    with _naming(location):
+        return _class_from_config(config, name).from_pretrained(location, **where, **(weights or {}))
 
 
 def load_autoencoder(
@@ -77,11 +80,24 @@ def load_autoencoder(
             "AutoencoderKL or AutoencoderTiny, in vae/ or at the root"
         )
     location, subfolder = _location(name, subfolder)
-    model: nn.Module = kind.from_pretrained(
-        location, subfolder=subfolder, torch_dtype=torch_dtype, variant=variant, **where
-    )
+    with _naming(location):
+        model: nn.Module = kind.from_pretrained(
+            location, subfolder=subfolder, torch_dtype=torch_dtype, variant=variant, **where
+        )
     overflows = torch_dtype == torch.float16 and getattr(model.config, "force_upcast", False)
     return (model.float() if overflows else model).eval()
+
+
+@contextmanager
+def _naming(location: str) -> Iterator[None]:
+    """Add the place to errors of diffusers about the content of files; those about files have their path."""
+    try:
+        yield
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{location} can't be loaded ({error}): its files are damaged, or of another version of diffusers; remove "
+            "it and get it again"
+        ) from error
 
 
 def _find_config(name: str | Path, family: Any, where: dict[str, Any]) -> tuple[str | None, Any]:

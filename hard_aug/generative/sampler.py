@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.generative.diffusion_model import DiffusionModel
+from hard_aug.generative.scheduler_settings import default_eta
 from hard_aug.utils.checks import check_fraction, check_unit_interval
 from hard_aug.utils.settings_repr import SettingsRepr
 
@@ -27,7 +28,8 @@ class DiffusionSampler(SettingsRepr):
         steps: number N of steps of the full noise schedule, with the scheduler's spacing.
         strength: fraction of the schedule that is run, in (0, 1]. Below 1 sampling starts from a noised image: at 0.5
             the image keeps its coarse structure, at 1 nothing of it remains.
-        eta: stochasticity, in [0, 1], see the module's docstring; None: 1 for LCM's scheduler, else 0.
+        eta: stochasticity, in [0, 1], see the module's docstring; None: 1 for schedulers whose own step replaces the
+            whole noise (LCM's, and flow matching's with `stochastic_sampling`), else 0.
 
     Attributes:
         noise_schedule: noise levels of all N steps.
@@ -60,7 +62,7 @@ class DiffusionSampler(SettingsRepr):
     ) -> None:
         check_fraction(strength=strength)
         if eta is None:
-            eta = 1.0 if "LCM" in type(model.scheduler).__name__ else 0.0
+            eta = default_eta(model.scheduler)
         check_unit_interval(eta=eta)
         self.model, self.steps, self.strength, self.eta = model, steps, float(strength), float(eta)
         self.noise_schedule = model.noise_schedule(steps)
@@ -90,7 +92,7 @@ class DiffusionSampler(SettingsRepr):
                     f"sampling with strength={self.strength} starts from images: give images=, or strength=1.0 to "
                     "start from noise"
                 )
-            return noise
+            return noise if self.noise_schedule.start == 1 else self.noise_schedule.start * noise
         return self.noise_schedule.signal[self.first] * clean + self.noise_schedule.noise[self.first] * noise
 
     def step(self, clean: Tensor, noise: Tensor, index: int, step_noise: Tensor | None) -> Tensor:
@@ -105,7 +107,7 @@ class DiffusionSampler(SettingsRepr):
         Raises:
             ValueError: `step_noise` is missing.
         """
-        signal_level, noise_level = self.noise_schedule.signal[index + 1], self.noise_schedule.noise[index + 1]
+        signal_level, noise_level = self.noise_schedule.next_signal[index], self.noise_schedule.next_noise[index]
         if self.eta:
             if step_noise is None:
                 raise ValueError(f"eta={self.eta}: expected fresh noise step_noise=, (steps, B, c, h, w)")
@@ -173,10 +175,14 @@ class DiffusionSampler(SettingsRepr):
             clean: `(B, c, h, w)`, scaled latents.
             labels: `(B,)`.
         """
-        signal, noise = self.noise_schedule.signal, self.noise_schedule.noise
-        last = len(self.noise_schedule) - 1
-        sample = signal[last] * clean
+        schedule = self.noise_schedule
+        last = len(schedule) - 1
+        sample = clean
         for index in reversed(self.indices):
-            predicted_clean, predicted_noise = self.predict(sample, labels, min(index + 1, last), guided=False)
-            sample = signal[index] * (clean if index == last else predicted_clean) + noise[index] * predicted_noise
-        return (sample - signal[self.first] * clean) / noise[self.first]
+            shown = schedule.signal[last] * clean if index == last else sample
+            _, predicted_noise = self.predict(shown, labels, min(index + 1, last), guided=False)
+            predicted_clean = (sample - schedule.next_noise[index] * predicted_noise) / schedule.next_signal[index]
+            if index != last:
+                predicted_clean = self.model.clipping.limit(predicted_clean)
+            sample = schedule.signal[index] * predicted_clean + schedule.noise[index] * predicted_noise
+        return (sample - schedule.signal[self.first] * clean) / schedule.noise[self.first]

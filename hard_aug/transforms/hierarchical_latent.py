@@ -30,6 +30,7 @@ from hard_aug.generative.hierarchical_vae_layers import scale_of
 from hard_aug.transforms.argument_checks import check_positive
 from hard_aug.transforms.latent_edit import LatentEdit
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import as_seed, check_integer
 
 
 @runtime_checkable
@@ -143,9 +144,10 @@ class HierarchicalLatent(LatentEdit):
         self.model = _checked_interface(vae, noise=noise_seed is not None)
         self.vae = vae.eval().requires_grad_(False)
         levels, self.channels = self.model.levels, self.model.latent_channels
-        self.start, self.end = start, levels if end is None else end
-        if not 0 <= self.start < self.end <= levels:
+        if not 0 <= start < (levels if end is None else end) <= levels:
             raise ValueError(f"start={start}, end={end}: expected 0 <= start < end <= {levels}, the levels of the VAE")
+        check_integer(0, start=start, end=end)
+        self.start, self.end = int(start), levels if end is None else int(end)
         check_positive(shift=shift, log_scale=log_scale)
         if shift is None and log_scale is None:
             raise ValueError("HierarchicalLatent with every range switched off has no effect; give at least one range")
@@ -155,12 +157,14 @@ class HierarchicalLatent(LatentEdit):
             raise ValueError(f"prior_beyond=True: no level is beyond end={levels}; give a smaller end")
         self.shift, self.log_scale = shift, log_scale
         self.latent_std = None if latent_std is None else _checked_std(latent_std, levels, self.channels)
-        self.prior_beyond, self.noise_seed = prior_beyond, noise_seed
+        self.prior_beyond = prior_beyond
+        self.noise_seed = None if noise_seed is None else as_seed(noise_seed, name="noise_seed")
         self._finite = FiniteCheck(
             f"the VAE ({type(vae).__name__}) decoded NaN or infinite values: it overflows in its precision, "
             "or its weights are broken; use vae.float() or vae.bfloat16()"
         )
         self._noise: dict[torch.device, list[Tensor]] = {}
+        self._std: dict[torch.device, list[Tensor]] = {}
         self._groups = [name for name, value in (("shift", shift), ("log_scale", log_scale)) if value is not None]
         ranges = {"shift": (shift, "standard deviations"), "log_scale": (log_scale, "change of the log-scale")}
         spec = []
@@ -227,7 +231,13 @@ class HierarchicalLatent(LatentEdit):
         return self.model.edit(images, editor, start=self.start, end=end, noise=self._noise_on(images.device))
 
     def _std_of(self, level: int, log_scale: Tensor) -> Tensor:
-        return scale_of(log_scale) if self.latent_std is None else self.latent_std[level].to(log_scale)[:, None, None]
+        if self.latent_std is None:
+            return scale_of(log_scale)
+        device = log_scale.device
+        if device not in self._std:
+            with torch.inference_mode(False):  # cached tensors may be used in training later
+                self._std[device] = [std.to(device)[:, None, None] for std in self.latent_std]
+        return self._std[device][level].to(log_scale.dtype)
 
     def _noise_on(self, device: torch.device) -> list[Tensor] | None:
         if self.noise_seed is None:
@@ -261,21 +271,27 @@ def measure_latent_std(vae: nn.Module, images: Tensor, *, micro_batch: int = 64)
     if len(images) < 2:
         raise ValueError(f"got {len(images)} images: a standard deviation over images requires at least 2")
     vae.eval()
-    count = [0.0] * model.levels
-    sums: list[tuple[Tensor, ...]] = [() for _ in count]
+    parts: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in range(model.levels)]
 
     def editor(level: int, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-        wide = mean.double()
-        axes = (0, 2, 3)
-        found = (wide.sum(axes), (wide.square() + scale_of(log_scale).double().square()).sum(axes))
-        sums[level] = tuple(a + b for a, b in zip(sums[level], found, strict=True)) if sums[level] else found
-        count[level] += wide.numel() / wide.shape[1]
+        axes, wide = (0, 2, 3), mean.float()
+        variance, average = torch.var_mean(wide, axes, correction=0)
+        own = scale_of(log_scale).float().square().mean(axes)
+        # Joined in float64 on the CPU: not every device has it.
+        parts[level].append((wide.numel() // wide.shape[1], average.cpu().double(), (variance + own).cpu().double()))
         return mean, log_scale
 
-    for part in torch.split(images.float(), micro_batch):
+    for part in torch.split(images.float(), int(micro_batch)):
         model.edit(part, editor, start=0, end=model.levels, noise=None)
-    pairs = zip(sums, count, strict=True)
-    return [(square / n - (total / n).square()).sqrt().float() for (total, square), n in pairs]
+    return [_joined_std(found).to(images.device) for found in parts]
+
+
+def _joined_std(parts: list[tuple[int, Tensor, Tensor]]) -> Tensor:
+    """Return the standard deviation of all values from number, mean and variance of each part."""
+    total = sum(count for count, _, _ in parts)
+    mean = torch.stack([count * average for count, average, _ in parts]).sum(0) / total
+    squares = [count * (variance + (average - mean).square()) for count, average, variance in parts]
+    return (torch.stack(squares).sum(0) / total).sqrt().float()
 
 
 def _checked_interface(vae: object, *, noise: bool) -> Hierarchical:
@@ -290,7 +306,7 @@ def _checked_interface(vae: object, *, noise: bool) -> Hierarchical:
 
 
 def _checked_std(latent_std: Sequence[Tensor | float], levels: int, channels: int) -> list[Tensor]:
-    given = [torch.as_tensor(value, dtype=torch.float32) for value in latent_std]
+    given = [torch.as_tensor(value, dtype=torch.float32, device="cpu") for value in latent_std]
     if len(given) != levels or any(value.shape not in ((), (channels,)) for value in given):
         raise ValueError(
             f"latent_std of shapes {[tuple(value.shape) for value in given]}: expected a number or ({channels},) for "

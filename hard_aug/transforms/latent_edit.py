@@ -33,7 +33,8 @@ class LatentEdit(Transform):
 
     def __init__(self, *, residual: bool, micro_batch: int | None, checkpointing: bool) -> None:
         check_integer(micro_batch=micro_batch)
-        self.residual, self.micro_batch, self.checkpointing = residual, micro_batch, checkpointing
+        self.micro_batch = None if micro_batch is None else int(micro_batch)
+        self.residual, self.checkpointing = residual, checkpointing
         self._clean: CleanImageCache[tuple[Tensor, ...]] = CleanImageCache()
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
@@ -41,7 +42,7 @@ class LatentEdit(Transform):
         if images.numel() == 0:
             return images
         self._check_images(images)
-        values = torch.stack(tuple(self.decode(u).values()), dim=1)
+        values = torch.stack(tuple(self.decode(u).values()), dim=1).float()
         size = self.micro_batch or len(images)
         clean = self._clean(lambda: self._prepare(images, size), images)
         rows = (torch.split(tensor, size) for tensor in (images, values, *clean))

@@ -6,9 +6,9 @@ posterior mean `z` of any autoencoder of diffusers (`AutoencoderKL`, `Autoencode
 
     z' = m + scale (z - m) + latent_std (shift + up(local) + sum over k of direction_k D_k)
 
-with `m` the mean of the latents according to the autoencoder's config (`shift_factor`, else 0), `up` bilinear
-interpolation from a coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over the latents. Given
-directions, such as `latent_directions`, are in raw latents and not multiplied by `latent_std`.
+with `m` the mean of the latents according to the autoencoder's config (`latents_mean` of each channel, `shift_factor`,
+or 0), `up` bilinear interpolation from a coarse grid, and `D_k` fixed random patterns of unit mean square, smooth over
+the latents. Given directions, such as `latent_directions`, are in raw latents and not multiplied by `latent_std`.
 
 | parameter | unit |
 |---|---|
@@ -20,6 +20,7 @@ directions, such as `latent_directions`, are in raw latents and not multiplied b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from hard_aug.generative.latent_codec import LatentCodec
 from hard_aug.transforms.argument_checks import check_factors, check_pair, check_positive
 from hard_aug.transforms.latent_edit import LatentEdit
 from hard_aug.transforms.spec import Parameter
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import as_seed, check_integer
 
 #: Points on each axis of the grid from which a random pattern is interpolated.
 PATTERN_POINTS = 4
@@ -50,8 +51,9 @@ class VAELatent(LatentEdit):
         grid: points of that grid, (rows, columns) or one number for both.
         direction: maximum step along a pattern, in standard deviations.
         directions: number of random patterns, or the patterns themselves, `(K, c, h, w)`: a step of 1 adds one of them.
-        latent_std: standard deviation of the autoencoder's latents, above 0; None: `1 / scaling_factor` of its config
-            (1 for `AutoencoderTiny`, whose latents are scaled already).
+        latent_std: standard deviation of the autoencoder's latents, or of each channel, above 0; None: that of its
+            config, `latents_std / scaling_factor` of each channel or `1 / scaling_factor` (1 for `AutoencoderTiny`,
+            whose latents are scaled already).
         residual: whether to return the image plus the change by the edit; then the student does not learn the blur of
             a reconstruction, and `u = 0` returns the image itself. Otherwise the decoded latents are returned, and
             `u = 0` is the reconstruction.
@@ -86,7 +88,7 @@ class VAELatent(LatentEdit):
         grid: int | tuple[int, int] = 4,
         direction: float | None = None,
         directions: int | Tensor = 8,
-        latent_std: float | None = None,
+        latent_std: float | Sequence[float] | None = None,
         residual: bool = True,
         micro_batch: int | None = None,
         checkpointing: bool = False,
@@ -94,18 +96,20 @@ class VAELatent(LatentEdit):
     ) -> None:
         super().__init__(residual=residual, micro_batch=micro_batch, checkpointing=checkpointing)
         self.autoencoder, self.codec = autoencoder, LatentCodec(autoencoder)
-        check_positive(shift=shift, local=local, direction=direction, latent_std=latent_std)
+        check_positive(shift=shift, local=local, direction=direction)
         check_factors(scale=scale)
-        count = directions if isinstance(directions, int) else len(directions)
+        given = directions if isinstance(directions, Tensor) and directions.ndim else None
+        count = directions if given is None else len(given)
         check_integer(directions=count)
         self.shift, self.scale, self.local, self.direction = shift, scale, local, direction
         self.grid = check_pair(grid=grid)
-        self.latent_std = latent_std or 1 / self.codec.scaling_factor
         self.channels = self.codec.latent_channels
-        self.seed = seed
+        self.latent_std = self._checked_std(latent_std)
+        self.seed = as_seed(seed)
         self._patterns: dict[tuple[object, ...], Tensor] = {}
-        self.directions = None if isinstance(directions, int) else self._checked(directions)
-        self.spec = self._spec(count)
+        self._std: dict[torch.device, Tensor] = {}
+        self.directions = None if given is None else self._checked(given)
+        self.spec = self._spec(int(count))
         if not self.spec:
             raise ValueError("VAELatent with every range switched off has no effect; give at least one range")
 
@@ -160,6 +164,29 @@ class VAELatent(LatentEdit):
     def _decode_edited(self, images: Tensor, values: Tensor, *encoded: Tensor) -> Tensor:
         return self.codec.decode(self.edit(encoded[0], values))
 
+    def _checked_std(self, latent_std: float | Sequence[float] | None) -> float | tuple[float, ...]:
+        scale = self.codec.latent_scale
+        if latent_std is None:
+            given = scale.std / scale.factor
+            return given if isinstance(given, float) else tuple(given.flatten().tolist())
+        if not isinstance(latent_std, Sequence):
+            check_positive(latent_std=latent_std)
+            return latent_std
+        for value in latent_std:
+            check_positive(latent_std=value)
+        if len(latent_std) != self.channels:
+            raise ValueError(
+                f"latent_std of {len(latent_std)} channels: expected {self.channels}, those of the latents"
+            )
+        return tuple(latent_std)
+
+    def _std_on(self, device: torch.device) -> Tensor:
+        """Return the standard deviations, `(1, 1, 1)` or `(c, 1, 1)`, on a device, where they stay."""
+        if device not in self._std:
+            with torch.inference_mode(False):  # cached tensors may be used in training later
+                self._std[device] = torch.tensor(self.latent_std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        return self._std[device]
+
     def edit(self, latents: Tensor, values: Tensor) -> Tensor:
         """Edit raw latents; see the module's docstring.
 
@@ -172,15 +199,15 @@ class VAELatent(LatentEdit):
         """
         groups = {name: values[:, columns] for name, columns in self._columns.items()}
         height, width = latents.shape[-2:]
-        out = latents
+        out, std = latents, self._std_on(latents.device)
         if "scale" in groups:  # around the mean of all latents, which the config knows
-            mean = self.codec.shift_factor
+            mean = self.codec.scale_on(latents.device).mean
             out = mean + groups["scale"][:, :, None, None] * (out - mean)
         if "shift" in groups:
-            out = out + self.latent_std * groups["shift"][:, :, None, None]
+            out = out + std * groups["shift"][:, :, None, None]
         if "local" in groups:
             grid = groups["local"].view(-1, self.channels, *self.grid)
-            out = out + self.latent_std * F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
+            out = out + std * F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
         if "direction" in groups:
             patterns = self.patterns(groups["direction"].shape[1], height, width, latents.device)
             out = out + torch.einsum("bk,kchw->bchw", groups["direction"], patterns)
@@ -217,6 +244,7 @@ class VAELatent(LatentEdit):
 
     def _random_patterns(self, count: int, height: int, width: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        points = torch.randn(count, self.channels, PATTERN_POINTS, PATTERN_POINTS, generator=generator)
+        size = (count, self.channels, PATTERN_POINTS, PATTERN_POINTS)
+        points = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
         smooth = F.interpolate(points, (height, width), mode="bicubic", align_corners=False)
-        return self.latent_std * smooth / smooth.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return self._std_on(smooth.device) * smooth / smooth.square().mean((1, 2, 3), keepdim=True).sqrt()

@@ -111,7 +111,7 @@ def test_folders_of_text_to_image(tmp_path: Path, distilled: bool) -> None:
     folder = saved(tmp_path, unet=denoiser, vae=codec, scheduler=scheduler)
     loaded = same_images(folder, expected, condition=condition, guidance_scale=4.0)
     assert loaded.codec is not None
-    assert (loaded.codec.scaling_factor, loaded.codec.shift_factor) == (0.18215, 0.0)
+    assert (loaded.codec.latent_scale.factor, loaded.codec.latent_scale.mean) == (0.18215, 0.0)
     assert loaded.guided is not distilled
     assert DiffusionSampler(loaded, steps=3).eta == (1.0 if distilled else 0.0)
     with pytest.raises(ValueError, match=r"conditioned on text: .*condition=ClassEmbeddings"):

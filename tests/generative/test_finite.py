@@ -12,7 +12,7 @@ from torch import nn
 from hard_aug import HardAugmenter
 from hard_aug.generative import DiffusionModel, DiffusionSampler
 from hard_aug.generative.finite import FiniteCheck
-from hard_aug.inner_loop.networks import Networks
+from hard_aug.models import Network
 from hard_aug.policies import Search
 from hard_aug.synthesis import Unguided
 from hard_aug.transforms import Compose, Context, Diffusion, Filter, HierarchicalLatent, Transform, VAELatent
@@ -146,7 +146,7 @@ def test_a_search_names_it_too() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_check_reports_it_where_no_value_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU after the first call of a shape, where neither images nor logits are read."""
-    monkeypatch.setattr(Networks, "_logits", staticmethod(lambda model, images, network: model(images)))
+    monkeypatch.setattr(Network, "_logits", lambda network, module, images, check_finite: module(images))
     monkeypatch.setattr(FiniteCheck, "_reads", lambda check, values: False)
     make, message = CASES[name]
     transform = make()
