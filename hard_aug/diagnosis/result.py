@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-#: Transfer gap from which on a parameter counts as missing.
+#: Transfer gap, beyond the student's disagreement on clean images, from which on a parameter counts as missing.
 MIN_GAP = 0.05
 #: Transfer gap and number of images below which no fraction of the gap is given.
 MIN_BASE, MIN_IMAGES = 0.02, 20
-#: Agreement on clean images below which the student's consistency says nothing: it is not trained yet.
+#: Agreement on clean images below which the transfer gap says nothing of invariances: the student is not trained yet.
 MIN_AGREEMENT = 0.5
 
 
@@ -20,25 +20,27 @@ MIN_AGREEMENT = 0.5
 class ParameterDiagnosis:
     """The predictions of both networks over the range of one parameter, or of a large block of parameters together.
 
-    A prediction is consistent if it equals the same network's prediction on the clean image; the student's also if it
-    equals the teacher's on the clean image, because moving there is no defect.
+    All fractions are of all images. The student is compared with the teacher and not with itself: an image counts for
+    it if the teacher's prediction is unchanged and the student predicts that class, whatever it predicts for the clean
+    image. The rest of the teacher's images is what there is to transfer.
 
     Attributes:
         name: Name of the parameter or the block.
         unit: Unit of `values`.
         fractions: Positions in the range, in [-1, 1]; 0 is the identity.
         values: Physical values at these positions (for a block: `fractions`).
-        teacher_consistency: Fraction of images with an unchanged prediction of the teacher, at each value.
-        student_consistency: Fraction of images on which the student's prediction is unchanged, or now the teacher's.
-        student_agreement: Fraction of images on which the student predicts the teacher's class for the clean image.
+        teacher_consistency: Fraction of images on which the teacher predicts what it predicts for the clean image, at
+            each value.
+        student_agreement: Fraction of images on which it does and the student predicts the same.
         teacher_divergence: Mean KL divergence of the teacher's predictions from those on the clean images, nats.
-        student_divergence: Mean KL divergence of the student's predictions from those on the clean images, nats.
+        student_divergence: Mean KL divergence of the student's predictions from the teacher's on the clean images,
+            nats.
 
     Example:
         >>> from hard_aug.diagnosis import ParameterDiagnosis
         >>> zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         >>> row = ParameterDiagnosis("shear", "tangent", (-1.0, 0.0, 1.0), (-0.4, 0.0, 0.4), ones, (0.0, 1.0, 0.0),
-        ...     ones, zeros, zeros)
+        ...     zeros, zeros)
         >>> row.transfer_gap
         0.5
         >>> row.consistent_range(row.teacher_consistency, threshold=0.9)
@@ -50,17 +52,14 @@ class ParameterDiagnosis:
     fractions: tuple[float, ...]
     values: tuple[float, ...]
     teacher_consistency: tuple[float, ...]
-    student_consistency: tuple[float, ...]
     student_agreement: tuple[float, ...]
     teacher_divergence: tuple[float, ...]
     student_divergence: tuple[float, ...]
 
     @property
     def transfer_gap(self) -> float:
-        """Mean over the range of the teacher's consistency minus the student's, where it is positive; in [0, 1]."""
-        return self._mean(
-            [max(0.0, t - s) for t, s in zip(self.teacher_consistency, self.student_consistency, strict=True)]
-        )
+        """Mean over the range of `teacher_consistency - student_agreement`; in [0, 1]."""
+        return self.teacher_mean - self.student_mean
 
     @property
     def teacher_mean(self) -> float:
@@ -69,8 +68,8 @@ class ParameterDiagnosis:
 
     @property
     def student_mean(self) -> float:
-        """Mean of `student_consistency` over the range."""
-        return self._mean(self.student_consistency)
+        """Mean of `student_agreement` over the range."""
+        return self._mean(self.student_agreement)
 
     @property
     def identity(self) -> int:
@@ -78,29 +77,29 @@ class ParameterDiagnosis:
         return min(range(len(self.fractions)), key=lambda index: abs(self.fractions[index]))
 
     def consistent_range(self, consistency: Sequence[float], threshold: float) -> tuple[float, float]:
-        """Return the values around the identity between which `consistency` is at least `threshold`.
+        """Return the values around the identity between which a fraction is at least `threshold` of that there.
 
         Args:
-            consistency: `teacher_consistency` or `student_consistency`; interpolated linearly.
-            threshold: Smallest fraction of images.
+            consistency: `teacher_consistency` or `student_agreement`; interpolated linearly.
+            threshold: Smallest part of the fraction at the identity, in (0, 1).
         """
+        least = threshold * consistency[self.identity]
         ends = []
         for step in (-1, 1):
             index = self.identity
-            end = self.values[index]
-            while 0 <= index + step < len(consistency):
-                inner, outer = consistency[index], consistency[index + step]
-                if outer < threshold:
-                    part = (inner - threshold) / (inner - outer) if inner > threshold else 0.0
-                    end = self.values[index] + part * (self.values[index + step] - self.values[index])
-                    break
+            while 0 <= index + step < len(consistency) and consistency[index + step] >= least > 0:
                 index += step
-                end = self.values[index]
+            end = self.values[index]
+            if 0 <= index + step < len(consistency) and least > 0:
+                inner, outer = consistency[index], consistency[index + step]
+                end += (inner - least) / (inner - outer) * (self.values[index + step] - end)
             ends.append(end)
         return ends[0], ends[1]
 
     def _mean(self, heights: Sequence[float]) -> float:
-        area = torch.trapezoid(*(torch.tensor(values, dtype=torch.float64) for values in (heights, self.fractions)))
+        area = torch.trapezoid(
+            *(torch.tensor(values, dtype=torch.float64, device="cpu") for values in (heights, self.fractions))
+        )
         return float(area) / (self.fractions[-1] - self.fractions[0])
 
 
@@ -110,8 +109,8 @@ class Diagnosis:
 
     Attributes:
         rows: One row for each parameter or large block.
-        threshold: Fraction of unchanged predictions that bounds the ranges in the table.
-        images: Number of images.
+        threshold: Part of the fraction at the identity that bounds the ranges in the table.
+        images: Number of images that were used.
 
     Example:
         >>> import torch
@@ -129,9 +128,13 @@ class Diagnosis:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Parameters with a transfer gap of at least 5 %, the largest first."""
-        found = sorted(self.rows, key=lambda row: -row.transfer_gap)
-        return tuple(row.name for row in found if row.transfer_gap >= MIN_GAP)
+        """Parameters with a transfer gap at least 5 % above what the student misses on clean images, the largest first.
+
+        On the images where the teacher's prediction is unchanged, a student that a parameter does not affect agrees as
+        often as on clean images. Clean distillation is what closes that part of the gap.
+        """
+        above = {row.name: self.agreement * row.teacher_mean - row.student_mean for row in self.rows}
+        return tuple(name for name in sorted(above, key=above.__getitem__, reverse=True) if above[name] >= MIN_GAP)
 
     @property
     def agreement(self) -> float:
@@ -141,22 +144,22 @@ class Diagnosis:
     def __str__(self) -> str:
         return (
             f"{self.table()}\n"
-            "unchanged: predictions equal to that on the clean image, mean over the range; "
-            f"range: where at least {100 * self.threshold:.0f} % are;\n"
-            "transfer gap: teacher's minus student's, where positive, mean over the range\n"
+            "% of the images, mean over the range. teacher unchanged: the teacher's prediction is that for the clean\n"
+            "image; student agrees: and the student's is the same; transfer gap: and the student's is another.\n"
+            f"range: where at least {100 * self.threshold:.0f} % of the images at the identity are left\n"
             f"{self._conclusion()}"
         )
 
     def table(self) -> str:
-        """Format a plain-text table: for each network the consistent range and the mean consistency, and the gap."""
-        names = ("teacher range", "student range", "teacher unchanged", "student unchanged")
+        """Format a plain-text table: the range and the mean fraction of each network, and the transfer gap."""
+        names = ("teacher range", "student range", "teacher unchanged", "student agrees")
         lines = [
             (
                 row.name,
                 row.unit,
                 *(
                     "{:.3g} to {:.3g}".format(*row.consistent_range(consistency, self.threshold))
-                    for consistency in (row.teacher_consistency, row.student_consistency)
+                    for consistency in (row.teacher_consistency, row.student_agreement)
                 ),
                 *(f"{100 * fraction:.0f} %" for fraction in (row.teacher_mean, row.student_mean, row.transfer_gap)),
             )
@@ -219,9 +222,15 @@ class Diagnosis:
                 f"The student agrees with the teacher on only {100 * self.agreement:.0f} % of the clean images: it is "
                 "not trained enough for a diagnosis. Distil on clean images first, then diagnose again."
             )
-        if not self.missing:
-            return f"Less than {100 * MIN_GAP:.0f} % left to transfer for every parameter ({self.images} images)."
-        return f"Largest transfer gaps: {', '.join(self.missing)} ({self.images} images)."
+        return (
+            f"The student disagrees with the teacher on {100 * (1 - self.agreement):.0f} % of the {self.images} clean "
+            "images.\n"
+            + (
+                f"Largest transfer gaps: {', '.join(self.missing)}."
+                if self.missing
+                else f"No parameter adds {100 * MIN_GAP:.0f} % to that."
+            )
+        )
 
 
 def _aligned(lines: list[tuple[str, ...]]) -> str:

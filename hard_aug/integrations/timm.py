@@ -9,12 +9,19 @@ for input, target in loader:  # timm's loader, which normalises the images
     optimizer.zero_grad(); result["loss"].backward(); optimizer.step()
 ```
 
-The training loop itself is unchanged.
+The training loop itself is unchanged. Arguments of timm's training script and what they are here:
+
+| timm | here |
+|---|---|
+| the temperature of the distillation | `temperature`, also that of the augmenter's objective |
+| `--remode rand` or `pixel`, whose values leave [0, 1] | `partial(HardAugmenter, ..., out_of_range="clamp")` |
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +31,8 @@ from torch import Tensor, nn
 
 from hard_aug.augmenter import HardAugmenter
 from hard_aug.models.eval_mode import unwrap_model
-from hard_aug.models.normalized import Normalized
 from hard_aug.models.timm import for_channels
+from hard_aug.objectives import KL
 from hard_aug.utils.checks import check_unit_interval
 from hard_aug.utils.settings_repr import describe_settings
 
@@ -41,17 +48,18 @@ class HardDistillationTask(LogitDistillationTask):
 
     Args:
         student_model: timm model to train.
-        teacher_model: Name of a timm model, a network, or timm's `DistillationTeacher`. A `Normalized` network gets
-            images in [0, 1]; any other is given images normalised by the `mean` and `std` of its `pretrained_cfg`.
-        augmenter: Creates the augmenter when called with `teacher`, `student` and `normalization`: `HardAugmenter` with
-            all its other arguments, by `functools.partial`.
+        teacher_model: Name of a timm model, a network, or timm's `DistillationTeacher`. It gets images normalised by
+            the `mean` and `std` of its `pretrained_cfg`, unless it normalises by itself, as `Normalized` does.
+        augmenter: Creates the augmenter when called with `teacher`, `student` and `normalization`, and `objective` if
+            `temperature` is given: `HardAugmenter` with all its other arguments, by `functools.partial`.
         normalization: `(mean, std)` per channel of the loader; None: those of the student's `pretrained_cfg`.
         clean_weight: Weight of the clean view in the distillation loss, in [0, 1].
         criterion: Task loss, as in timm. It is computed from the student's logits on the clean view only.
         criterion_kwargs: Arguments of the default criterion, as in timm.
         distill_loss_weight: Weight of the distillation loss, as in timm.
         task_loss_weight: Weight of the task loss, as in timm; 0.0 trains without labels.
-        temperature: Temperature of the distillation loss, above 0; None: that of the augmenter's objective.
+        temperature: Temperature of the distillation loss, above 0, and of the augmenter's objective, unless `augmenter`
+            sets an `objective`; None: that of the objective.
         device: Device of the task's modules, as in timm.
         dtype: Data type of the task's modules, as in timm.
         verbose: Whether timm logs the settings.
@@ -61,7 +69,7 @@ class HardDistillationTask(LogitDistillationTask):
         clean_weight: Weight of the clean view in the distillation loss.
 
     Raises:
-        TypeError: If `augmenter` creates anything but a `HardAugmenter`.
+        TypeError: If `augmenter` does not take these arguments, or creates anything but a `HardAugmenter`.
         ValueError: If `clean_weight` is outside [0, 1], or if `HardAugmenter` rejects its arguments.
 
     Example:
@@ -71,7 +79,7 @@ class HardDistillationTask(LogitDistillationTask):
         >>> student, teacher = (timm.create_model("test_resnet", num_classes=4) for _ in range(2))
         >>> augmenter = partial(HardAugmenter, transform=Affine())
         >>> task = HardDistillationTask(student, teacher, augmenter=augmenter, verbose=False)
-        >>> result = task(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))  # zeros: the mean image
+        >>> result = task(torch.randn(2, 3, 32, 32).clamp(-1, 1), torch.tensor([0, 1]))
         >>> result["loss"].backward()
         >>> result["output"].shape
         torch.Size([2, 4])
@@ -113,17 +121,15 @@ class HardDistillationTask(LogitDistillationTask):
         place = next(network.parameters()).device
         if normalization is None:
             normalization = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-        mean, std = (for_channels(tuple(values), channels) for values in normalization)
-        self.augmenter = augmenter(
-            teacher=_normalized_teacher(self.teacher, channels).to(place),
-            student=_TaskStudent(self, Normalized(network, mean, std).to(place)),
-            normalization=(mean, std),
+        buffers: Any = (self.teacher.mean_kd, self.teacher.std_kd)
+        pairs = {"teacher": [buffer.flatten().tolist() for buffer in buffers], "student": normalization}
+        self.augmenter = _create(
+            augmenter,
+            teacher=self.teacher.model.to(place),
+            student=_TaskStudent(self, network),
+            normalization={name: [for_channels(tuple(one), channels) for one in pair] for name, pair in pairs.items()},
+            temperature=temperature,
         )
-        if not isinstance(self.augmenter, HardAugmenter):
-            raise TypeError(
-                f"augmenter: expected it to create a HardAugmenter, got a {type(self.augmenter).__name__}; use "
-                "augmenter=functools.partial(HardAugmenter, transform=...)"
-            )
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:  # names as timm has them
         """Compute the losses of a batch.
@@ -195,31 +201,50 @@ class HardDistillationTask(LogitDistillationTask):
 
 
 class _TaskStudent(nn.Module):
-    """The task's trainable module as a network for images in [0, 1], which it normalises as the loader does.
+    """The task's trainable module, as a wrapper of the student.
 
     The task wraps its module later (compile, DDP), so the module is looked up at each forward. The unwrapped network,
     which the adversary runs, is `_orig_mod`, as in the wrappers of `torch.compile`.
     """
 
-    def __init__(self, task: LogitDistillationTask, inside: Normalized) -> None:
+    def __init__(self, task: LogitDistillationTask, network: nn.Module) -> None:
         super().__init__()
-        self._orig_mod = inside
+        self._orig_mod = network
         self._task = [task]  # in a list it is not registered as a submodule
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits of images in [0, 1]."""
-        inside = self._orig_mod
-        normalized = (images - inside.mean.to(images.dtype)) / inside.std.to(images.dtype)
+        """Compute the logits of normalised images."""
         task: Any = self._task[0]
-        return task.trainable_module(normalized)  # type: ignore[no-any-return]
+        return task.trainable_module(images)  # type: ignore[no-any-return]
 
 
-def _normalized_teacher(teacher: DistillationTeacher, channels: int) -> nn.Module:
-    """Return the teacher as a network for images in [0, 1]."""
-    network = unwrap_model(teacher.model)
-    if isinstance(network, Normalized):
-        return network
-    buffers: Any = (teacher.mean_kd, teacher.std_kd)
-    values = (tuple(buffer.flatten().tolist()) for buffer in buffers)
-    mean, std = (for_channels(value, channels) for value in values)
-    return Normalized(network, mean, std)
+def _create(augmenter: object, *, temperature: float | None, **given: Any) -> HardAugmenter:
+    """Call the factory of an augmenter; its objective gets the temperature of the loss, if it sets none."""
+    found = f"a {type(augmenter).__name__}"
+    try:
+        if not callable(augmenter) or isinstance(augmenter, HardAugmenter):
+            raise TypeError("it is no function that creates one")
+        parameters = inspect.signature(augmenter).parameters
+        objective = parameters.get("objective")
+        if temperature is not None and objective is not None and objective.default is None:
+            given["objective"] = KL(temperature)
+        inspect.signature(augmenter).bind(**given)
+    except TypeError as error:
+        raise TypeError(
+            f"augmenter: expected a function that takes {', '.join(given)} and creates a HardAugmenter, got {found} "
+            f"({error}); use augmenter=functools.partial(HardAugmenter, transform=...)"
+        ) from error
+    made = augmenter(**given)
+    if not isinstance(made, HardAugmenter):
+        raise TypeError(
+            f"augmenter: expected it to create a HardAugmenter, got a {type(made).__name__}; use "
+            "augmenter=functools.partial(HardAugmenter, transform=...)"
+        )
+    its_own = getattr(made.objective, "temperature", temperature)
+    if objective is None and temperature not in (None, its_own):
+        warnings.warn(
+            f"the distillation loss has the temperature {temperature}, and the augmenter's objective {its_own}; give "
+            f"it objective=KL(temperature={temperature}) unless they are meant to differ",
+            stacklevel=3,
+        )
+    return made

@@ -1,4 +1,4 @@
-"""Diagnosis as curves: the fraction of unchanged predictions of each network over each parameter's range."""
+"""Diagnosis as curves: over each parameter's range, where the teacher's predictions stay, where the student agrees."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hard_aug.diagnosis import Diagnosis, ParameterDiagnosis
+from hard_aug.utils.checks import check_kinds
 from hard_aug.viz.drawing import HARD, SIZE, STUDENT, TEACHER, WIDTH, add_legend
+
+#: Ends of the labels of two diagnoses.
+BEFORE, AFTER = ", before", ", after"
 
 
 def draw_diagnosis(diagnosis: Diagnosis, *, before: Diagnosis | None = None, title: str = "") -> Figure:
     r"""Draw one panel for each row of a diagnosis, and in its title the transfer gap, which is shaded.
 
+    The student's curve counts the images on which the teacher's prediction is unchanged and the student's is the same.
     The light bands are 95 % confidence intervals of the fractions for the number of images (Wilson's).
 
     Args:
@@ -23,6 +28,7 @@ def draw_diagnosis(diagnosis: Diagnosis, *, before: Diagnosis | None = None, tit
         title: Title of the figure.
 
     Raises:
+        TypeError: If an argument is no `Diagnosis`.
         ValueError: If the diagnoses have different parameters.
 
     Example:
@@ -35,7 +41,9 @@ def draw_diagnosis(diagnosis: Diagnosis, *, before: Diagnosis | None = None, tit
         >>> [axis.get_title() for axis in draw_diagnosis(result).axes]
         ['translation x\ntransfer gap 0 %', 'translation y\ntransfer gap 0 %', 'rotation\ntransfer gap 0 %']
     """
+    check_kinds(diagnosis=(diagnosis, Diagnosis))
     if before is not None:
+        check_kinds(before=(before, Diagnosis))
         diagnosis.check_same_parameters(before)
     columns = min(3, len(diagnosis.rows))
     lines = math.ceil(len(diagnosis.rows) / columns)
@@ -44,45 +52,33 @@ def draw_diagnosis(diagnosis: Diagnosis, *, before: Diagnosis | None = None, tit
     for index, (axis, row) in enumerate(zip(axes.flat, diagnosis.rows, strict=False)):
         _panel(axis, row, None if before is None else before.rows[index], diagnosis.images)
         if index % columns == 0:
-            axis.set_ylabel("predictions unchanged (%)", size=SIZE)
+            axis.set_ylabel("images (%)", size=SIZE)
     add_legend(figure, axes, len(diagnosis.rows), columns=3)
     if title:
-        figure.suptitle(title, size=SIZE + 2)
+        figure.suptitle(title, size=SIZE + 2, parse_math=False)
     return figure
 
 
 def _panel(axis: Axes, row: ParameterDiagnosis, before: ParameterDiagnosis | None, images: int) -> None:
     title = f"{100 * row.transfer_gap:.0f} %"
-    curves = {
-        "teacher": row.teacher_consistency,
-        f"student{'' if before is None else ' after'}": row.student_consistency,
-    }
+    unchanged, agrees = "teacher's prediction unchanged", "student agrees"
+    curves = {unchanged: row.teacher_consistency, f"{agrees}{AFTER if before else ''}": row.student_agreement}
     if before is not None:
         title = f"{100 * before.transfer_gap:.0f} % → {title}"
-        curves["student before"] = before.student_consistency
+        curves[agrees + BEFORE] = before.student_agreement
         if before.teacher_consistency != row.teacher_consistency:
-            curves["teacher before"] = before.teacher_consistency
+            curves[unchanged + BEFORE] = before.teacher_consistency
     for name, fractions in curves.items():
         axis.plot(
-            row.values,
+            before.values if before is not None and name.endswith(BEFORE) else row.values,
             100 * np.array(fractions),
-            "--" if "before" in name else "-",
-            color=TEACHER if "teacher" in name else STUDENT,
-            lw=3.5 if name == "teacher" else 1.2,  # equal curves stay visible
+            "--" if name.endswith(BEFORE) else "-",
+            color=TEACHER if name.startswith(unchanged) else STUDENT,
+            lw=3.5 if name == unchanged else 1.2,  # equal curves stay visible
             label=name,
         )
-    teacher, student = (100 * np.array(one) for one in (row.teacher_consistency, row.student_consistency))
-    axis.fill_between(
-        row.values,
-        student,
-        teacher,
-        where=(teacher > student).tolist(),
-        interpolate=True,
-        color=HARD,
-        alpha=0.35,
-        lw=0,
-        label="transfer gap",
-    )
+    teacher, student = (100 * np.array(one) for one in (row.teacher_consistency, row.student_agreement))
+    axis.fill_between(row.values, student, teacher, color=HARD, alpha=0.35, lw=0, label="transfer gap")
     for values, color, label in ((teacher, TEACHER, None), (student, STUDENT, f"95 % confidence ({images} images)")):
         axis.fill_between(row.values, *_interval(values / 100, images), color=color, alpha=0.15, lw=0, label=label)
     if row.unit == "factor":
@@ -91,8 +87,8 @@ def _panel(axis: Axes, row: ParameterDiagnosis, before: ParameterDiagnosis | Non
         axis.set_xticks([], minor=True)
         axis.xaxis.set_major_formatter("{x:.2f}")
     axis.set_ylim(0, 103)
-    axis.set_title(f"{row.name.replace('_', ' ')}\ntransfer gap {title}", size=SIZE)
-    axis.set_xlabel(row.unit, size=SIZE)
+    axis.set_title(f"{row.name.replace('_', ' ')}\ntransfer gap {title}", size=SIZE, parse_math=False)
+    axis.set_xlabel(row.unit, size=SIZE, parse_math=False)
     axis.tick_params(labelsize=SIZE, which="both")
 
 

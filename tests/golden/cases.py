@@ -234,7 +234,8 @@ def trained(name: str) -> Tensors:
     if name == "half":
         teacher, student, shares = teacher.bfloat16(), student.bfloat16(), [images.bfloat16() for images in shares]
     labels = LABELS if name.startswith("confidence") else None
-    return train(augmenter(teacher, student, **settings), student, shares, labels, autocast=name == "autocast")
+    given = Normalized(student, (0.0,), (1.0,)) if name == "normalized" else student  # it takes images in [0, 1]
+    return train(augmenter(teacher, given, **settings), student, shares, labels, autocast=name == "autocast")
 
 
 #: What each of two processes trains with.
@@ -297,7 +298,6 @@ def diagnosed() -> Tensors:
         for index, row in enumerate(result.rows):
             columns = (
                 row.teacher_consistency,
-                row.student_consistency,
                 row.student_agreement,
                 row.teacher_divergence,
                 row.student_divergence,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter, Normalized
 from hard_aug.integrations.timm import HardDistillationTask
-from hard_aug.objectives import KL, ConfidenceGap
+from hard_aug.objectives import KL, ConfidenceGap, LogitMSE
 from hard_aug.policies import Gaussian
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine, Color, Compose
@@ -145,6 +145,60 @@ def test_temperature_is_the_objectives_unless_given(
     twin = HardDistillationTask(student, teacher, augmenter=make)
     expected = twin.augmenter(batches[0][0]).loss(temperature=temperature or 5.0)
     assert torch.allclose(task(*batches[0])["kd_loss"], expected, atol=1e-6)
+
+
+def test_the_objective_of_an_augmenter_has_the_temperature_of_the_loss(teacher: nn.Module) -> None:
+    """As timm's script has it: --distill-temperature 4, and nothing else is said."""
+    make = partial(HardDistillationTask, network(), teacher)
+    assert make(augmenter=Affines, temperature=4.0).augmenter.objective.temperature == 4.0
+    assert make(augmenter=Affines).augmenter.objective.temperature == KL().temperature
+    unset = partial(Affines, objective=None)
+    assert make(augmenter=unset, temperature=4.0).augmenter.objective.temperature == 4.0
+    with pytest.warns(UserWarning, match=r"temperature 4\.0, and the augmenter's objective 2\.0"):
+        make(augmenter=lambda **networks: Affines(**networks), temperature=4.0)
+    given = make(augmenter=partial(Affines, objective=KL(temperature=5.0)), temperature=4.0).augmenter
+    assert given.objective.temperature == 5.0
+    assert isinstance(
+        make(augmenter=partial(Affines, objective=LogitMSE()), temperature=4.0).augmenter.objective, LogitMSE
+    )
+
+
+def test_a_loader_whose_erasing_leaves_the_range(teacher: nn.Module, batches: list[Any]) -> None:
+    """timm's `--remode pixel` fills patches with normal noise after the normalisation."""
+    images, labels = batches[0]
+    erased = images.clone()
+    erased[:, :, :8, :8] = 3 * torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="out_of_range='clamp'"):
+        HardDistillationTask(network(), teacher, augmenter=Affines)(erased, labels)
+    clamped = HardDistillationTask(network(), teacher, augmenter=partial(Affines, out_of_range="clamp"))
+    assert bool(clamped(erased, labels)["loss"].isfinite())
+
+
+@pytest.mark.parametrize(
+    ("augmenter", "words"),
+    [
+        ("instance", "expected a function .* got a HardAugmenter "),
+        (HardAugmenter, "missing a required argument: 'transform'"),
+        (None, "got a NoneType"),
+        (Affine(), "got a Affine .*partial"),
+        (lambda teacher, student: None, "got a function .*unexpected keyword argument 'normalization'"),
+    ],
+)
+def test_anything_but_a_function_that_creates_an_augmenter_is_named(
+    teacher: nn.Module, augmenter: Any, words: str
+) -> None:
+    if augmenter == "instance":
+        augmenter = HardAugmenter(teacher=teacher, student=network(), transform=Affine())
+    with pytest.raises(TypeError, match=words) as caught:
+        HardDistillationTask(network(), teacher, augmenter=augmenter, temperature=2.0)
+    assert "use augmenter=functools.partial(HardAugmenter, transform=...)" in str(caught.value)
+
+
+def test_batches_of_patches_are_refused(teacher: nn.Module, batches: list[Any]) -> None:
+    task = HardDistillationTask(network(), teacher, augmenter=Affines)
+    batch: Any = {"patches": torch.zeros(2, 4, 768), "patch_coord": torch.zeros(2, 4, 2)}
+    with pytest.raises(TypeError, match=r"got dict; pass its images .*'patches', 'patch_coord'"):
+        task(batch, batches[0][1])
 
 
 def test_accumulation_under_timms_scaler(teacher: nn.Module, batches: list[Any]) -> None:
