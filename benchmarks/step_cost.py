@@ -35,7 +35,7 @@ from benchmarks.timing import (
 )
 from experiments.training.allocator import keep_freed_memory
 from hard_aug import HardAugmenter
-from hard_aug.augmenter import DEFAULT_SCHEDULE
+from hard_aug.compatibility import DEFAULT_SCHEDULE
 from hard_aug.inner_loop.cuda_graph import WARM_UP
 from hard_aug.losses import distillation_loss
 from hard_aug.schedules import Alternating, Joint, Schedule, Threshold

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from hard_aug.utils.files import write_text
+
 PACKAGES = ("torch", "triton", "torchvision", "kornia", "timm", "liger-kernel", "hard_aug")
 
 
@@ -179,5 +181,5 @@ def _number(milliseconds: float) -> str:
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON; create the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
     progress(f"wrote {path}")

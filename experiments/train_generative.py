@@ -17,8 +17,9 @@ command resumes.
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from experiments.configuration.identity import resolved
 from experiments.generation.model_report import report
 from experiments.training import checkpoint
 from experiments.training.allocator import keep_freed_memory
-from experiments.training.files import write_json
+from experiments.training.files import read_json, write_json
 from experiments.training.fit import Loss, fit
 from experiments.training.interrupts import Stop, defer_signals
 from experiments.training.progress import Progress
@@ -149,12 +150,13 @@ def train(setup: Setup, folder: Path) -> dict[str, float]:
 
     scaled = ImageSet((latents - mean) / std, images.labels)
     seconds["unet"] = fitted("unet", unet, denoising, scaled, config.unet.decay)
-    for name, model in (("vae", autoencoder), ("unet", unet)):
-        (model.half() if config.half else model).save_pretrained(folder / name)
-    scheduler.save_pretrained(folder / "scheduler")
-    (folder / "condition.json").write_text(
-        json.dumps({"classes": classes, "none_label": classes}) + "\n", encoding="utf-8"
-    )
+    with TemporaryDirectory(dir=folder, prefix=".") as staging:  # whole or not at all
+        for name, model in (("vae", autoencoder), ("unet", unet), ("scheduler", scheduler)):
+            (model.half() if config.half and model is not scheduler else model).save_pretrained(Path(staging) / name)
+        for name in ("vae", "unet", "scheduler"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (Path(staging) / name).replace(folder / name)
+    write_json(folder / "condition.json", {"classes": classes, "none_label": classes})
     return seconds
 
 
@@ -176,7 +178,7 @@ def run(config: DictConfig, folder: Path, *, stop: Stop, quiet: bool = False) ->
     path, checkpoints = folder / "report.json", [folder / "autoencoder.pt", folder / "unet.pt"]
     for file in () if config.resume else (path, *checkpoints):
         file.unlink(missing_ok=True)
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    earlier = read_json(path) if path.is_file() else None
     if earlier is not None:
         checkpoint.check_same(path, identity(earlier["config"]), identity(resolved(config)))
     splits = instantiate(config.data).to(choose_device(config.device))

@@ -26,12 +26,15 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from rich.console import Console
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError
 
 from experiments.configuration.checks import check_config
 from experiments.configuration.command import hydra_command, run_lock
 from experiments.configuration.identity import run_hash
 from experiments.configuration.settings import compose_with, trial_settings
 from hard_aug.utils.checks import check_integer
+from hard_aug.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 HEARTBEAT = 10  # seconds between two signs of life of a trial; after three without one its process counts as killed
@@ -69,13 +72,19 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def open_study(config: DictConfig, folder: Path, space: dict[str, dict[str, Any]]) -> optuna.Study:
-    """Create the study, or load it; raises ValueError if it has another space."""
-    storage = RDBStorage(
-        config.tune.storage or f"sqlite:///{folder.resolve() / 'study.db'}",
-        heartbeat_interval=HEARTBEAT,
-        grace_period=3 * HEARTBEAT,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-    )
+    """Create the study, or load it; raises ValueError if it has another space, or is damaged."""
+    path = folder.resolve() / "study.db"
+    try:
+        storage = RDBStorage(
+            config.tune.storage or URL.create("sqlite", database=str(path)).render_as_string(),
+            heartbeat_interval=HEARTBEAT,
+            grace_period=3 * HEARTBEAT,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+    except DatabaseError as error:
+        if config.tune.storage or "not a database" not in str(error):
+            raise
+        raise ValueError(f"{path} is damaged; remove it to start the study again ({error.orig})") from error
     name, wanted = f"{folder.parent.name}-{folder.name}", {"space": space, "select_on": config.select_on}
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     if (known := study.user_attrs.get("tune", wanted)) != wanted:
@@ -144,7 +153,7 @@ def main(config: DictConfig) -> float:
         raise ValueError(f"all trials failed, see the log in {folder}; start anew with another tune.study")
     best, path = study.best_trial, folder / "settings.yaml"
     settings = {"settings": best.user_attrs["settings"], "trials": len(complete)}
-    path.write_text(yaml.safe_dump({best.user_attrs["method"]: settings}), encoding="utf-8")
+    write_text(path, yaml.safe_dump({best.user_attrs["method"]: settings}))
     chosen = " ".join(settings["settings"])
     text = f"best of {len(complete)} trials: {best.value:.4f} with {chosen}\nsettings_from={path}"
     Console().print(text, soft_wrap=True, markup=False, highlight=False)

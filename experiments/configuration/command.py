@@ -17,6 +17,8 @@ import difflib
 import dis
 import functools
 import inspect
+import io
+import logging
 import os
 import re
 import signal
@@ -79,6 +81,20 @@ def run_lock(folder: Path) -> FileLock:
     return FileLock(folder / "status.lock", is_singleton=True)
 
 
+def write_any_text() -> None:
+    """Let this process print and log any text: in UTF-8, escaped where a terminal does not have a character."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):  # replaced, as in a notebook
+            continue
+        if stream.isatty() or "PYTHONIOENCODING" in os.environ:
+            stream.reconfigure(errors="backslashreplace")
+        else:  # names of files that are not valid UTF-8 are written as they are
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorate an entry point, in place of `hydra.main`; its configurations are in the folder `conf` beside it."""
 
@@ -89,6 +105,7 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], C
 
             @functools.wraps(function)
             def job(config: DictConfig) -> Any:
+                write_any_text()
                 try:
                     return run_job(function, config)
                 except Exception as error:  # of any type: it is raised again
@@ -96,6 +113,7 @@ def hydra_command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], C
                         report(error, full=full)
                     raise
 
+            write_any_text()
             start = hydra.main(version_base="1.3", config_path="conf", config_name=config_name)(job)
             try:
                 with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra then raises errors instead of printing them

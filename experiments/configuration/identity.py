@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _digest(path: Path) -> str:
     files = [path] if path.is_file() else sorted({file for part in PARTS for file in path.glob(part)})
     found = hashlib.sha256()
     for file in files:
-        found.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        found.update(os.fsencode(file.name) + hashlib.sha256(file.read_bytes()).digest())
     return found.hexdigest()[:16]
 
 

@@ -54,7 +54,13 @@ def _from_file(path: Path, method: str) -> tuple[list[str], int]:
         raise FileNotFoundError(
             f"settings_from={path}: no such file; python -m experiments.report <runs> --select <file> writes one"
         )
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"settings_from={path} is damaged, no YAML ({reason}); write it again with --select"
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(one, dict) and "settings" in one for one in found.values()):
         raise ValueError(f"settings_from={path}: expected a file written by experiments.report --select")
     if method not in found:

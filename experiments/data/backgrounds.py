@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.data.sources import load as load_items
 from hard_aug.data import Grouped, GroupedSplits, ImageSet, Splits
-from hard_aug.utils.checks import check_integer, check_unit_interval
+from hard_aug.utils.checks import as_seed, check_integer, check_unit_interval
 
 #: Half-width of a family, as a fraction of the distance to the next one.
 REACH = 0.4
@@ -82,7 +82,7 @@ def load(
         items = _chosen(items, list(classes))
     if not 1 <= test_images <= len(items.test):
         raise ValueError(f"data.test_images={test_images}: expected 1 to {len(items.test)}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(as_seed(seed, name="data.seed"))
     names = tuple(f"colour {family}" for family in range(families))
 
     def painted(images: Tensor, labels: Tensor, backgrounds: Tensor) -> Grouped:

@@ -23,6 +23,7 @@ from torchdata.stateful_dataloader import Stateful, StatefulDataLoader
 
 from experiments.data.files import ImageFiles, LazyImageSet
 from hard_aug.data.image_set import ImageSet
+from hard_aug.utils.checks import as_seed
 
 warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")  # of torchdata 0.11, by torch 2.14
 #: Maximum number of processes that decode files ahead of training.
@@ -55,7 +56,7 @@ class Batches:
         is_joblib = multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods()
         if multiprocessing.current_process().daemon or is_joblib:  # such a process may have no children
             workers = 0
-        self.part, self.batch_size, self.seed, self.workers = part, batch_size, seed, workers
+        self.part, self.batch_size, self.seed, self.workers = part, int(batch_size), as_seed(seed), workers
         self._number = 0
         self._iterator: Iterator[Any] | None = None
 
@@ -68,7 +69,7 @@ class Batches:
         """Return the next batch, on the device of the labels.
 
         Raises:
-            ValueError: a file that cannot be decoded.
+            ValueError: a file that cannot be decoded, or is gone.
             RuntimeError: a worker was killed.
         """
         if self._iterator is None:
@@ -134,7 +135,10 @@ class _Reading(Dataset[Any]):
         if isinstance(self.part, LazyImageSet):
             try:
                 pixels = self.part.reader.read(self.part.rows[rows].tolist(), (self.seed, number))
-            except ValueError as error:  # as text: a loader prepends a worker's traceback to an exception
+            except (
+                ValueError,
+                FileNotFoundError,
+            ) as error:  # as text: a loader prepends a worker's traceback to an exception
                 return str(error), rows
             return pixels, self.part.labels[rows]
         found = self.part.select(rows.to(self.part.device))

@@ -23,6 +23,7 @@ from hard_aug.data import ConcatImageSet, ImageSet
 from hard_aug.evaluation import corruptions as common_corruptions
 from hard_aug.evaluation.corruptions.corrupt import chunk, corrupt
 from hard_aug.evaluation.corruptions.severities import NAMES, SEVERITIES
+from hard_aug.utils.files import replacing, write_text
 
 logger = logging.getLogger(__name__)
 #: Default folder of the files.
@@ -57,7 +58,7 @@ def intact(path: Path) -> bool:
     digest = path.with_suffix(".sha256")
     if not (path.is_file() and digest.is_file()):
         return False
-    if is_damaged := _digest(path) != digest.read_text(encoding="utf-8"):
+    if is_damaged := _digest(path).encode() != digest.read_bytes():
         logger.warning("%s is damaged and is written again", path)
     return not is_damaged
 
@@ -88,14 +89,10 @@ def _version() -> str:
 
 
 def _write(path: Path, part: ImageSet, corruption: str, severity: int) -> None:
-    unfinished = path.with_suffix(".tmp")
     head = {"descr": "|u1", "fortran_order": False, "shape": (len(part), *part.shape)}
-    try:
+    with replacing(path) as unfinished:
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, head)
             for start, pixels in _chunks(part):
                 file.write(corrupt(pixels, corruption, severity, first=start).contiguous().numpy())
-        path.with_suffix(".sha256").write_text(_digest(unfinished), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        write_text(path.with_suffix(".sha256"), _digest(unfinished))

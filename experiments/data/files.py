@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import center_crop
 
+from hard_aug.data.image_files import open_image
 from hard_aug.data.image_set import ImageSet
 
 #: Largest size in bytes, as float32, of `images` of a lazy image set, and of a folder that is read into memory.
@@ -34,7 +33,7 @@ class ImageFiles:
     """Image files, whose shorter side is resized to `resize` pixels (None: `size`), and the centre cropped to `size`.
 
     There are 1 (grey) or 3 `channels`; `random_crop`: training batches are random crops and flips (arXiv:1409.4842).
-    Raises `ValueError` for other settings, and when it reads a file that cannot be decoded.
+    Raises `ValueError` for other settings, and when it reads a file that cannot be decoded (see `open_image`).
     """
 
     paths: Sequence[str]
@@ -67,11 +66,7 @@ class ImageFiles:
         return torch.stack(images) if images else torch.empty(0, *self.shape, dtype=torch.uint8)
 
     def _decode(self, row: int, seed: Sequence[int] | None = None) -> Tensor:
-        path = self.paths[row]
-        try:
-            image = default_loader(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be decoded as an image ({error}); repair or remove it") from error
+        image = open_image(self.paths[row])
         if seed is None:
             return self._center(image)
         state = np.random.SeedSequence([number % 2**63 for number in seed]).generate_state(1, np.uint64)
@@ -143,7 +138,7 @@ class LazyImageSet(ImageSet):
 
     def read(self) -> Tensor:
         """Read all images, `(N, C, H, W)` float32 in [0, 1] on the device, whatever their size."""
-        images = torch.empty(len(self), *self.shape, device=self.device)
+        images = torch.empty(len(self), *self.shape, device=self.device, dtype=torch.float32)
         for start in range(0, len(self), CHUNK):
             pixels = self.reader.read(self.rows[start : start + CHUNK].tolist())
             images[start : start + CHUNK] = pixels.to(self.device).to(torch.float32).div_(255)

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from experiments.data.files import IN_MEMORY, ImageFiles, LazyImageSet
 from hard_aug.data import ImageSet, Splits, hold_out
+from hard_aug.data.image_files import list_class_folders, list_image_tree
 
 #: What each data set requires under its root, and where to get it.
 LAYOUTS = {
@@ -68,13 +69,16 @@ def load_folder(name: str, root: Path, shape: Mapping[str, Any], *, random_crop:
 
 
 def list_images(folder: Path, labels: dict[str, int], layout: str = "each class needs one") -> Listing:
-    """List all image files below `<folder>/<class>`, sorted within each class; raise for a class without any."""
-    pairs = make_dataset(str(folder), labels, IMG_EXTENSIONS, allow_empty=True)
-    found = {label for _, label in pairs}
-    empty = [str(folder / name) for name, label in labels.items() if label not in found]
+    """List all image files below `<folder>/<class>`, sorted within each class; raise for a class without any.
+
+    Links are followed; hidden files and folders (a notebook's checkpoints) and other files are left out.
+    """
+    found = {name: list_image_tree(folder / name) for name in sorted(labels)}
+    empty = [str(folder / name) for name in labels if not found[name]]
     if empty:
         raise FileNotFoundError(f"no image file ({', '.join(IMG_EXTENSIONS)}) in {_shorten(empty)}; {layout}")
-    return [path for path, _ in pairs], [label for _, label in pairs]
+    paths = [path for each in found.values() for path in each]
+    return paths, [labels[name] for name, each in found.items() for _ in each]
 
 
 def _split(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +96,7 @@ def _split(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 def _class_folders(folder: Path, name: str) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; set data.root=<folder>; {LAYOUTS[name]}")
-    classes = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    classes = list_class_folders(folder)
     if not classes:
         raise FileNotFoundError(f"{folder} has no folder for each class in it; {LAYOUTS[name]}")
     return classes
@@ -103,7 +107,8 @@ def _two_folders(root: Path, name: str) -> tuple[tuple[str, ...], Listing, Listi
     classes, others = (_class_folders(root / part, name) for part in ("train", test))
     if others != classes:
         given = f"train has the classes {_shorten(classes)}, {test} {_shorten(others)}"
-        raise ValueError(f"{root}: {given}; expected the same; {LAYOUTS[name]}")
+        only = _shorten(sorted(set(classes) ^ set(others)))
+        raise ValueError(f"{root}: {given}; expected the same, but one of them lacks {only}; {LAYOUTS[name]}")
     labels = {title: number for number, title in enumerate(classes)}
     return tuple(classes), *(list_images(root / part, labels, LAYOUTS[name]) for part in ("train", test))
 

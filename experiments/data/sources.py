@@ -17,8 +17,11 @@ tensors in memory; folders are read into memory if they are small, see `experime
 from __future__ import annotations
 
 import gzip
+import logging
 import tempfile
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +37,7 @@ from hard_aug.data import ImageSet, Splits, hold_out
 from hard_aug.data.image_set import SPLIT_SEED
 from hard_aug.utils.checks import check_fraction
 
+logger = logging.getLogger(__name__)
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 #: Data sets that torchvision reads and can download.
 TORCHVISION = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -73,13 +77,14 @@ def load(
     if root is None:
         layout = LAYOUTS.get(name, "the folder of torchvision's downloads")
         raise FileNotFoundError(f"data={name} requires data.root=<folder>; {layout}")
+    folder = Path(root).expanduser()
     if name == "mnist5k":
         splits = _mnist5k()
     elif name in TORCHVISION:
-        splits = _from_torchvision(name, Path(root), download)
+        splits = _from_torchvision(name, folder, download)
     else:
         shape = {"size": size, "resize": resize, "channels": channels}
-        splits = load_folder(name, Path(root), shape, random_crop=random_crop, in_memory=in_memory)
+        splits = load_folder(name, folder, shape, random_crop=random_crop, in_memory=in_memory)
     parts = [_subsample(splits.train, fraction), splits.validation, splits.test]
     given = {"tint": tint, "canvas": canvas, "crop_padding": crop_padding, "flip": flip}
     wrong = ", ".join(f"data.{setting}={value}" for setting, value in given.items() if value)
@@ -137,34 +142,56 @@ def _mnist5k() -> Splits:
 
 @lru_cache(maxsize=1)  # reading takes seconds, and a process may do many runs
 def _from_torchvision(name: str, root: Path, download: bool) -> Splits:
-    try:  # of the files and not of their folder: a failed download leaves an empty one
+    try:  # of the files and not of their folder: a failed download leaves one with a part of them
         return _read_torchvision(name, root, download=False)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         packed = sorted(DEBIAN_FASHION_MNIST.glob("*-ubyte.gz")) if name == "fashion_mnist" else []
         if len(packed) < 4:
             if download:
                 return _read_torchvision(name, root, download=True)
             raise
+        if _holds_files(_folder(name, root)):
+            logger.warning("%s is read in its place: %s", DEBIAN_FASHION_MNIST, error)
     with tempfile.TemporaryDirectory() as folder:  # torchvision reads the same files, unpacked
         raw = Path(folder) / "FashionMNIST" / "raw"
         raw.mkdir(parents=True)
-        for path in packed:
-            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-        return _read_torchvision(name, Path(folder), download=False)
+        try:
+            for path in packed:
+                (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+            return _read_torchvision(name, Path(folder), download=False)
+        except (FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"{DEBIAN_FASHION_MNIST} is damaged ({reason}); install its package again") from error
 
 
 def _read_torchvision(name: str, root: Path, download: bool) -> Splits:
-    kind = TORCHVISION[name]
+    kind, folder = TORCHVISION[name], _folder(name, root)
     try:
         sets = [kind(str(root), train=train, download=download) for train in (True, False)]
-    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:  # missing, unreachable or damaged
+    except Exception as error:  # of many kinds: missing, unreachable or damaged
+        for place in (folder / "raw", folder):
+            with suppress(OSError):  # a failed download leaves none that is empty
+                place.rmdir()
+        reason = " ".join(str(error).split())
         debian = " (Debian: apt-get install dataset-fashion-mnist)" if name == "fashion_mnist" else ""
+        where = f"{kind.__name__} is not in {root}/ and was not downloaded ({reason}); "
+        if _holds_files(folder):
+            where = f"{folder} is incomplete or damaged ({reason}); remove it, or "
         raise FileNotFoundError(
-            f"{kind.__name__} is not in {root}/, or damaged, and was not downloaded ({' '.join(str(error).split())}); "
-            f"set data.root=<torchvision's folder>, or data.download=true{debian}; data=mnist5k requires no download."
+            f"{where}set data.root=<torchvision's folder>, or data.download=true{debian}; data=mnist5k requires no "
+            "download."
         ) from error
     train, test = (_from_pixels(np.asarray(each.data), np.asarray(each.targets)) for each in sets)
     return Splits(*_hold_out(train, HELD_OUT), test, tuple(title.split(" - ")[0] for title in sets[0].classes))
+
+
+def _folder(name: str, root: Path) -> Path:
+    """Return the folder of the files that torchvision reads."""
+    return root / getattr(TORCHVISION[name], "base_folder", TORCHVISION[name].__name__)
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _from_pixels(pixels: np.ndarray, labels: np.ndarray) -> ImageSet:

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from experiments.configuration.parts import completed
 from experiments.models import SHIPPED, diffusion_model
 from experiments.training.accuracy import finite_failure_metrics
 from experiments.training.setup import Setup
@@ -74,7 +75,7 @@ class HardImageGenerator:
         self.settings, self.teacher, self.train = generation, teacher, setup.splits.train
         self.classes, self.seed = len(setup.splits.classes), setup.config.seed
         self.sampler = DiffusionSampler(model, steps=generation.steps, strength=generation.strength)
-        self.search: ImageSearch = instantiate(search)(self.sampler)
+        self.search = completed(instantiate(search), ImageSearch, self.sampler, name="search")
         self.acceptance = Acceptance(teacher, judge=judge, **generation.acceptance)
 
     def __call__(

@@ -24,6 +24,7 @@ from hard_aug.data import ImageSet
 from hard_aug.generative import DiffusionModel, DiffusionSampler
 from hard_aug.generative.noise import noise_from_seeds
 from hard_aug.synthesis.failure_metrics import diversity
+from hard_aug.utils.files import replacing
 
 #: Number of test images of the reconstruction error, of samples per class in the figure, and of images at once.
 RECONSTRUCTED, SHOWN, BATCH = 2000, 12, 250
@@ -52,8 +53,10 @@ def report(setup: Setup, folder: Path, seconds: dict[str, float], *, judge: nn.M
         parts.append(model.decode(sampler.run(start, labels[rows])))
     drawn, of_class = torch.cat(parts), [labels == k for k in range(classes)]
     right = (judge(drawn).argmax(1) == labels).float()
-    save_image(torch.stack((part.images[:40], again[:40]), 1).flatten(0, 1), folder / "reconstructions.png", nrow=16)
-    save_image(torch.cat([drawn[rows][:SHOWN] for rows in of_class]), folder / "samples.png", nrow=SHOWN)
+    pairs, some = torch.stack((part.images[:40], again[:40]), 1), [drawn[rows][:SHOWN] for rows in of_class]
+    for name, shown, columns in (("reconstructions", pairs.flatten(0, 1), 16), ("samples", torch.cat(some), SHOWN)):
+        with replacing(folder / f"{name}.png") as unfinished:
+            save_image(shown, unfinished, format="png", nrow=columns)
     sizes = {name: sum(f.stat().st_size for f in (folder / name).glob("*.safetensors")) for name in ("vae", "unet")}
     return {
         "config": resolved(config),

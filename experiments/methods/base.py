@@ -24,6 +24,7 @@ from experiments.data import BatchSource
 from experiments.training.distributed import local_rows
 from hard_aug.evaluation.network_evaluations import FORWARD, TRAINED, TWO_VIEWS
 from hard_aug.losses import TwoViewLoss, distillation_loss
+from hard_aug.utils.checks import as_seed
 
 
 class Method(ABC):
@@ -130,7 +131,7 @@ class TwoViewMethod(Distillation):
 
     def __post_init__(self) -> None:
         self._loss = TwoViewLoss(self.student, temperature=self.temperature)
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._generator = torch.Generator().manual_seed(as_seed(self.seed))
         self._consistent: Tensor | None = None
 
     def first_view(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from experiments.configuration.parts import completed
 from experiments.methods.base import TwoViewMethod
 from experiments.tasks.random_views import random_views
 from experiments.training.setup import Setup
@@ -31,7 +32,7 @@ class RandomViews(TwoViewMethod):
 
 def finished_transform(transform: Transform | Callable[..., Transform], setup: Setup) -> Transform:
     """Return a configured transform; one that is made from the training images is `_partial_` until here."""
-    return transform if isinstance(transform, Transform) else transform(images=setup.splits.train)
+    return completed(transform, Transform, name="transform", images=setup.splits.train)
 
 
 def build_random(

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from experiments.configuration.parts import completed
 from experiments.methods.base import Method
 from experiments.methods.drawn_views import finished_transform
 from experiments.training.distributed import local_rows
@@ -16,6 +17,7 @@ from experiments.training.setup import Setup
 from hard_aug import Exploration, HardAugmenter, HardBatch
 from hard_aug.compatibility import check_parts
 from hard_aug.evaluation.network_evaluations import TWO_VIEWS, augmenter_evaluations, planned_augmenter_evaluations
+from hard_aug.policies import Policy
 
 
 class UnsupportedPartsError(ValueError):
@@ -92,10 +94,11 @@ def build_hard(
         UnsupportedPartsError: the parts cannot be combined.
     """
     transform, policy = finished_transform(instantiate(augmenter.transform), setup), instantiate(augmenter.policy)
-    channels = {"channels": setup.shape[0]} if "channels" in inspect.signature(policy).parameters else {}
+    wanted = inspect.signature(policy).parameters if callable(policy) else ()
+    channels = {"channels": setup.shape[0]} if "channels" in wanted else {}
     parts = {
         "transform": transform,
-        "policy": policy(transform.spec, **channels),
+        "policy": completed(policy, Policy, transform.spec, name="augmenter.policy", **channels),
         "objective": instantiate(objective or augmenter.objective),
         "invariance": instantiate(invariance or augmenter.invariance),
         "schedule": instantiate(augmenter.schedule),

@@ -10,6 +10,7 @@ import torch
 
 from experiments.data.batches import Batches
 from hard_aug.data import ImageSet, Replay
+from hard_aug.utils.checks import as_seed
 
 
 @dataclass(eq=False)
@@ -49,7 +50,7 @@ class MixedBatches:
         if highest >= classes:
             raise ValueError(f"real labels up to {highest}: expected less than {classes}, the number of classes")
         self.batches = Batches(self.real, self.batch_size, self.seed)
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._generator = torch.Generator().manual_seed(as_seed(self.seed))
         self._check()
 
     def next(self) -> ImageSet:

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from experiments.methods.drawn_views import DrawnViews
 from hard_aug.evaluation.network_evaluations import FORWARD, TWO_VIEWS
-from hard_aug.utils.checks import check_fraction, check_positive_number
+from hard_aug.utils.checks import check_fraction, check_positive_number, is_integer
 
 
 @dataclass(eq=False, kw_only=True)
@@ -46,7 +46,7 @@ class CutMixPick(Mixed):
     candidates: int = 2
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.candidates, int) and self.candidates >= 2):
+        if not (is_integer(self.candidates) and self.candidates >= 2):
             raise ValueError(f"candidates={self.candidates}: expected an integer >= 2; for one use method=cutmix")
         super().__post_init__()
         self.network_evaluations = TWO_VIEWS + self.candidates * FORWARD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hard_aug.models import Normalized
+from hard_aug.utils.files import check_zip
 
 #: Keys that hold the weights in checkpoints of trainers, and in `student.pt`.
 CHECKPOINT_KEYS = ("model", "state_dict")
@@ -97,6 +99,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if zipfile.is_zipfile(path):  # not of torch before 1.6
+            check_zip(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds for files of other formats
         reason = str(error).split(". ")[0].partition("\n")[0]

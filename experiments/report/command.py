@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.configuration.command import write_any_text
 from experiments.report.captions import titles
 from experiments.report.groups import HARD, split, write_selection
 from experiments.report.records import gather, write_records
 from experiments.report.tables import Table, accuracy, pivot, tables, verdict
 from experiments.runs import status
+from hard_aug.utils.files import write_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables and write the requested files; exit with one line if that is not possible."""
+    write_any_text()
     try:
         _report(parser().parse_args(arguments))
     except (FileNotFoundError, ValueError) as error:
@@ -88,6 +91,6 @@ def _report(chosen: argparse.Namespace) -> None:
         write_records(chosen.json, records, command=chosen.command, note=chosen.note)
     if chosen.csv:
         lines = [pd.DataFrame(), *(group.csv(title) for title, group in zip(named, groups, strict=True))]
-        pd.concat(lines).to_csv(chosen.csv, index=False, encoding="utf-8")
+        write_text(chosen.csv, pd.concat(lines).to_csv(index=False))
     for path in filter(None, (chosen.select, chosen.json, chosen.csv, chosen.html)):
         print(f"wrote {path}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ def _scalars(group: Group) -> pd.DataFrame:
     for run in group.runs.itertuples():
         path = Path(group.records[run.run].get("folder", "no folder")) / "curves.csv"
         if path.is_file():
-            table = pd.read_csv(path, encoding="utf-8")
+            try:
+                table = pd.read_csv(path, encoding="utf-8")
+            except ValueError as error:
+                raise ValueError(f"{path} can't be read ({error}); remove it to have no curves of this run") from error
             if list(table) != ["step", "name", "value"]:
                 raise ValueError(f"{path} has the columns {', '.join(table)}; expected step, name, value")
             table["y"] = pd.to_numeric(table.value, errors="coerce").replace(
@@ -114,7 +118,8 @@ def _panel(points: pd.DataFrame, names: Sequence[str], title: str, x_label: str)
         low, high = axes.get_ylim()
         if "%" in title:  # not beyond what is possible
             axes.set_ylim(max(low, 0), min(high, 100.5))
-        axes.set_title(title, loc="left", fontsize=9)
+        drawn_title = title.encode("utf-8", "backslashreplace").decode()  # matplotlib draws no others
+        axes.set_title(drawn_title, loc="left", fontsize=9, parse_math=False)
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.ticklabel_format(axis="y", useOffset=False)
@@ -123,4 +128,4 @@ def _panel(points: pd.DataFrame, names: Sequence[str], title: str, x_label: str)
     svg = written.getvalue().replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
-    return [svg.replace("<svg ", f'<svg role="img" aria-label="{title}, {x_label}" ', 1)]
+    return [svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}, {x_label}")}" ', 1)]

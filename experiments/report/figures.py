@@ -6,11 +6,15 @@ from pathlib import Path
 
 from experiments.report.groups import HARD, Group
 from experiments.runs.saved import load_run
+from experiments.training.files import save_figure
 from hard_aug import diagnose
+from hard_aug.utils.files import write_text
 from hard_aug.viz import draw_diagnosis, gallery
 
 #: Numbers of test images from which the gallery shows the hardest, and that the diagnosis uses.
 GALLERY_IMAGES, DIAGNOSIS_IMAGES = 64, 500
+#: Number of values over each range in the diagnosis.
+DIAGNOSIS_VALUES = 13
 
 
 def draw(group: Group, folder: Path, suffix: str = "") -> dict[str, Path]:
@@ -33,15 +37,15 @@ def draw(group: Group, folder: Path, suffix: str = "") -> dict[str, Path]:
     drawn = gallery(augmenter(shown.images, shown.labels), students, classes=splits.classes, labels=shown.labels)
     kd = next((each for each in group.kd if each in students), "untrained")
     students.setdefault("untrained", hard.setup.student(hard.teacher))
+    settings = {"labels": more.labels, "values": DIAGNOSIS_VALUES, "max_images": None, "seed": seed}
     before, after = (
-        diagnose(hard.teacher, students[each], more.images, augmenter.transform, labels=more.labels, seed=seed)
-        for each in (kd, name)
+        diagnose(hard.teacher, students[each], more.images, augmenter.transform, **settings) for each in (kd, name)
     )
     paths = [folder / f"{kind}{suffix}.png" for kind in ("gallery", "diagnosis")]
-    drawn.savefig(paths[0], dpi=130)
-    draw_diagnosis(after, before=before).savefig(paths[1], dpi=110)
+    save_figure(drawn, paths[0], 130)
+    save_figure(draw_diagnosis(after, before=before), paths[1], 110)
     texts = [f"before ({kd})\n{before}", f"after ({name})\n{after}", after.gap_closed(before)]
-    paths[1].with_suffix(".txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    write_text(paths[1].with_suffix(".txt"), "\n\n".join(texts) + "\n")
     return {
         f"Hard images of {name} and the predictions of all students, seed {seed}": paths[0],
         f"Diagnosis before ({kd}) and after ({name}), seed {seed}": paths[1],

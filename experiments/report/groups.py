@@ -12,6 +12,7 @@ import yaml
 
 from experiments.report.records import HELD_OUT, Record, frame, joined
 from experiments.training.accuracy import summary_sets
+from hard_aug.utils.files import write_text
 
 HARD = "hard"
 #: They use more than the others, or no teacher: never the best of a column, and no baselines.
@@ -159,4 +160,4 @@ def write_selection(path: Path, groups: Sequence[Group], sources: Sequence[Path]
         f"# Selected by validation accuracy (select_on={groups[0].select_on}), mean over the seeds that all trials of "
         f"a method share, of the runs in {', '.join(map(str, sources))}\n"
     )
-    path.write_text(comment + yaml.safe_dump(found, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, comment + yaml.safe_dump(found, sort_keys=False, allow_unicode=True))

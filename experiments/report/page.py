@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments.report.curves import panels, style
 from experiments.report.groups import HARD, Group
 from experiments.report.tables import Table, verdict
+from hard_aug.utils.files import write_text
 
 #: Figures in the folders of runs that are shown.
 RUN_FIGURES = ("gallery.png", "policy.png")
@@ -44,7 +45,7 @@ def write_page(
     )
     shown = [_section(*section, more) for section, more in zip(sections, drawn, strict=True)]
     text = environment.get_template("page.html").render(sections=shown, unfinished=unfinished, files=files)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _section(title: str, group: Group, tables: Sequence[Table], drawn: dict[str, Path]) -> dict[str, Any]:

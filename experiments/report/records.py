@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.training.files import read_json
+from hard_aug.utils.files import write_text
 from hard_aug.utils.hashing import cache_key
 
 Record = dict[str, Any]
@@ -49,11 +51,13 @@ def gather(paths: Sequence[Path], *, required: bool = True) -> list[Record]:
 
 def _from_folder(folder: Path) -> Iterator[Record]:
     for path in sorted(folder.rglob("metrics.json")):
-        yield {**_checked(path, _read(path)), "folder": str(path.parent)}
+        yield {**_checked(path, read_json(path)), "folder": str(path.parent)}
 
 
 def _from_file(path: Path) -> Iterator[Record]:
-    found = _read(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    found = read_json(path)
     if not isinstance(found.get("runs"), list) or not isinstance(found.get("configs"), dict):
         raise ValueError(f"{path} has no runs and configs; expected a file written by experiments.report --json")
     for run in found["runs"]:
@@ -64,16 +68,6 @@ def _from_file(path: Path) -> Iterator[Record]:
             raise ValueError(f"{path}: configs has no {error}; write the file again with --json") from error
         described = {key: found[key] for key in ("command", "note") if found.get(key)}
         yield {**record, **shared, **described, "file": str(path)}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file or folder") from error
-    except ValueError as error:  # neither JSON nor UTF-8
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _checked(path: Path, record: Any) -> Record:
@@ -98,7 +92,7 @@ def write_records(path: Path, records: Sequence[Record], *, command: str = "", n
         runs.append({**kept, **shared})
     head = {"command": command or joined(records, "command"), "note": note or joined(records, "note")}
     text = json.dumps({**head, "runs": runs, "configs": configs}, ensure_ascii=False)
-    path.write_text(text.replace('}, {"method"', '},\n{"method"') + "\n", encoding="utf-8")
+    write_text(path, text.replace('}, {"method"', '},\n{"method"') + "\n")
 
 
 def joined(records: Iterable[Record], key: str) -> str:

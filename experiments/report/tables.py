@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -40,7 +41,7 @@ class Table:
         """Return the table as Markdown, inside HTML `details` if folded."""
         head = ["", *self.cells.columns]
         lines = [head, ["---"] * len(head), *self.cells.reset_index().to_numpy().tolist()]
-        table = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        table = "\n".join("| " + " | ".join(map(_in_one_line, line)) + " |" for line in lines)
         if self.folded:
             return f"<details><summary>{self.caption}</summary>\n\n{table}\n\n</details>"
         return f"{self.caption}\n\n{table}"
@@ -48,6 +49,11 @@ class Table:
     def plain(self) -> str:
         """Return the table with aligned columns, for a terminal."""
         return f"{self.caption}\n\n{self.cells.rename_axis(None).to_string()}"
+
+
+def _in_one_line(cell: object) -> str:
+    """Return the text of a cell of a Markdown table."""
+    return " ".join(escape(str(cell), quote=False).replace("|", "\\|").splitlines())
 
 
 def spread(values: Iterable[float], digits: int = 1, *, sign: bool = False) -> str:

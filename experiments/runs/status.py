@@ -64,7 +64,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["state"] not in (RUNNING, FINISHED, FAILED, STOPPED):
             raise KeyError(found["state"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a valid run status ({error}); remove it") from error
     if found["state"] == RUNNING and not _is_locked(folder):
         found["state"] = KILLED
@@ -130,7 +130,8 @@ class StatusCallback(Callback):
         discard = self.lock is not None and self.created and error is not None and is_usage_error(error)
         discard = discard and _names(folder) <= {*_own_names(config), NAME, CONFIG} and folder != Path.cwd()
         if error is not None and not stopped and not discard:
-            with suppress(OSError), (folder / f"{config.hydra.job.name}.log").open("a", encoding="utf-8") as log:
+            path, kind = folder / f"{config.hydra.job.name}.log", {"encoding": "utf-8", "errors": "backslashreplace"}
+            with suppress(OSError), path.open("a", **kind) as log:
                 log.writelines(traceback.format_exception(error))
         if self.lock is not None:
             self.status |= {"state": FINISHED if error is None else STOPPED if stopped else FAILED, "ended": now()}

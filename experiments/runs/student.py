@@ -32,7 +32,7 @@ from experiments.runs.train_log import TrainLog
 from experiments.training import checkpoint, distributed
 from experiments.training.accuracy import accuracy
 from experiments.training.allocator import keep_freed_memory
-from experiments.training.files import CONFIG, RECORD, STUDENT, write_json
+from experiments.training.files import CONFIG, RECORD, STUDENT, read_json, write_json
 from experiments.training.fit import Fitted, fit
 from experiments.training.interrupts import defer_signals
 from experiments.training.progress import Progress
@@ -41,6 +41,7 @@ from experiments.training.setup import OTHER_SEED, Setup
 from experiments.training.trackers import tracker_classes
 from hard_aug.data import ImageSet
 from hard_aug.evaluation.network_evaluations import TWO_VIEWS, count_policy_updates
+from hard_aug.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 PACKAGES = ("hard_aug", "torch", "torchvision", "kornia", "numpy", "hydra-core")
@@ -122,12 +123,11 @@ def finished(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     path = folder / RECORD
     if not path.is_file():
         return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        theirs = found["config"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} contains no valid record ({error}); start the run anew with resume=false") from error
-    checkpoint.check_same(path, theirs, json.loads(json.dumps(identity)))
+    advice = "remove it, or start the run anew with resume=false"
+    found = read_json(path, advice=advice)
+    if not isinstance(found.get("config"), dict):
+        raise ValueError(f"{path} is no record of a run: it has no configuration; {advice}")
+    checkpoint.check_same(path, found["config"], json.loads(json.dumps(identity)))
     return found
 
 
@@ -138,7 +138,8 @@ def _prepare(folder: Path, config: DictConfig, identity: dict[str, Any]) -> None
     else:
         for name in (RECORD, STUDENT, "checkpoint.pt", "other.pt"):
             (folder / name).unlink(missing_ok=True)
-    OmegaConf.save(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), folder / CONFIG)
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    write_text(folder / CONFIG, OmegaConf.to_yaml(kept))
 
 
 class StudentRun:
@@ -164,7 +165,7 @@ class StudentRun:
             text = "student: batch_size=%d lowered to %d: there are %d training images"
             logger.info(text, self.config.batch_size, self.batch_size, count)
         distributed.check_batch_size(self.batch_size, trainer)
-        tracker_classes(list(self.config.logger))
+        tracker_classes(list(self.config.logger), folder)
 
     def train(self) -> dict[str, Any]:
         """Train the student, write `student.pt` and the figures, and return the record of the training."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.training.accuracy import summary_sets
@@ -18,8 +19,8 @@ def summary_table(record: dict[str, Any]) -> Table:
     sets = summary_sets(record["sets"])
     if len(sets) > MOST_SETS:
         sets = list(dict.fromkeys((sets[0], record["main"])))
-    title = ", ".join([f"accuracy in %, seed {record['seed']}", *record["settings"]])
-    table = Table("", *sets, "teacher consistency, %", "seconds", title=title)
+    title = escape(", ".join([f"accuracy in %, seed {record['seed']}", *record["settings"]]))
+    table = Table("", *map(escape, sets), "teacher consistency, %", "seconds", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     consistency = student.get("teacher_consistency")
@@ -34,5 +35,5 @@ def summary_table(record: dict[str, Any]) -> Table:
     )
     for name, values, consistent, seconds in cells:
         accuracies = (values["accuracy"].get(key) for key in sets)
-        table.add_row(name, *("" if a is None else f"{100 * a:.1f}" for a in accuracies), consistent, seconds)
+        table.add_row(escape(name), *("" if a is None else f"{100 * a:.1f}" for a in accuracies), consistent, seconds)
     return table

@@ -9,6 +9,7 @@ from torch import nn
 
 from experiments.methods import Hard, Method
 from experiments.training import distributed
+from experiments.training.files import save_figure
 from experiments.training.setup import Setup
 from experiments.training.trackers import Trackers, trackers
 from hard_aug.viz import PolicyHistory, draw_policy, gallery
@@ -102,9 +103,9 @@ class TrainLog:
         hard = self.method.augmenter(shown.images, shown.labels)
         if distributed.rank() == 0:
             classes = self.setup.splits.classes
-            gallery(hard, self.student, classes=classes, labels=shown.labels).savefig(folder / "gallery.png", dpi=130)
+            save_figure(gallery(hard, self.student, classes=classes, labels=shown.labels), folder / "gallery.png", 130)
             title = "Learned augmentation distribution during training"
-            draw_policy(self.history, title=title).savefig(folder / "policy.png", dpi=110)
+            save_figure(draw_policy(self.history, title=title), folder / "policy.png", 110)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all records."""

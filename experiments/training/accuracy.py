@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hard_aug import synthesis
 from hard_aug.data import ConcatImageSet, ImageSet
-from hard_aug.models import eval_mode
+from hard_aug.models import Network
 
 #: Bytes of the float32 images of one forward pass: large images are evaluated in smaller batches.
 BATCH_BYTES = 128 * 2**20
@@ -31,7 +31,6 @@ def predict_classes(logits: Tensor, among: Tensor | None) -> Tensor:
     return logits.argmax(1) if among is None else among[logits[:, among].argmax(1)]
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, part: ImageSet, *, batch_size: int = 1000) -> float:
     """Return the accuracy, in [0, 1], in evaluation mode; the model's training mode is restored afterwards.
 
@@ -48,11 +47,11 @@ def accuracy(model: nn.Module, part: ImageSet, *, batch_size: int = 1000) -> flo
     if isinstance(part, ConcatImageSet):
         return _mean(part, [accuracy(model, each, batch_size=batch_size) for each in part.parts])
     batch_size = max(1, min(batch_size, BATCH_BYTES // (4 * math.prod(part.shape))))
-    correct = 0
-    with eval_mode(model):
-        for start in range(0, len(part), batch_size):
-            batch = part[slice(start, start + batch_size)].materialize()
-            correct += int((predict_classes(model(batch.images), part.class_subset) == batch.labels).sum())
+    correct, network = 0, Network(model, name="model")
+    for start in range(0, len(part), batch_size):
+        batch = part[slice(start, start + batch_size)].materialize()
+        logits = network.evaluate(batch.images, check_finite=False)  # a network that diverged is wrong
+        correct += int((predict_classes(logits, part.class_subset) == batch.labels).sum())
     return correct / len(part)
 
 

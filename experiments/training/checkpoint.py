@@ -1,9 +1,9 @@
-"""Checkpoints that are written atomically and belong to one configuration."""
+"""Checkpoints that are written atomically, are read only if they are intact, and belong to one configuration."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from hard_aug.utils import disk
+from hard_aug.utils.files import check_zip, replacing
 from hard_aug.utils.hashing import flatten
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedFileError(ValueError):
+    """A file that cannot be read, or does not have the content that was written."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -25,18 +32,46 @@ def save(path: Path, state: dict[str, Any]) -> None:
         OSError: it could not be written, for example because the disk is full; the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")  # runs may share a folder of teachers
     try:
-        with unfinished.open("wb") as file:
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
             torch.save(state, file)
-        unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer replaces the system's error with its own
-        unfinished.unlink(missing_ok=True)
         left = f"{path} is unchanged" if path.is_file() else f"there is no {path} yet"
         raise OSError(
             f"the checkpoint could not be written ({error}); {left}. If its disk is "
             f"full{disk.free_space(path.parent)}, free some space; the same command resumes from there"
         ) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read what `save` has written, on the CPU.
+
+    Raises:
+        DamagedFileError: the file is cut off or changed (torch does not compare the checksums), or no checkpoint.
+        OSError: there is no such file, or its disk fails.
+    """
+    try:
+        check_zip(path)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state["config"]
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of many kinds
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise DamagedFileError(f"{path} is damaged, or no checkpoint ({reason}); remove it, and run again") from error
+    return state
+
+
+def read_or_remove(path: Path) -> dict[str, Any] | None:
+    """Read a file of a cache; return None if there is none, or it was damaged, which is logged, and is removed now."""
+    if not path.is_file():
+        return None
+    try:
+        return read(path)
+    except DamagedFileError as error:
+        logger.warning("%s is damaged and is made again (%s)", path, error.__cause__)
+        path.unlink()
+        return None
 
 
 def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -47,11 +82,12 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         identity: the settings that it depends on, saved as `config`.
 
     Raises:
+        DamagedFileError: the file cannot be read.
         ValueError: the checkpoint belongs to another configuration; names what differs.
     """
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = read(path)
     check_same(path, state["config"], identity)
     return state
 

@@ -100,7 +100,7 @@ def fit(
         KeyboardInterrupt: a stop was requested; the state is saved.
         FloatingPointError: the loss is not finite.
         torch.OutOfMemoryError: the error says what reduces the memory use.
-        ValueError: the checkpoint is of another configuration.
+        ValueError: the checkpoint is damaged, or of another configuration.
     """
     loop = Loop(
         model,
@@ -115,10 +115,16 @@ def fit(
     parts, seconds, device, alone = parts or {}, 0.0, next(model.parameters()).device, accelerator is None
     state = checkpoint.load(path, identity)
     if state is not None:
-        loop.load_state_dict(state["loop"])
-        for key, part in parts.items():
-            part.load_state_dict(state["parts"][key])
-        seconds = state["seconds"]
+        try:
+            loop.load_state_dict(state["loop"])
+            for key, part in parts.items():
+                part.load_state_dict(state["parts"][key])
+            seconds = state["seconds"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"{path} does not fit {name}, whose code may have changed since ({reason}); remove it to start again"
+            ) from error
         logger.info("%s: resumed from step %d of %d", name, loop.step, steps)
     bar = progress.task(name, total=steps, completed=loop.step)
     last = float("nan")

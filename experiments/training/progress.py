@@ -64,12 +64,12 @@ class Progress:
         console = Console(stderr=True)
         if not quiet and console.is_terminal and multiprocessing.parent_process() is None:  # bars would overlap
             self.bars = progress.Progress(
-                progress.TextColumn("{task.description:<24}"),
+                progress.TextColumn("{task.description:<24}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeElapsedColumn(),
                 progress.TimeRemainingColumn(compact=True),
-                progress.TextColumn("{task.fields[note]}"),
+                progress.TextColumn("{task.fields[note]}", markup=False),
                 refresh_per_second=2,
                 console=console,
             )

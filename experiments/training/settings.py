@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 from hard_aug.utils.checks import check_integer
 
@@ -33,5 +34,5 @@ class TrainerSettings:
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision={self.precision}: expected one of {', '.join(PRECISIONS)}")
         check_integer(**{"trainer.accumulate": self.accumulate})
-        if not (isinstance(self.ema, (int, float)) and 0 <= self.ema < 1):
+        if not (isinstance(self.ema, Real) and 0 <= self.ema < 1):
             raise ValueError(f"trainer.ema={self.ema}: expected a decay in [0, 1), such as 0.999; 0 turns it off")

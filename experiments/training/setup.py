@@ -17,15 +17,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from experiments.configuration.identity import resolved, run_identity
+from experiments.configuration.parts import completed
 from experiments.data import Batches, ood
 from experiments.models import build_network, build_teacher, multiply_adds
 from experiments.tasks import Task
+from experiments.training import checkpoint
 from experiments.training.accuracy import accuracies
 from experiments.training.files import STUDENT
 from experiments.training.fit import fit
 from experiments.training.interrupts import Stop
 from experiments.training.progress import Progress
-from experiments.training.teachers import cached
+from experiments.training.teachers import cached, fits
 from hard_aug.data import ImageSet, Splits
 from hard_aug.losses import distillation_loss
 
@@ -73,10 +75,9 @@ class Setup:
     def task(self) -> Task:
         """The task."""
         try:
-            found = instantiate(self.config.task)
+            return completed(instantiate(self.config.task), Task, name="task", train=self.splits.train)
         except InstantiationException as error:
             raise ValueError(str(error.__cause__ or error)) from error
-        return found if isinstance(found, Task) else found(train=self.splits.train)  # `_partial_` until here
 
     @cached_property
     def sets(self) -> dict[str, ImageSet]:
@@ -201,19 +202,22 @@ class Setup:
 
         Raises:
             FileNotFoundError: the folder has no finished run.
-            ValueError: the run has other data, or another network.
+            ValueError: the file is damaged, or the run has other data, or another network.
         """
         path = folder / STUDENT
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: expected the folder of a finished run of experiments.train")
-        kept = torch.load(path, map_location=self.device, weights_only=True)
+        kept = checkpoint.read(path)
         ours = run_identity(self.config)
         for part in ("data", "student"):
-            if kept["config"][part] != ours[part]:
-                raise ValueError(
-                    f"{path} has {part}={kept['config'][part]}, here it is {ours[part]}; expected the same"
-                )
+            if (theirs := kept["config"].get(part)) != ours[part]:
+                raise ValueError(f"{path} has {part}={theirs}, here it is {ours[part]}; expected the same")
         network = self.network(self.config.student, self.config.seed + 1)
+        if not fits(kept.get("model"), network):
+            raise ValueError(
+                f"{path} has no weights of this {type(network).__name__}, whose code may have changed since; run the "
+                "command that made it again, with resume=false"
+            )
         network.load_state_dict(kept["model"])
         return network.eval().requires_grad_(False)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
@@ -28,6 +27,8 @@ def cached(
     stop: Stop,
 ) -> bool:
     """Load trained weights into a network, or train it and keep them; whoever comes first trains, the others wait.
+
+    A file that is damaged, or of another network, is made again, with a warning.
 
     Args:
         network: untrained; afterwards in evaluation mode and without gradients.
@@ -56,12 +57,15 @@ def cached(
                 logger.info("%s: another process is training it; waiting for %s", name, path)
             waiting = True
     try:
-        found = path.is_file()
-        if found:
-            device = next(network.parameters()).device
-            network.load_state_dict(torch.load(path, map_location=device, weights_only=True)["model"])
+        state = checkpoint.read_or_remove(path)
+        if state is not None and not fits(state.get("model"), network):
+            logger.warning("%s has weights of another network and is made again", path)
+            state = None
+        if state is not None:
+            network.load_state_dict(state["model"])
         else:
             partial = path.with_suffix(".partial")
+            checkpoint.read_or_remove(partial)
             train(network, partial)
             checkpoint.save(path, {"config": config, "model": network.state_dict()})
             partial.unlink(missing_ok=True)
@@ -69,4 +73,12 @@ def cached(
     finally:
         lock.release()
     network.eval().requires_grad_(False)
-    return found
+    return state is not None
+
+
+def fits(weights: Any, network: nn.Module) -> bool:
+    """Return whether weights are a network's; its code may have changed since they were saved."""
+    own = network.state_dict()
+    return isinstance(weights, dict) and {name: value.shape for name, value in weights.items()} == {
+        name: value.shape for name, value in own.items()
+    }

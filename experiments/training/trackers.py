@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from experiments.training import distributed
+from hard_aug.utils.files import write_text
 
+logger = logging.getLogger(__name__)
 HEADER = ["step", "name", "value"]
 
 
@@ -36,12 +41,14 @@ class CSVTracker(GeneralTracker):
 
     def __init__(self, run_name: str, logging_dir: Path, *, step: int = 0) -> None:
         path = logging_dir / f"{run_name}.csv"
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.is_file() else ""
-        rows = [row for row in list(csv.reader(whole.splitlines()))[1:] if int(row[0]) <= step]
-        unfinished = path.with_suffix(".tmp")
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
-        unfinished.replace(path)
+        whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0] if path.is_file() else ""
+        read = list(csv.reader(io.StringIO(whole.replace("\0", "\ufffd"))))[1:]
+        rows = [row for row in read if len(row) == len(HEADER) and row[0].isdecimal() and int(row[0]) <= step]
+        if damaged := sum(len(row) != len(HEADER) or not row[0].isdecimal() for row in read):
+            logger.warning("%s: %d damaged rows are left out", path, damaged)
+        kept = io.StringIO()
+        csv.writer(kept, lineterminator="\n").writerows([HEADER, *rows])
+        write_text(path, kept.getvalue())
         self.tracker = path.open("a", newline="", encoding="utf-8")
         super().__init__()
 
@@ -73,11 +80,11 @@ class Trackers:
             tracker.finish()
 
 
-def tracker_classes(names: Sequence[str]) -> dict[str, type[GeneralTracker]]:
+def tracker_classes(names: Sequence[str], folder: Path) -> dict[str, type[GeneralTracker]]:
     """Return the class of each tracker by name.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or one that cannot write to the folder.
         ModuleNotFoundError: its package is not installed.
     """
     known = {**LOGGER_TYPE_TO_CLASS, "csv": CSVTracker}
@@ -85,6 +92,14 @@ def tracker_classes(names: Sequence[str]) -> dict[str, type[GeneralTracker]]:
         raise ValueError(f"logger={list(names)}: expected a list of {', '.join(sorted(known))}, got {unknown[0]}")
     if missing := [name for name in names if name not in (*sys.modules, "csv") and find_spec(name) is None]:
         raise ModuleNotFoundError(f"logger={missing[0]} requires its package: pip install {missing[0]}")
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        if "tensorboard" in names:
+            raise ValueError(
+                f"logger=tensorboard can't write to {folder}, whose name is not UTF-8 here; use logger=[csv], or start "
+                "Python with PYTHONUTF8=1"
+            ) from None
     return {name: known[name] for name in names}
 
 
@@ -96,8 +111,8 @@ def trackers(
     `settings` are those of `logger_settings`, by tracker: `project`, and arguments of accelerate's tracker. Raises
     ValueError for an unknown name, and ModuleNotFoundError for a tracker whose package is not installed.
     """
-    classes = tracker_classes(names)
-    identifier = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    classes = tracker_classes(names, folder)
+    identifier = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     resumed: dict[str, dict[str, Any]] = {
         "csv": {"project": "curves", "step": step},
         "tensorboard": {"project": "tensorboard", "purge_step": step + 1 if step else 0},

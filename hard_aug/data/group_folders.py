@@ -103,14 +103,14 @@ def load_groups(
 
 def _decode(rows: Sequence[Row], listing: Listing, size: int, channels: int, workers: int | None) -> Grouped:
     images = read_image_files([row.path for row in rows], size=size, channels=channels, workers=workers)
-    labels, spurious = (torch.tensor([row[field] for row in rows], dtype=torch.int64) for field in (1, 2))
+    labels, spurious = (torch.tensor([row[field] for row in rows], dtype=torch.int64, device="cpu") for field in (1, 2))
     return Grouped(images, labels, spurious, listing.classes, listing.attributes)
 
 
 def _subsample(rows: list[Row], limit: int | None) -> list[Row]:
     if limit is None or limit >= len(rows):
         return rows
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
     return [rows[index] for index in sorted(order[:limit].tolist())]
 
 

@@ -152,8 +152,8 @@ class ConcatImageSet(ImageSet):
 
     def select(self, rows: Tensor | slice) -> ImageSet:
         """See `ImageSet.select`; the result is in memory."""
-        chosen = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
-        images = torch.empty(len(chosen), *self.shape, device=self.device)
+        chosen = torch.arange(len(self), device="cpu")[rows.cpu() if isinstance(rows, Tensor) else rows]
+        images = torch.empty(len(chosen), *self.shape, device=self.device, dtype=torch.float32)
         start = 0
         for part in self.parts:
             here = (chosen >= start) & (chosen < start + len(part))
@@ -214,5 +214,5 @@ def hold_out(count: int, held: int) -> tuple[Tensor, Tensor]:
     Returns:
         The rows that stay, `(count - held,)`, and those held out, `(held,)`, both in a fixed shuffled order.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
     return order[held:], order[:held]

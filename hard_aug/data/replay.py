@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hard_aug.data.hard_images import HardImages
-from hard_aug.utils.checks import check_integer, check_nonnegative, check_unit_interval
+from hard_aug.utils.checks import as_seed, check_integer, check_nonnegative, check_unit_interval, is_integer
 from hard_aug.utils.settings_repr import SettingsRepr
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Replay(SettingsRepr, Dataset[Any]):
         self.capacity, self.old_fraction, self.eviction, self.seed = capacity, old_fraction, eviction, seed
         self.images: HardImages | None = None
         self.generations = self.older = 0
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(as_seed(seed))
 
     def __len__(self) -> int:
         return 0 if self.images is None else len(self.images)
@@ -115,9 +116,9 @@ class Replay(SettingsRepr, Dataset[Any]):
         if _kind(new) != _kind(self.images):
             raise ValueError(f"new images of {_kind(new)}: the pool has {_kind(self.images)}; use another pool")
         kept = len(self) if self.capacity is None else min(len(self), self.capacity - len(new))
-        rows = torch.arange(len(self) - kept, len(self))
+        rows = torch.arange(len(self) - kept, len(self), device="cpu")
         if self.eviction == "random" and kept < len(self):
-            rows = torch.randperm(len(self), generator=self._generator)[:kept].sort().values
+            rows = torch.randperm(len(self), generator=self._generator, device="cpu")[:kept].sort().values
         device = self.images.images.device
         self.images = HardImages.cat((self.images.select(rows.to(device)), new.to(device)))
         self.generations, self.older = self.generations + 1, kept
@@ -137,7 +138,7 @@ class Replay(SettingsRepr, Dataset[Any]):
         """
         if not len(self):
             raise ValueError("no hard images to draw from: add() accepted ones first")
-        chance, place = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        chance, place = torch.rand(2, count, generator=generator, dtype=torch.float64, device="cpu")
         old = (chance < self.old_fraction) & (self.older > 0)
         first = torch.where(old, 0, self.older)
         return first + (place * torch.where(old, self.older, len(self) - self.older)).long()  # type: ignore[no-any-return]
@@ -153,10 +154,20 @@ class Replay(SettingsRepr, Dataset[Any]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a state returned by `state_dict()`."""
-        self.images = None if state["images"] is None else HardImages(**state["images"])
-        self.generations, self.older = state["generations"], state["older"]
-        self._generator.set_state(state["generator"])
+        """Load a state returned by `state_dict()`.
+
+        Raises:
+            ValueError: it is not one of a pool; nothing is changed then.
+        """
+        try:
+            images = None if state["images"] is None else HardImages(**state["images"])
+            generations, older = (operator.index(state[key]) for key in ("generations", "older"))
+            if not 0 <= older <= (0 if images is None else len(images)) or generations < (images is not None):
+                raise ValueError(f"generations={generations}, older={older}")
+            self._generator.set_state(state["generator"])
+        except Exception as error:  # of many kinds
+            raise ValueError(f"expected a state of Replay.state_dict(), got another one ({error})") from error
+        self.images, self.generations, self.older = images, generations, older
 
 
 class Refresh(SettingsRepr):
@@ -233,8 +244,15 @@ class Refresh(SettingsRepr):
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a state returned by `state_dict()`."""
-        self.best, self.waited = state["best"], state["waited"]
+        """Load a state returned by `state_dict()`.
+
+        Raises:
+            ValueError: it is not one of a `Refresh`; nothing is changed then.
+        """
+        best, waited = state.get("best"), state.get("waited")
+        if not is_integer(waited) or int(waited) < 0 or not isinstance(best, float | int | None) or best != best:
+            raise ValueError(f"expected a state of Refresh.state_dict(), got {state}")
+        self.best, self.waited = best, int(waited)
 
 
 def _kind(images: HardImages) -> str:

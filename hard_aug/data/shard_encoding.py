@@ -129,12 +129,15 @@ def read_facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
             rows.append(json.loads(data))
     soft = [[math.nan if p is None else p for p in row["soft_labels"]] for row in rows]
     found = {
-        "labels": torch.tensor(labels, dtype=torch.int64),
-        "soft_labels": torch.tensor(soft, dtype=torch.float32).reshape(len(rows), len(manifest["classes"])),
+        "labels": torch.tensor(labels, dtype=torch.int64, device="cpu"),
+        "soft_labels": torch.tensor(soft, dtype=torch.float32, device="cpu").reshape(
+            len(rows), len(manifest["classes"])
+        ),
     }
     for name, stored in SCALARS.items():
         kind = torch.float32 if "score" in name else torch.bool if name == "accepted" else torch.int64
-        found[name] = torch.tensor([math.nan if r[stored] is None else r[stored] for r in rows], dtype=kind)
+        column = [math.nan if r[stored] is None else r[stored] for r in rows]
+        found[name] = torch.tensor(column, dtype=kind, device="cpu")
     return found
 
 
@@ -148,7 +151,7 @@ def read_pixels(folder: Path, manifest: dict[str, Any], facts: dict[str, Tensor]
         rows: in ascending order; rows whose images the layout stores.
     """
     index, expected = manifest["shard"], set(rows)
-    found = torch.empty(len(expected), *manifest["shape"], dtype=torch.uint8)
+    found = torch.empty(len(expected), *manifest["shape"], dtype=torch.uint8, device="cpu")
     if manifest["layout"] == "image_folder":
         folders, labels = class_folders(manifest["classes"]), facts["labels"].tolist()
         for place, row in enumerate(rows):

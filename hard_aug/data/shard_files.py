@@ -28,22 +28,60 @@ def read_manifest(folder: Path, index: int) -> dict[str, Any] | None:
     """Return the manifest of a shard; None if there is none or it cannot be read, which is logged."""
     path = folder / f"{shard_name(index)}.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not found.keys() >= MANIFEST or found["shard"] != index:
-        logger.warning("%s is not a manifest of that shard", path)
+    if not isinstance(found, dict) or not found.keys() >= MANIFEST or found["shard"] != index or not _is_sealed(found):
+        logger.warning("%s is not the manifest of that shard, or is damaged", path)
         return None
     return found
 
 
-def read_manifests(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return all readable manifests by number of the shard, in order."""
-    indices = sorted(int(path.stem[6:]) for path in folder.glob("shard-" + "[0-9]" * 6 + ".json"))
-    found = {index: read_manifest(folder, index) for index in indices}
-    return {index: manifest for index, manifest in found.items() if manifest is not None}
+def read_manifests(folder: Path, *, strict: bool = False) -> dict[int, dict[str, Any]]:
+    """Return all readable manifests by number of the shard, in order.
+
+    Args:
+        folder: of the store.
+        strict: raise for one that cannot be read.
+
+    Raises:
+        ValueError: one cannot be read, and `strict`.
+    """
+    paths = {int(path.stem[6:]): path for path in sorted(folder.glob("shard-" + "[0-9]" * 6 + ".json"))}
+    read = {index: read_manifest(folder, index) for index in paths}
+    found = {index: manifest for index, manifest in read.items() if manifest is not None}
+    if strict and (damaged := [paths[index] for index in read if index not in found and paths[index].exists()]):
+        raise ValueError(f"{damaged[0]} is damaged. {AGAIN}")
+    return found
+
+
+def listed_shards(index: Path) -> set[int]:
+    """Return the numbers of the shards that an `index.json` lists; none if there is no such file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return {int(number) for number in json.loads(index.read_text(encoding="utf-8"))["shards"]}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{index} is damaged ({error}). Remove it, or run the command that generated it again"
+        ) from error
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with a digest of its content."""
+    return manifest | {"digest": cache_key(manifest)}
+
+
+def _is_sealed(manifest: dict[str, Any]) -> bool:
+    """Return whether the content is what the digest is of; manifests of earlier versions have none."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return "digest" not in manifest or manifest["digest"] == cache_key(content)
 
 
 def config_hash(setting: dict[str, Any]) -> str:
@@ -98,31 +136,6 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the moves into a folder survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def replace_atomically(path: Path, data: bytes, beside: Path) -> None:
-    """Write a file to another path and move it to its own, so that a reader sees the old content or the new one.
-
-    Args:
-        path: of the file.
-        data: its content.
-        beside: path on the same file system for the unfinished file, which is removed on an error.
-    """
-    try:
-        write_synced(beside, data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def paths_of(folder: Path, index: int) -> list[Path]:

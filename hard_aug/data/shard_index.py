@@ -85,7 +85,8 @@ def summarize(folder: Path, manifests: dict[int, dict[str, Any]], setting: dict[
                 file = image_path(key, label, folders) if accepted else ""
             scores = (values["scores_before"][row], values["scores_after"][row], accepted, values["source"][row])
             lines.writerow((key, index, file, label, classes[label], values["seeds"][row], *scores))
-    return table.getvalue().encode(), _totals(manifests, columns, classes, setting["identity"])
+    content = table.getvalue().encode("utf-8", "backslashreplace")
+    return content, _totals(manifests, columns, classes, setting["identity"])
 
 
 def _totals(
@@ -94,8 +95,11 @@ def _totals(
     classes: tuple[str, ...],
     identity: dict[str, Any],
 ) -> ShardIndex:
-    empty = {"labels": torch.empty(0, dtype=torch.int64), "accepted": torch.empty(0, dtype=torch.bool)}
-    empty |= dict.fromkeys(("scores_before", "scores_after"), torch.empty(0))
+    empty = {
+        "labels": torch.empty(0, dtype=torch.int64, device="cpu"),
+        "accepted": torch.empty(0, dtype=torch.bool, device="cpu"),
+    }
+    empty |= dict.fromkeys(("scores_before", "scores_after"), torch.empty(0, dtype=torch.float32, device="cpu"))
     found = {name: torch.cat([values, *(column[name] for column in columns)]) for name, values in empty.items()}
     labels, accepted = found["labels"], found["accepted"]
     counts = [torch.bincount(chosen, minlength=len(classes)).tolist() for chosen in (labels, labels[accepted])]

@@ -18,7 +18,6 @@ is shared by two shards, so processes that write different ones need no lock. Ar
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -36,7 +35,9 @@ from hard_aug.data import shard_files as files
 from hard_aug.data.hard_images import HardImages, HardImageStore
 from hard_aug.data.shard_index import ShardIndex, summarize
 from hard_aug.utils import disk
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_integer, is_integer
+from hard_aug.utils.files import replacing, sync_folder, write_bytes
+from hard_aug.utils.hashing import as_json
 from hard_aug.utils.settings_repr import SettingsRepr
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class ShardWriter(SettingsRepr):
         if not classes or len(set(classes)) < len(classes):
             raise ValueError(f"classes={list(classes)}: expected one or more names, all different")
         self.folder, self.classes, self.layout = Path(folder), tuple(map(str, classes)), layout
-        self._setting = json.loads(json.dumps({"identity": identity, "classes": self.classes, "layout": layout}))
+        self._setting = as_json({"identity": identity, "classes": self.classes, "layout": layout})
         self.folder.mkdir(parents=True, exist_ok=True)
         for found in files.read_manifests(self.folder).values():
             files.check_setting(self.folder, found, self._setting)
@@ -106,7 +107,7 @@ class ShardWriter(SettingsRepr):
         Raises:
             ValueError: a shard of another configuration.
         """
-        _check_index(index)
+        index = _checked_index(index)
         manifest = files.read_manifest(self.folder, index)
         if manifest is not None:
             files.check_setting(self.folder, manifest, self._setting)
@@ -134,13 +135,13 @@ class ShardWriter(SettingsRepr):
             TypeError: an extra that JSON cannot represent.
             OSError: the disk; nothing of the unfinished shard is left, finished shards stay valid.
         """
-        _check_index(index)
+        index = _checked_index(index)
         columns, expected = images.soft_labels.shape[1], len(self.classes)
         if columns != expected:
             raise ValueError(f"soft_labels of {columns} columns: expected one for each of {expected} classes")
         if len(images) > MAX_ROWS:
             raise ValueError(f"{len(images)} images in a shard: expected at most {MAX_ROWS}; write smaller shards")
-        facts = json.loads(json.dumps(extra or {}))
+        facts = as_json(extra or {})
         encode = encoding.encode_archives if self.layout == "webdataset" else encoding.encode_image_folder
         staging = files.paths_of(self.folder, index)[0]
         digests: dict[str, str] = {}
@@ -155,19 +156,21 @@ class ShardWriter(SettingsRepr):
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(staging / str(number), self.folder / name)
                 for folder in sorted({(self.folder / name).parent for name in digests}):
-                    files.sync_folder(folder)
-                manifest = {
-                    "shard": index,
-                    "count": len(images),
-                    "accepted": int(images.accepted.sum()),
-                    "shape": list(images.images.shape[1:]),
-                    "config": files.config_hash(self._setting),
-                    "sha256": digests,
-                    "extra": facts,
-                    **self._setting,
-                }
+                    sync_folder(folder)
+                manifest = files.sealed(
+                    {
+                        "shard": index,
+                        "count": len(images),
+                        "accepted": int(images.accepted.sum()),
+                        "shape": list(images.images.shape[1:]),
+                        "config": files.config_hash(self._setting),
+                        "sha256": digests,
+                        "extra": facts,
+                        **self._setting,
+                    }
+                )
                 place = self.folder / f"{encoding.shard_name(index)}.json"
-                files.replace_atomically(place, encoding.to_json(manifest), staging / "manifest")
+                write_bytes(place, encoding.to_json(manifest), beside=staging / "manifest")
             except BaseException:
                 files.remove_shard(self.folder, index)
                 raise
@@ -195,9 +198,10 @@ class ShardWriter(SettingsRepr):
                 (self.folder / "images" / name).mkdir(parents=True, exist_ok=True)
         table, totals = summarize(self.folder, manifests, self._setting)
         with disk.explain_disk_full(self.folder, lambda: self._disk_full("the index")):
-            files.replace_atomically(self.folder / "index.csv", table, self.folder / ".index.csv")
-            totals_json = encoding.to_json(asdict(totals))
-            files.replace_atomically(self.folder / "index.json", totals_json, self.folder / ".index.json")
+            write_bytes(self.folder / "index.csv", table, beside=self.folder / ".index.csv")
+            write_bytes(
+                self.folder / "index.json", encoding.to_json(asdict(totals)), beside=self.folder / ".index.json"
+            )
         return totals
 
     def _disk_full(self, what: str) -> str:
@@ -272,37 +276,45 @@ def save_sheets(
     paths = []
     for label, chosen in sorted(picked.items()):
         paths.append(Path(folder) / f"{encoding.class_folders(names)[label]}.png")
-        save_image(make_grid(torch.stack(chosen).float() / 255, nrow=columns), paths[-1])
+        with replacing(paths[-1]) as unfinished:
+            save_image(make_grid(torch.stack(chosen).float() / 255, nrow=columns), unfinished, format="png")
     return paths
 
 
-def _check_index(index: int) -> None:
-    if not 0 <= index < MAX_SHARDS:
-        raise ValueError(f"shard {index}: expected a number from 0 to {MAX_SHARDS - 1}")
+def _checked_index(index: int) -> int:
+    if not is_integer(index) or not 0 <= index < MAX_SHARDS:
+        raise ValueError(f"shard {index}: expected an integer from 0 to {MAX_SHARDS - 1}")
+    return int(index)
 
 
 def _read_each(folder: Path, verify: bool, accepted_only: bool) -> Iterator[tuple[dict[str, Any], HardImages]]:
-    manifests = files.read_manifests(folder)
+    manifests, index = files.read_manifests(folder, strict=True), folder / "index.json"
     if not manifests:
         raise FileNotFoundError(f"no finished shard in {folder}; expected a folder that ShardWriter has written")
     first = next(iter(manifests.values()))
-    index = folder / "index.json"
-    missing = sorted({*json.loads(index.read_text())["shards"]} - manifests.keys()) if index.is_file() else []
-    if missing:
+    if missing := sorted(files.listed_shards(index) - manifests.keys()):
         raise ValueError(f"{folder}: the index lists the shards {missing}, but they are not finished. {files.AGAIN}")
     for number, manifest in manifests.items():
         files.check_setting(folder, manifest, first)
         if problem := files.find_damage(folder, manifest) if verify else "":
             raise ValueError(f"shard {number} in {folder}: {problem}. {files.AGAIN}")
-        facts = encoding.read_facts(folder, manifest)
         rejected = manifest["count"] - manifest["accepted"]
         if rejected and not accepted_only and manifest["layout"] == "image_folder":
             raise ValueError(
                 f"shard {number} in {folder} has {rejected} rejected images, which the layout 'image_folder' does not "
                 "keep; read with accepted_only=True, or write with layout='webdataset'"
             )
-        rows = torch.arange(manifest["count"])
-        if accepted_only:
-            rows = rows[facts["accepted"]]
-        pixels = encoding.read_pixels(folder, manifest, facts, rows.tolist())
-        yield manifest, HardImages(images=pixels, **{name: values[rows] for name, values in facts.items()})
+        try:
+            images = _read_shard(folder, manifest, accepted_only)
+        except Exception as error:  # of many kinds, where files are not verified
+            raise ValueError(f"shard {number} in {folder} can't be read ({error}). {files.AGAIN}") from error
+        yield manifest, images
+
+
+def _read_shard(folder: Path, manifest: dict[str, Any], accepted_only: bool) -> HardImages:
+    facts = encoding.read_facts(folder, manifest)
+    rows = torch.arange(manifest["count"], device="cpu")
+    if accepted_only:
+        rows = rows[facts["accepted"]]
+    pixels = encoding.read_pixels(folder, manifest, facts, rows.tolist())
+    return HardImages(images=pixels, **{name: values[rows] for name, values in facts.items()})

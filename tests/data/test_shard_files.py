@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,32 @@ def test_a_shard_is_removed_without_a_trace(tmp_path: Path, layout: str) -> None
     remove_shard(tmp_path / "all", 2)
     remove_strays(tmp_path / "all", read_manifests(tmp_path / "all"))
     assert tree(tmp_path / "all") == tree(tmp_path / "two")
+
+
+def test_a_changed_number_of_a_manifest_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its other hashes are those of the data and of the configuration; manifests of earlier versions have no digest."""
+    write_all(tmp_path)
+    path = tmp_path / "shard-000001.json"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace('"accepted": 4', '"accepted": 6'), encoding="utf-8")
+    assert read_manifest(tmp_path, 1) is None
+    assert f"{path} is not the manifest of that shard, or is damaged" in caplog.text
+    with pytest.raises(ValueError, match=rf"{path} is damaged\. Run the command that generated it again"):
+        read_shards(tmp_path)
+    assert not writer(tmp_path).is_done(1)
+    former = {key: value for key, value in json.loads(whole).items() if key != "digest"}
+    path.write_text(json.dumps(former), encoding="utf-8")
+    assert writer(tmp_path).is_done(1)
+    assert len(read_shards(tmp_path).images) == 12
+
+
+def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    writer(tmp_path).finish()
+    path = tmp_path / "index.json"
+    for content in (b"", b"\xff", b"[]", b'{"shards": [0, "x"]}'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{path} is damaged .*Remove it"):
+            read_shards(tmp_path)
+    path.unlink()
+    assert len(read_shards(tmp_path).images) == 12

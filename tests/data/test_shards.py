@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hard_aug.data import HardImages, ShardWriter, read_shards, save_sheets
+from hard_aug.data import HardImages, Replay, ShardWriter, read_shards, save_sheets
 from tests.helpers.shard_parts import CLASSES, LAYOUTS, ROWS, hard, same, tree, writer
 
 
@@ -76,10 +77,10 @@ def test_sheets(tmp_path: Path) -> None:
 
 def test_invalid_calls_raise(tmp_path: Path) -> None:
     store = writer(tmp_path)
-    for index in (-1, 10**6):
-        with pytest.raises(ValueError, match="expected a number from 0 to 999999"):
+    for index in (-1, 10**6, 0.5, True):
+        with pytest.raises(ValueError, match="expected an integer from 0 to 999999"):
             store.is_done(index)
-        with pytest.raises(ValueError, match="expected a number from 0 to 999999"):
+        with pytest.raises(ValueError, match="expected an integer from 0 to 999999"):
             store.write(index, hard(0))
     with pytest.raises(TypeError, match="JSON"):
         store.write(0, hard(0), extra={"x": torch.ones(1)})
@@ -98,3 +99,46 @@ def test_invalid_calls_raise(tmp_path: Path) -> None:
     store.write(1, hard(1, size=6))
     with pytest.raises(ValueError, match=r"images of \(3, 6, 6\), others \(3, 5, 5\)"):
         read_shards(tmp_path)
+
+
+ODD = ("<b>&\"'", "$x$ [1]", "two\nlines, é 猫", "-dash", ".dot", "", "\udcff", "a/b\\c", "con", "é")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_classes_with_any_character(tmp_path: Path, layout: str) -> None:
+    rows = len(ODD)
+    images = replace(
+        hard(0, rows=rows),
+        labels=torch.arange(rows),
+        soft_labels=torch.eye(rows),
+        accepted=torch.ones(rows, dtype=torch.bool),
+    )
+    store = ShardWriter(tmp_path / "a=[1] é", identity={"odd": list(ODD)}, classes=ODD, layout=layout)
+    store.write(0, images, extra={ODD[0]: 1})
+    index = store.finish()
+    found = read_shards(tmp_path / "a=[1] é")
+    assert found.classes == ODD
+    assert same(found.images, images)
+    assert index.classes.keys() == set(ODD)
+    sheets = save_sheets(tmp_path / "a=[1] é", tmp_path / "sheets")
+    assert len({path.name for path in sheets}) == rows
+    assert all(path.name.isascii() and path.is_file() for path in sheets)
+    with (tmp_path / "a=[1] é" / "index.csv").open(newline="", encoding="utf-8") as table:
+        named = [row["class"] for row in csv.DictReader(table)]
+    assert named == [name.replace("\udcff", "\\udcff") for name in ODD]
+
+
+def test_integers_of_numpy(tmp_path: Path) -> None:
+    """As indices of shards, in the identity and in extras, and as settings of a pool."""
+    store = ShardWriter(tmp_path, identity={"steps": np.int64(3), "scale": np.float32(0.5)}, classes=CLASSES)
+    for index in np.arange(2):
+        store.write(index, hard(int(index)), extra={"evaluations": np.int64(7)})
+        assert store.is_done(index)
+    assert store.finish().extra == {"evaluations": 14}
+    assert ShardWriter(tmp_path, identity={"steps": 3, "scale": 0.5}, classes=CLASSES).is_done(0)
+    pool = Replay(capacity=np.int64(9), seed=np.int64(3))
+    pool.add(read_shards(tmp_path).images)
+    plain = Replay(capacity=9, seed=3)
+    plain.add(read_shards(tmp_path).images)
+    assert len(pool) == len(plain) == 8
+    assert pool[np.int64(2)][1] == plain[2][1]

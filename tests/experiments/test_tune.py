@@ -223,3 +223,16 @@ def test_a_study_that_was_killed_and_stopped_is_finished_by_two_processes(tmp_pa
     assert accuracies[tuple(chosen["kd"]["settings"])] == best["student"]["validation"]["main"]
     config = composed("method=kd", f"settings_from={folder}/settings.yaml")
     assert trial_settings(config) == (chosen["kd"]["settings"], 4)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_folder_with_any_characters_and_a_damaged_study(tmp_path: Path) -> None:
+    """A question mark begins the options of a database's address, a brace a placeholder."""
+    folder, space = tmp_path / "a?b=c #%20[1]&$x$ é {y}", {"temperature": {"low": 1.0, "high": 4.0}}
+    folder.mkdir()
+    tune.open_study(composed(), folder, space)
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+    assert list(tmp_path.iterdir()) == [folder]
+    (folder / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(ValueError, match=r"study\.db is damaged; remove it"):
+        tune.open_study(composed(), folder, space)

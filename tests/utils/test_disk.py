@@ -39,7 +39,7 @@ def test_a_full_disk_is_found_among_the_causes(tmp_path: Path) -> None:
 
 @full
 def test_the_error_of_a_checkpoint_is_unchanged(tmp_path: Path) -> None:
-    (tmp_path / f"checkpoint.{os.getpid()}.tmp").symlink_to(FULL)
+    (tmp_path / f"checkpoint.pt.{os.getpid()}.tmp").symlink_to(FULL)
     with (
         pytest.raises(OSError, match=r"the checkpoint could not be written") as raised,
         disk.explain_disk_full(tmp_path),
@@ -58,7 +58,7 @@ def test_other_errors_are_unchanged(tmp_path: Path) -> None:
 def test_a_run_resumes_once_there_is_space(tmp_path: Path) -> None:
     config, folder = small_config(tmp_path, "method=kd"), tmp_path / "run"
     folder.mkdir()
-    (folder / f"student.{os.getpid()}.tmp").symlink_to(FULL)
+    (folder / f"student.pt.{os.getpid()}.tmp").symlink_to(FULL)
     with pytest.raises(OSError, match="free some space"):
         run(config, folder, quiet=True)
     before = (folder / "curves.csv").read_text()

@@ -25,12 +25,12 @@ class OutOfDomain(ABC):
     @property
     def folder(self) -> Path:
         """`root`; raises `FileNotFoundError` if none is set, or it does not exist."""
-        if self.root is None or not Path(self.root).is_dir():
+        if self.root is None or not Path(self.root).expanduser().is_dir():
             looked = "" if self.root is None else f"no folder {self.root}; "
             raise FileNotFoundError(
                 f"{looked}{self.name} requires ood.{self.name}.root=<folder>; get it from {self.source}"
             )
-        return Path(self.root)
+        return Path(self.root).expanduser()
 
     @abstractmethod
     def sets(self, splits: Splits) -> dict[str, ImageSet]:

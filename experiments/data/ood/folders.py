@@ -11,6 +11,7 @@ from experiments.data.files import ImageFiles, LazyImageSet
 from experiments.data.image_folders import list_images
 from experiments.data.ood.base import Corrupted, OutOfDomain
 from hard_aug.data import ConcatImageSet, ImageSet, Splits, hold_out
+from hard_aug.data.image_files import list_class_folders
 from hard_aug.utils.checks import check_integer
 
 
@@ -39,7 +40,7 @@ class Folders(OutOfDomain):
 
     def _known(self, folder: Path, splits: Splits, *, skip_unknown: bool = False) -> dict[str, int]:
         """Return the class folders in `folder` with their labels in the data."""
-        names = sorted(each.name for each in folder.iterdir() if each.is_dir())
+        names = list_class_folders(folder)
         known = {name: splits.classes.index(name) for name in names if name in splits.classes}
         unknown = [name for name in names if name not in known]
         if not known or (unknown and not skip_unknown):
@@ -70,7 +71,7 @@ class IndexFolders(Folders):
 
     def sets(self, splits: Splits) -> dict[str, ImageSet]:
         """See `OutOfDomain.sets`."""
-        names = {each.name for each in self.folder.iterdir() if each.is_dir()}
+        names = set(list_class_folders(self.folder))
         expected = {str(index): index for index in range(len(splits.classes))}
         if names != expected.keys():
             odd = sorted(names ^ expected.keys())
@@ -93,7 +94,10 @@ class CorruptedFolders(Corrupted, Folders):
         parts = {}
         for corruption in self.corruptions:
             # there is an archive for each kind (noise, blur, ...), and some unpack each into its own folder
-            places = [self.folder / corruption, *sorted(self.folder.glob(f"*/{corruption}"))]
+            places = [
+                self.folder / corruption,
+                *(self.folder / each / corruption for each in list_class_folders(self.folder)),
+            ]
             place = next((each for each in places if each.is_dir()), places[0])
             found = []
             for folder in (place / str(severity) for severity in self.severities):

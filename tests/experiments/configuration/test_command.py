@@ -231,3 +231,22 @@ def test_an_error_raised_by_a_library_is_a_bug() -> None:
 
 def test_keys_without_a_near_name_are_listed() -> None:
     assert unknown_key("a.zzz", ["two", "one"]) == "unknown key a.zzz; expected one of one, two"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["bug", "nan_loss"])
+def test_a_folder_and_a_locale_of_any_characters(tmp_path: Path, what: str) -> None:
+    """In a locale without UTF-8, Python reads the name as escapes, which no encoding writes without being told to."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    line = [sys.executable, str(APP), f"what={what}", f"hydra.sweep.dir='{tmp_path}/é 猫 [1] <b>&'"]
+    done = subprocess.run(line, env=environment, capture_output=True, check=False)
+    text = done.stderr.decode("utf-8")
+    assert done.returncode == 1
+    assert "Logging error" not in text
+    assert ("KeyError: 'missing'" if what == "bug" else "error: the loss is nan at step 50") in text
+    (found,) = find([tmp_path]).items()
+    assert "é 猫 [1] <b>&" in str(found[0])
+    assert found[1]["error"]["type"] == ("KeyError" if what == "bug" else "FloatingPointError")
+    log = (found[0] / "app.log").read_text(encoding="utf-8")
+    assert "working" in log
+    assert "Traceback" in log

@@ -117,3 +117,11 @@ def test_equal_settings_have_the_same_folder(tmp_path: Path) -> None:
             hashes.append(run_hash(config))
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 3
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"hard: {settings: [", b"a: b: c"])
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"settings_from={path} is damaged, no YAML .*write it again with --select"):
+        settings_of(f"settings_from={path}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -232,3 +233,24 @@ def test_readers_outlive_signals_until_the_step_ends(lazy: LazyImageSet) -> None
     process.terminate()  # by this one, as at its exit
     process.join(10)
     assert process.exitcode == 0
+
+
+def test_integers_of_numpy(lazy: LazyImageSet) -> None:
+    """As Python callers have them; torch's generators take none, and theirs overflow."""
+    seed = 2**62
+    for part in (lazy, Cropped(numbered(12).images, torch.arange(12), padding=1, flip=True)):
+        ours, theirs = (draw(Batches(part, kind(5), kind(seed), workers=0), 4) for kind in (int, np.int64))
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_gone_is_one_line(lazy: LazyImageSet, workers: int) -> None:
+    path = Path(lazy.reader.paths[int(lazy.rows[3])])  # type: ignore[union-attr]  # these are files
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"no file {path}, though it is listed") as caught:
+        Batches(lazy, len(lazy), seed=0, workers=workers).next()
+    message = str(caught.value)
+    del caught
+    assert "\n" not in message

@@ -11,6 +11,7 @@ from torch import Tensor
 from experiments.data import corruption_cache as cache
 from hard_aug.data import ImageSet
 from hard_aug.evaluation.corruptions import corrupt
+from tests.helpers.damage import damaged
 from tests.helpers.picture_files import crops
 
 
@@ -45,6 +46,19 @@ def test_the_cache_is_used_and_a_damaged_file_is_written_again(part: ImageSet, t
     assert sorted(tmp_path.iterdir()) == everything
     files[3].with_suffix(".sha256").unlink()
     assert not cache.intact(files[3])
+
+
+def test_a_damaged_digest_is_written_again(part: ImageSet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"corruptions": ["fog"], "severities": [1], "cache": tmp_path}
+    expected = cache.corrupted(part, **settings)["fog"].images
+    (path,) = tmp_path.glob("*.sha256")
+    whole = path.read_bytes()
+    for content in damaged(whole, 8):
+        path.write_bytes(content)
+        caplog.clear()
+        assert torch.equal(cache.corrupted(part, **settings)["fog"].images, expected)
+        assert content == whole or "is damaged and is written again" in caplog.text
+        assert path.read_bytes() == whole
 
 
 def test_the_cache_knows_what_a_file_depends_on(

@@ -216,3 +216,44 @@ def test_single_images_cannot_be_split(tmp_path: Path) -> None:
     write_classes(tmp_path / "test", ("a", "b"), 1)
     with pytest.raises(ValueError, match="at least two"):
         load("image_folder", root=str(tmp_path), size=16)
+
+
+ODD = ("-dash", " blank", "a=[1]", "$x$ & <b>", "é 🦊", "quote'\"", "two\nlines", "\udcff")
+
+
+def test_classes_with_any_name_among_stray_files(tmp_path: Path) -> None:
+    """As unpacking, notebooks and file servers leave them; a linked folder is a class, a linked file an image."""
+    root = tmp_path / "data of [me] $x$"
+    for part in ("train", "test"):
+        write_classes(root / part, ODD, 4)
+        write_pictures(tmp_path / "elsewhere" / part, 4)
+        (root / part / "linked").symlink_to(tmp_path / "elsewhere" / part)
+        for stray in (".DS_Store", "Thumbs.db", "README.md", "desktop.ini"):
+            (root / part / stray).write_bytes(b"x")
+            (root / part / ODD[0] / stray).write_bytes(b"x")
+        (root / part / ODD[0] / "._000.png").write_bytes(b"x")
+        for hidden in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+            write_pictures(root / part / hidden, 1)
+            write_pictures(root / part / ODD[1] / hidden, 1)
+    (root / "train" / ODD[0] / "link.png").symlink_to(root / "train" / ODD[0] / "000.png")
+    splits = load("image_folder", root=str(root), size=16)
+    assert splits.classes == tuple(sorted((*ODD, "linked")))
+    assert splits.test.labels.bincount().tolist() == [4] * (len(ODD) + 1)
+    both = torch.cat((splits.train.labels, splits.validation.labels)).bincount().tolist()
+    assert both == [5 if name == ODD[0] else 4 for name in splits.classes]
+
+
+def test_classes_that_differ_are_named_however_many_there_are(tmp_path: Path) -> None:
+    names = tuple(f"c{number:02d}" for number in range(12))
+    write_classes(tmp_path / "train", names, 2)
+    write_classes(tmp_path / "test", names[:-1], 2)
+    with pytest.raises(ValueError, match="expected the same, but one of them lacks c11"):
+        load("image_folder", root=str(tmp_path), size=16)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves it after `data.root=`."""
+    for part in ("train", "test"):
+        write_classes(tmp_path / "x" / part, ("a", "b"), 4)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load("image_folder", root="~/x", size=16).test) == 8

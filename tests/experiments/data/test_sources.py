@@ -21,6 +21,7 @@ from experiments.data import load
 from experiments.data import sources as module
 from experiments.data.batches import Cropped
 from hard_aug.data import ImageSet
+from tests.helpers.damage import damaged
 from tests.helpers.picture_files import write_classes
 
 CONF = Path(__file__).parents[3] / "experiments" / "conf" / "data"
@@ -131,14 +132,47 @@ def test_a_failed_download_does_not_hide_debians_package(tmp_path: Path, monkeyp
             with pytest.raises(FileNotFoundError, match=r"was not downloaded .*data\.root=") as caught:
                 load(name, root=str(root))
             assert "\n" not in str(caught.value)
-            assert (root / folder / "raw").is_dir()
+            assert not (root / folder).exists()
     for path in (tmp_path / "unpacked").iterdir():
         (debian / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    (root / "FashionMNIST" / "raw").mkdir(parents=True)  # as torchvision itself leaves it
     assert len(load("fashion_mnist", root=str(root)).test) == 30
     module._from_torchvision.cache_clear()
     shutil.rmtree(root)
     write_mnist(root / "FashionMNIST" / "raw", test=20)  # one's own files come first
     assert len(load("fashion_mnist", root=str(root)).test) == 20
+
+
+@pytest.mark.parametrize("left", ["train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"])
+def test_a_part_of_a_data_set_is_named_and_the_systems_is_read(
+    tmp_path: Path, left: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A download that was killed leaves an archive, or an unpacked file that is cut off."""
+    debian, raw = tmp_path / "debian", tmp_path / "data" / "FashionMNIST" / "raw"
+    write_mnist(tmp_path / "unpacked")
+    debian.mkdir()
+    for path in (tmp_path / "unpacked").iterdir():
+        (debian / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    if left.endswith(".gz"):
+        raw.mkdir(parents=True)
+        (raw / left).write_bytes((debian / left).read_bytes()[:100])
+    else:
+        write_mnist(raw)
+        (raw / left).write_bytes((raw / left).read_bytes()[:-1])
+    message = f"{raw.parent} is incomplete or damaged"
+    monkeypatch.setattr(module, "DEBIAN_FASHION_MNIST", debian)
+    assert len(load("fashion_mnist", root=str(tmp_path / "data")).test) == 30
+    assert message in caplog.text
+    assert f"{debian} is read in its place" in caplog.text
+    monkeypatch.setattr(module, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    module._from_torchvision.cache_clear()
+    with pytest.raises(FileNotFoundError, match=rf"{message}.*; remove it, or set data\.root="):
+        load("fashion_mnist", root=str(tmp_path / "data"), download=False)
+    monkeypatch.setattr(module, "DEBIAN_FASHION_MNIST", debian)
+    for content in damaged((debian / "t10k-images-idx3-ubyte.gz").read_bytes(), 12):
+        (debian / "t10k-images-idx3-ubyte.gz").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{debian} is damaged .*install its package again"):
+            load("fashion_mnist", root=str(tmp_path / "other"), download=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\10\3" + bytes(12), b"\0\0\10\3\0\0\0\2\0\0\0\2\0\0\0\2abc"])

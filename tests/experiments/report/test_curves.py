@@ -72,3 +72,11 @@ def test_rows_look_different() -> None:
     looks = [style(name, names) for name in names]
     assert len({tuple(look.values()) for look in looks}) == len(names)
     assert [name for name, look in zip(names, looks, strict=True) if look["color"] == HIGHLIGHT] == names[2:4]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'step,name,value\n1,"loss'])
+def test_a_damaged_file_of_curves_is_named(tmp_path: Path, content: bytes) -> None:
+    folder = write_runs(tmp_path, hard())
+    (folder / "0-hard" / "curves.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"0-hard/curves\.csv can't be read .*remove it"):
+        panels(split(gather([folder]))[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -137,3 +138,33 @@ def test_a_page_of_unfinished_runs_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / "status.json", {**STATUS, "state": "stopped", "error": None})
     page = made(tmp_path)
     assert page.texts("h2") == ["Unfinished runs"]
+
+
+ODD = "<script><b>&\"' $x$ [1] é 猫 \udc80 #?%\n|"
+
+
+def test_names_with_any_character(tmp_path: Path) -> None:
+    """In folders, files, rows, test sets, settings and titles, none of which may be HTML."""
+    sets = {"clean": 0.9, ODD: 0.5}
+    curve = [
+        {"step": s, "evaluations": s, "seconds": s / 9, "accuracy": {"clean": 0.5 + s / 99, ODD: 0.4 + s / 99}}
+        for s in (1, 9)
+    ]
+    odd = {"sets": list(sets), "main": ODD, "group": {**GROUP, "data": {"name": ODD}}}
+    student = {"accuracy": sets, "curve": curve}
+    made = [
+        record(settings=[f"task.name={ODD}"], note=ODD, command=ODD, student=student),
+        hard(row={"name": "hard", "note": ODD}, student=student),
+        hard(1, row={"name": "hard", "note": "another"}, student=student),
+    ]
+    folder = write_runs(tmp_path / "a=[1] $x$ <b>&é", *({**one, **odd} for one in made))
+    path = tmp_path / "out #é?<b>%" / "page 1.html"
+    report.main([str(folder), "--html", str(path), "--markdown"])
+    page = Page(path)
+    assert "<b>&" not in page.text
+    assert not page.all("script")
+    shown = ODD.replace("\udc80", "\\udc80").split("\n")[0]
+    assert any(shown in head for head in page.texts("h2"))
+    assert any(shown in str(svg["aria-label"]) for svg in page.all("svg"))
+    assert all((path.parent / unquote(str(link["href"]))).is_file() for link in page.all("a")[:2])
+    assert Page(path).text == page.text

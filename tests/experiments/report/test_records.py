@@ -84,7 +84,8 @@ def test_the_mean_of_held_out_corruptions_follows_the_main_set() -> None:
     [
         ("{", "is not valid JSON"),
         ("\xff", "is not valid JSON"),
-        ("[]", "has no runs and configs; expected a file written by experiments.report --json"),
+        ("[]", "has a list, expected a dictionary; remove it"),
+        ("{}", "has no runs and configs; expected a file written by experiments.report --json"),
         ('{"runs": [{"method": "kd"}], "configs": {}}', "a record lacks row, settings, seed, group, student"),
     ],
 )

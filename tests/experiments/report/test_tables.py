@@ -235,3 +235,10 @@ def test_markdown_escapes_bars_and_folds() -> None:
     folded = Table("A caption.", cells, folded=True).markdown()
     assert folded.startswith("<details><summary>A caption.</summary>\n\n|")
     assert Table("A caption.", cells).plain() == "A caption.\n\n    x|y\na|b   1"
+
+
+def test_markdown_of_names_with_any_character() -> None:
+    cells = pd.DataFrame({"a|b": ["<b>&"], "two\nlines": ["x"]}, index=["$x$ [1]"])
+    lines = Table("A caption.", cells).markdown().splitlines()
+    assert lines[2] == "|  | a\\|b | two lines |"
+    assert lines[4] == "| $x$ [1] | &lt;b&gt;&amp; | x |"

@@ -11,6 +11,7 @@ import torch
 
 from experiments.runs.saved import load_run
 from experiments.runs.student import run
+from experiments.training import checkpoint
 from hard_aug.viz import PolicyHistory
 from tests.helpers.engine_parts import small_config
 
@@ -63,6 +64,33 @@ def test_a_lost_teacher_is_trained_again(runs: dict[str, tuple[Path, dict[str, A
     saved = load_run(moved)
     assert list((tmp_path / "teachers").glob("*.pt"))
     assert saved.setup.evaluate(saved.teacher) == record["teacher"]["accuracy"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "student.pt"])
+def test_a_damaged_file_of_a_run_is_named(
+    name: str, runs: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    shutil.copytree(runs["hard"][0], tmp_path / "run")
+    path = tmp_path / "run" / name
+    whole = path.read_bytes()
+    bad = [b"", whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :], b"[1, 2"]
+    for content in bad:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{path} (is|has|can't) .*(remove it|resume=false)") as raised:
+            load_run(tmp_path / "run").augmenter()
+        assert "\n" not in str(raised.value)
+
+
+def test_a_student_of_other_code_is_named(runs: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path) -> None:
+    shutil.copytree(runs["hard"][0], tmp_path / "run")
+    path = tmp_path / "run" / "student.pt"
+    state = checkpoint.read(path)
+    checkpoint.save(path, {**state, "model": {"w": torch.ones(1)}})
+    with pytest.raises(ValueError, match=rf"{path} has no weights of this \w+.*resume=false"):
+        load_run(tmp_path / "run").student()
+    checkpoint.save(path, {**state, "method": {**state["method"], "calls": None}})
+    with pytest.raises(ValueError, match=rf"{path} has no state of this augmenter .*resume=false"):
+        load_run(tmp_path / "run").augmenter()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "student.pt"])

@@ -110,10 +110,10 @@ def test_a_full_disk_keeps_the_former_status(tmp_path: Path, monkeypatch: pytest
     config, callback = job(tmp_path / "run"), StatusCallback()
     callback.on_job_start(config)
 
-    def full(self: Path, text: str, encoding: str) -> int:
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):  # Hydra turns it into a warning, and raises the job's own error
         callback.on_job_end(config, JobReturn(status=JobStatus.FAILED, _return_value=KeyError("cause")))
     monkeypatch.undo()
@@ -121,10 +121,10 @@ def test_a_full_disk_keeps_the_former_status(tmp_path: Path, monkeypatch: pytest
     assert found["state"] == "running"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "asleep"}', "{}"])
-def test_invalid_status_files_raise(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state": "asleep"}', b"{}", b'{"state": "\xff"}'])
+def test_invalid_status_files_raise(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "status.json").write_text(text)
+    (tmp_path / "a" / "status.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"a/status\.json is not a valid run status"):
         find([tmp_path])
 

@@ -131,10 +131,10 @@ def test_another_configuration_in_the_folder_raises(hard: tuple[Path, Record], c
     assert (folder / "metrics.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["", '{"student": ', "[]", "{}"])
-def test_an_invalid_record_raises(tmp_path: Path, text: str) -> None:
-    (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(ValueError, match=r"metrics\.json contains no valid record .*resume=false"):
+@pytest.mark.parametrize("content", [b"", b'{"student": ', b"[]", b"{}", b"\xff\xfe\x00"])
+def test_an_invalid_record_raises(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.json (is|has) .*; remove it, or .*resume=false"):
         run(small_config(tmp_path), tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
+
+from rich.console import Console
 
 from experiments.runs.summary import summary_table
 
@@ -32,3 +35,16 @@ def test_the_table_shows_a_cached_teacher_and_the_consistency() -> None:
     title, columns = rows(RECORD | {"settings": [], "teacher": teacher, "student": student})
     assert title == "accuracy in %, seed 3"
     assert columns[3:] == [["", "88"], ["cached", "61"]]
+
+
+def test_brackets_are_no_markup() -> None:
+    """Of rich, which leaves `[x]` out, and raises for `[/x]`."""
+    names = ["clean", "[bold] <&>"]
+    accuracy = dict.fromkeys(names, 0.5)
+    odd = {"method": "[red]x", "settings": ["data.classes=[a,b]", "task.name='[/x]'"], "sets": names}
+    parts = {key: RECORD[key] | {"accuracy": accuracy} for key in ("student", "teacher")}
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(summary_table(RECORD | odd | parts))
+    text = console.export_text()
+    for shown in ("[red]x", "[bold] <&>", "data.classes=[a,b]", "task.name='[/x]'"):
+        assert shown in text

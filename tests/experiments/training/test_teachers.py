@@ -23,6 +23,7 @@ from experiments.training.progress import Progress
 from experiments.training.teachers import cached
 from hard_aug.data import ImageSet
 from hard_aug.utils.hashing import cache_key
+from tests.helpers.damage import damaged
 from tests.helpers.stops import StopAt
 
 CONFIG = {"teacher": {"steps": 6}, "seed": 0}
@@ -96,6 +97,55 @@ def test_a_stopped_training_is_resumed(tmp_path: Path) -> None:
     train(plain, tmp_path / "plain.pt")
     assert_same(resumed, plain)
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_damaged_file_is_made_again(tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Empty, cut off, with a flipped bit, or with blocks swapped: every run that shares it trains it again."""
+    trained, loaded = network(), network()
+    load(tmp_path, trained)
+    (path,) = tmp_path.glob("*.pt")
+    whole = path.read_bytes()
+    path.write_bytes(list(damaged(whole, 6, seed=2))[number])
+    assert not load(tmp_path, loaded)
+    assert f"{path} is damaged and is made again" in caplog.text
+    assert_same(loaded, trained)
+    assert load(tmp_path, network(), never)
+
+
+def test_weights_of_another_network_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The code of the network has changed since, and its configuration has not."""
+    load(tmp_path, nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    plain, found = network(), network()
+    train(plain, tmp_path / "plain")
+    assert not load(tmp_path, found)
+    assert_same(found, plain)
+    assert "has weights of another network" in caplog.text
+
+
+def test_a_damaged_checkpoint_of_the_cache_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        load(tmp_path, network(), lambda model, path: train(model, path, StopAt(3)))
+    (partial,) = tmp_path.glob("*.partial")
+    partial.write_bytes(partial.read_bytes()[:-100])
+    plain, found = network(), network()
+    assert not load(tmp_path, found)
+    train(plain, tmp_path / "plain")
+    assert_same(found, plain)
+    assert f"{partial} is damaged and is made again" in caplog.text
+
+
+def test_a_disk_that_fails_costs_no_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, network())
+    (path,) = tmp_path.glob("*.pt")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        load(tmp_path, network(), never)
+    assert path.is_file()
 
 
 def both(cache: Path, meeting: Barrier, results: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -136,3 +137,32 @@ def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first.settings["id"] != other.settings["id"]
     assert again.logged == [(15, {"loss": 1.0})]
     assert all(one.finished for one in made)
+
+
+def test_damaged_rows_of_a_csv_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log("csv", tmp_path, 0, 5, 10, 15)
+    path = tmp_path / "curves.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1] + b"\xff\x00,loss\n" + b"1o,loss,10.0\n" + lines[3])
+    log("csv", tmp_path, 15)
+    assert path.read_text() == "step,name,value\n5,loss,5.0\n15,loss,15.0\n"
+    assert f"{path}: 2 damaged rows are left out" in caplog.text
+
+
+def test_names_of_any_characters_in_a_csv(tmp_path: Path) -> None:
+    names = ["a,b", 'say "x"', "two\nlines", "é 猫\u2028", "=1+1"]
+    table = trackers(["csv"], tmp_path, 0)
+    table.log(5, dict.fromkeys(names, 0.5))
+    table.close()
+    before = (tmp_path / "curves.csv").read_bytes()
+    trackers(["csv"], tmp_path, 5).close()  # a resumed run reads and writes them
+    assert (tmp_path / "curves.csv").read_bytes() == before
+    assert pd.read_csv(tmp_path / "curves.csv").name.tolist() == names
+
+
+def test_a_folder_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    trackers(["csv"], folder, 0).close()
+    with pytest.raises(ValueError, match=r"logger=tensorboard can't write to .*use logger=\[csv\], or .*PYTHONUTF8=1"):
+        trackers(["csv", "tensorboard"], folder, 0)

@@ -93,3 +93,18 @@ def test_corrupted_folders(tmp_path: Path) -> None:
     assert [len(part) for part in few.values()] == [12, 6, 6]
     with pytest.raises(FileNotFoundError, match="gaussian_noise/1"):
         CorruptedFolders(root=str(tmp_path), size=16).sets(splits)
+
+
+def test_hidden_folders_are_no_classes_and_no_corruptions(tmp_path: Path) -> None:
+    splits = splits_of((3, 16, 16), CLASSES)
+    write_classes(tmp_path / "r", CLASSES, 2)
+    write_classes(tmp_path / "v2", DIGITS, 1)
+    for folder in ("r", "v2"):
+        for name in (".ipynb_checkpoints", "__MACOSX"):
+            write_pictures(tmp_path / folder / name, 1)
+    assert len(ClassFolders(name="r", root=str(tmp_path / "r"), size=16).sets(splits)["r"]) == 8
+    data = splits_of((3, 16, 16), DIGITS)
+    assert len(IndexFolders(root=str(tmp_path / "v2"), size=16).sets(data)["imagenet_v2"]) == 10
+    write_classes(tmp_path / "c" / "noise" / "my [1] fog" / "2", CLASSES, 1)
+    corrupted = CorruptedFolders(root=str(tmp_path / "c"), size=16, corruptions=["my [1] fog"], severities=[2])
+    assert len(corrupted.sets(splits)["imagenet_c"]) == 4
