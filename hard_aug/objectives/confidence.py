@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hard_aug.objectives.disagreement import Disagreement, Reference
 from hard_aug.ops.divergence.reference import same_type
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_integer, is_number
 
 Target = Literal["label", "teacher"]
 
@@ -104,11 +104,11 @@ class ConfidenceGap(_Confidence):
         super().__init__(target=target)
         check_integer(towards=towards)
         for name, power in (("gamma", gamma), ("start", gamma if start is None else start)):
-            if not (power >= 1 and math.isfinite(power)):
+            if not (is_number(power) and power >= 1 and math.isfinite(power)):
                 raise ValueError(f"{name}={power}: expected a number >= 1")
         self.gamma = float(gamma)
         self.start = None if start is None else float(start)
-        self.towards = towards
+        self.towards = None if towards is None else int(towards)
 
     def at(self, progress: float) -> ConfidenceGap:
         """See `Disagreement.at`; the exponent moves from `start` to `gamma`."""
@@ -145,7 +145,7 @@ class ConfidenceRatio(_Confidence):
     """
 
     def _score(self, teacher: Tensor, student: Tensor, correct: Tensor) -> Tensor:
-        return (teacher.log_softmax(-1) - student.log_softmax(-1)).gather(-1, correct).squeeze(-1)
+        return _difference(*(logits.log_softmax(-1).gather(-1, correct).squeeze(-1) for logits in (teacher, student)))
 
 
 class ConfidenceMargin(_Confidence):
@@ -164,7 +164,12 @@ class ConfidenceMargin(_Confidence):
     """
 
     def _score(self, teacher: Tensor, student: Tensor, correct: Tensor) -> Tensor:
-        return _margin(teacher, correct) - _margin(student, correct)
+        return _difference(_margin(teacher, correct), _margin(student, correct))
+
+
+def _difference(teacher: Tensor, student: Tensor) -> Tensor:
+    """Subtract `(B,)`; the difference is 0 where both are the same infinity, as in a class that both networks mask."""
+    return torch.where((teacher == student) & teacher.isinf(), 0.0, teacher - student)
 
 
 def _margin(logits: Tensor, correct: Tensor) -> Tensor:

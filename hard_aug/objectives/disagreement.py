@@ -20,14 +20,15 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hard_aug.ops.divergence import kl_divergence, kl_of_log_probabilities
-from hard_aug.ops.divergence.reference import same_type
+from hard_aug.ops.divergence.reference import log_add, log_probabilities, same_type
 from hard_aug.utils.checks import check_positive_number
 from hard_aug.utils.settings_repr import SettingsRepr
+
+#: Logits that are lower than the largest one by more than this are masks: -inf, -1e9, -1e4, the end of the type.
+MASK_DEPTH = 5e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,9 @@ class JensenShannon(Tempered):
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
         """See `Disagreement.__call__`."""
-        teacher, student = _log_probabilities(teacher_logits, student_logits, self.temperature)
-        middle = torch.logaddexp(teacher, student) - math.log(2)
+        both = same_type(teacher_logits, student_logits)
+        teacher, student = (log_probabilities(logits, self.temperature) for logits in both)
+        middle = log_add(teacher, student) - math.log(2)
         return (
             self.temperature**2
             * 0.5
@@ -179,6 +181,9 @@ class JensenShannon(Tempered):
 
 class LogitMSE(Disagreement):
     """Mean over the classes of the squared difference of the logits.
+
+    Classes that both networks mask, by logits more than 5000 below their largest ones, are left out of the mean. (It
+    compares the logits themselves, so a class that only one of them masks outweighs all others.)
 
     Example:
         >>> import torch
@@ -192,7 +197,9 @@ class LogitMSE(Disagreement):
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
         """See `Disagreement.__call__`."""
         teacher, student = same_type(teacher_logits, student_logits)
-        return (teacher - student).square().mean(-1)
+        masked = _is_masked(teacher) & _is_masked(student)
+        squares = (teacher - student).masked_fill(masked, 0.0).square()
+        return squares.mean(-1) * (masked.shape[-1] / (~masked).sum(-1, dtype=squares.dtype))
 
 
 class DecisionMaskedKL(Tempered):
@@ -215,12 +222,13 @@ class DecisionMaskedKL(Tempered):
 
     def __call__(self, *, teacher_logits: Tensor, student_logits: Tensor, reference: Reference | None = None) -> Tensor:
         """See `Disagreement.__call__`."""
-        divergence = kl_divergence(
-            teacher_logits=teacher_logits, student_logits=student_logits, temperature=self.temperature
+        return kl_divergence(
+            teacher_logits=teacher_logits,
+            student_logits=student_logits,
+            temperature=self.temperature,
+            mask=teacher_logits.argmax(-1) == student_logits.argmax(-1),
         )
-        return divergence * (teacher_logits.argmax(-1) == student_logits.argmax(-1))
 
 
-def _log_probabilities(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    teacher, student = same_type(teacher_logits, student_logits)
-    return F.log_softmax(teacher / temperature, dim=-1), F.log_softmax(student / temperature, dim=-1)
+def _is_masked(logits: Tensor) -> Tensor:
+    return logits < logits.detach().amax(-1, keepdim=True) - MASK_DEPTH

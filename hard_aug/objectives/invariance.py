@@ -14,10 +14,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hard_aug.ops.divergence import kl_divergence
 from hard_aug.utils.checks import check_nonnegative, check_positive_number
+from hard_aug.utils.float32 import Float32Module
 from hard_aug.utils.settings_repr import describe_settings
 
 
@@ -34,8 +35,8 @@ def teacher_divergence(*, reference_logits: Tensor, hard_logits: Tensor) -> Tens
     return kl_divergence(teacher_logits=reference_logits, student_logits=hard_logits)
 
 
-class Invariance(nn.Module, ABC):
-    """The cost of changing the teacher's prediction, with a multiplier that may be learned.
+class Invariance(Float32Module, ABC):
+    """The cost of changing the teacher's prediction, with a multiplier that may be learned. It is float32.
 
     Example:
         >>> import torch
@@ -58,7 +59,8 @@ class Invariance(nn.Module, ABC):
 
     def cost(self, divergence: Tensor) -> Tensor:
         """Compute the differentiable cost `(B,)` of the teacher divergence `I`, `(B,)`."""
-        return self.multiplier * divergence
+        # A multiplier of 0 is no cost at all, also where the divergence is infinite.
+        return torch.where(self.multiplier > 0, self.multiplier * divergence, 0.0)
 
     @abstractmethod
     def update(self, mean_divergence: Tensor) -> None:
@@ -86,7 +88,7 @@ class Penalty(Invariance):
         super().__init__()
         check_nonnegative(weight=weight)
         self.weight = float(weight)
-        self.register_buffer("multiplier", torch.tensor(self.weight), persistent=False)  # a setting, not a state
+        self.register_buffer("multiplier", _scalar(self.weight), persistent=False)  # a setting, not a state
 
     def update(self, mean_divergence: Tensor) -> None:
         """Do nothing: the multiplier is fixed."""
@@ -116,7 +118,7 @@ class Hinge(Penalty):
 
     def cost(self, divergence: Tensor) -> Tensor:
         """See `Invariance.cost`."""
-        return self.multiplier * (divergence - self.epsilon).clamp(min=0)
+        return super().cost((divergence - self.epsilon).clamp(min=0))
 
 
 class Constraint(Invariance):
@@ -159,9 +161,10 @@ class Constraint(Invariance):
                 f"rate={rate}, decay={decay}, initial={initial}, maximum={maximum}: expected rate > 0, 0 <= decay < 1 "
                 "and 0 <= initial <= maximum"
             )
-        self.epsilon, self.rate, self.decay, self.initial, self.maximum = epsilon, rate, decay, initial, maximum
-        self.register_buffer("multiplier", torch.tensor(float(initial)))
-        self.register_buffer("moving_mean", torch.tensor(float(epsilon)))
+        self.epsilon, self.rate, self.decay = float(epsilon), float(rate), float(decay)
+        self.initial, self.maximum = float(initial), float(maximum)
+        self.register_buffer("multiplier", _scalar(self.initial))
+        self.register_buffer("moving_mean", _scalar(self.epsilon))
 
     @torch.no_grad()
     def update(self, mean_divergence: Tensor) -> None:
@@ -169,3 +172,7 @@ class Constraint(Invariance):
         self.moving_mean.lerp_(mean_divergence.to(self.moving_mean), 1 - self.decay)
         step = self.rate * (self.moving_mean - self.epsilon) / self.epsilon
         self.multiplier.add_(step).clamp_(0, self.maximum)
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")

@@ -32,5 +32,10 @@ def clamp_with_gradient(images: Tensor) -> Tensor:
 
 
 def unit_interval(u: Tensor) -> Tensor:
-    """Return `2 Phi(u) - 1`: maps the reals to (-1, 1), and N(0, 1) to the uniform distribution on it."""
-    return torch.erf(u * _SQRT_HALF)
+    """Return `2 Phi(u) - 1`, at least float32: reals go to (-1, 1), and N(0, 1) to the uniform distribution on it."""
+    return torch.erf(at_least_float32(u) * _SQRT_HALF)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float32 if it is in half precision, else as it is."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.to(torch.float32)

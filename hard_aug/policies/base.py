@@ -9,24 +9,30 @@ one-sided parameters, which are folded, it is a lower bound, exact where `q` is 
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hard_aug.ops.elementwise import unit_interval
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.float32 import Float32Module
 from hard_aug.utils.settings_repr import describe_settings
 
 #: Beyond this many parameters in a block, their correlations are left out.
 LARGEST_FULL_BLOCK = 64
+#: Standard deviation of `u` at which eight draws in ten lie in the outermost tenths of a range.
+LARGEST_STD = 5.0
 #: Names of parameters that a `repr` lists: a transform of noise has thousands.
 NAMES_SHOWN = 8
 
 
-class Policy(nn.Module, ABC):
-    """A distribution of `u`, `(B, P)`.
+class Policy(Float32Module, ABC):
+    """A distribution of `u`, `(B, P)`. It is float32, whatever the default dtype or a cast of a module that holds it.
 
     Args:
         spec: the transform's parameters, `transform.spec`.
@@ -82,7 +88,9 @@ class Policy(nn.Module, ABC):
             raise ValueError("a policy requires at least one parameter; pass transform.spec")
         self.spec = spec
         self.size = len(spec)
-        self.register_buffer("one_sided", torch.tensor([p.one_sided for p in spec]), persistent=False)
+        self.register_buffer(
+            "one_sided", torch.tensor([p.one_sided for p in spec], dtype=torch.bool, device="cpu"), persistent=False
+        )
 
     def check_spec(self, spec: tuple[Parameter, ...]) -> None:
         """Raise `ValueError` unless the policy was created for this `spec`."""
@@ -160,14 +168,34 @@ class Policy(nn.Module, ABC):
 
 
 def log_std_at_start(spec: tuple[Parameter, ...], std: float | None) -> Tensor:
-    """Return `(P,)`, the logarithm of `std`, or of each parameter's own starting value.
+    """Return `(P,)`, float32 on the CPU, the logarithm of `std`, or of each parameter's own starting value.
 
     Raises:
         ValueError: `std` is not positive, so the policy would start at a point.
     """
     if std is not None and not (std > 0 and math.isfinite(std)):
         raise ValueError(f"std={std}: expected a positive number (a policy that starts at a point has collapsed)")
-    return torch.tensor([parameter.start if std is None else std for parameter in spec]).log()
+    if std is not None and std > LARGEST_STD:
+        warnings.warn(
+            f"std={std:g} is in units of u, where 1 is random augmentation: most draws lie at the ends of the "
+            "ranges; leave it out, and give physical ranges to the transform",
+            stacklevel=3,
+        )
+    values = [parameter.start if std is None else float(std) for parameter in spec]
+    return torch.tensor(values, dtype=torch.float32, device="cpu").log()
+
+
+@contextmanager
+def building() -> Iterator[dict[str, Any]]:
+    """Yield the arguments that put layers on the CPU, in float32, whatever the defaults; keep the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        yield {"device": "cpu", "dtype": torch.float32}
+
+
+def normal_quantiles(count: int) -> Tensor:
+    """Return `(count,)` quantiles of the standard normal distribution, at equal steps of probability."""
+    probabilities = (torch.arange(count, dtype=torch.float32, device="cpu") + 0.5) / count
+    return torch.special.ndtri(probabilities)  # type: ignore[no-any-return]  # untyped in torch
 
 
 def initialise_network(network: nn.Sequential, generator: torch.Generator) -> None:

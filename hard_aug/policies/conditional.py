@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy, initialise_network, log_std_at_start
+from hard_aug.policies.base import Policy, building, initialise_network, log_std_at_start, normal_quantiles
 from hard_aug.transforms.spec import Parameter
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import as_seed, check_integer
 from hard_aug.utils.rng import randn
 
 SIDE = 16
@@ -56,23 +56,22 @@ class Conditional(Policy):
     ) -> None:
         super().__init__(spec)
         check_integer(width=width, channels=channels)
-        self.channels, self.std, self.width, self.seed = channels, std, width, seed
-        generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
+        self.channels, self.width = channels, width = int(channels), int(width)
+        self.std, self.seed = None if std is None else float(std), as_seed(seed)
+        with building() as place:
             self.network = nn.Sequential(
-                nn.Conv2d(channels, width, 3, 2, 1),
+                nn.Conv2d(channels, width, 3, 2, 1, **place),
                 nn.SiLU(),
-                nn.Conv2d(width, 2 * width, 3, 2, 1),
+                nn.Conv2d(width, 2 * width, 3, 2, 1, **place),
                 nn.SiLU(),
                 nn.Flatten(),
-                nn.Linear(2 * width * (SIDE // 4) ** 2, 4 * width),
+                nn.Linear(2 * width * (SIDE // 4) ** 2, 4 * width, **place),
                 nn.SiLU(),
-                nn.Linear(4 * width, 2 * self.size),
+                nn.Linear(4 * width, 2 * self.size, **place),
             )
-        initialise_network(self.network, generator)
+        initialise_network(self.network, torch.Generator().manual_seed(self.seed))
         self.log_std = nn.Parameter(log_std_at_start(spec, std))
-        probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
-        self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
+        self.register_buffer("quantiles", normal_quantiles(QUANTILES), persistent=False)
 
     def distribution(self, images: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""
@@ -90,6 +89,12 @@ class Conditional(Policy):
         mean, change = self.network(2 * seen - 1).chunk(2, dim=1)
         return mean, (self.log_std + change).exp()
 
+    def _spread_over(self, images: Tensor | None) -> tuple[Tensor, Tensor]:
+        mean, std = self.distribution(images)
+        if not len(mean):
+            raise ValueError("the spread of a Conditional is a mean over images: expected at least one, got none")
+        return mean, std
+
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Policy.sample`."""
         mean, std = self.distribution(images)
@@ -97,11 +102,11 @@ class Conditional(Policy):
 
     def relative_entropy(self, images: Tensor | None = None) -> Tensor:
         """See `Policy.relative_entropy`."""
-        mean, std = self.distribution(images)
+        mean, std = self._spread_over(images)
         return 0.5 * (1 + 2 * std.log() - std.square() - mean.square()).sum(1).mean()
 
     @torch.no_grad()
     def relative_variance(self, images: Tensor | None = None) -> Tensor:
         """See `Policy.relative_variance`."""
-        mean, std = self.distribution(images)
+        mean, std = self._spread_over(images)
         return self.relative_variance_of((mean + std * self.quantiles[:, None, None]).flatten(0, 1))

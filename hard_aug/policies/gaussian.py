@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, log_std_at_start
+from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, log_std_at_start, normal_quantiles
 from hard_aug.transforms.spec import Parameter
 from hard_aug.utils.rng import randn
 
@@ -37,13 +37,12 @@ class Gaussian(Policy):
 
     def __init__(self, spec: tuple[Parameter, ...], *, std: float | None = None) -> None:
         super().__init__(spec)
-        self.std = std
-        self.mean = nn.Parameter(torch.zeros(self.size))
+        self.std = None if std is None else float(std)
+        self.mean = nn.Parameter(torch.zeros(self.size, dtype=torch.float32, device="cpu"))
         self.log_std = nn.Parameter(log_std_at_start(spec, std))
-        self.lower = nn.Parameter(torch.zeros(self.size, self.size))
+        self.lower = nn.Parameter(torch.zeros(self.size, self.size, dtype=torch.float32, device="cpu"))
         self.register_buffer("mask", _same_block(spec).tril(-1), persistent=False)
-        probabilities = (torch.arange(QUANTILES) + 0.5) / QUANTILES
-        self.register_buffer("quantiles", torch.special.ndtri(probabilities), persistent=False)
+        self.register_buffer("quantiles", normal_quantiles(QUANTILES), persistent=False)
 
     def scale(self) -> Tensor:
         """Return `L`, `(P, P)`. Rows are learned in units of their own standard deviation, for one learning rate."""
@@ -68,4 +67,5 @@ class Gaussian(Policy):
 def _same_block(spec: tuple[Parameter, ...]) -> Tensor:
     blocks = [p.block for p in spec]
     small = {block for block in blocks if blocks.count(block) <= LARGEST_FULL_BLOCK}
-    return torch.tensor([[float(a == b and a in small) for b in blocks] for a in blocks])
+    rows = [[float(a == b and a in small) for b in blocks] for a in blocks]
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from hard_aug.policies.base import (
     LARGEST_FULL_BLOCK,
     Policy,
+    building,
     gaussian_relative_entropy,
     initialise_network,
     log_std_at_start,
 )
 from hard_aug.transforms.spec import Parameter
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import as_seed, check_integer
 from hard_aug.utils.rng import randn
 
 PROBES = 512
@@ -52,19 +53,20 @@ class Generator(Policy):
     ) -> None:
         super().__init__(spec)
         check_integer(width=width)
-        self.std, self.width, self.seed = std, width, seed
-        generator = torch.Generator().manual_seed(seed)
+        self.width = width = int(width)
+        self.std, self.seed = None if std is None else float(std), as_seed(seed)
+        generator = torch.Generator().manual_seed(self.seed)
         self.log_std = nn.Parameter(log_std_at_start(spec, std))
-        with torch.random.fork_rng(devices=[]):  # building a policy leaves the global generator as it was
+        with building() as place:
             self.network = nn.Sequential(
-                nn.Linear(self.size, width),
+                nn.Linear(self.size, width, **place),
                 nn.SiLU(),
-                nn.Linear(width, width),
+                nn.Linear(width, width, **place),
                 nn.SiLU(),
-                nn.Linear(width, self.size),
+                nn.Linear(width, self.size, **place),
             )
         initialise_network(self.network, generator)
-        self.register_buffer("probes", torch.randn(PROBES, self.size, generator=generator), persistent=False)
+        self.register_buffer("probes", randn((PROBES, self.size), generator), persistent=False)
 
     def transport(self, noise: Tensor) -> Tensor:
         """Return `u`, `(N, P)`, for noise `(N, P)`."""
@@ -82,8 +84,8 @@ class Generator(Policy):
         if self.size > LARGEST_FULL_BLOCK:  # the determinant of a large covariance requires more draws
             variance = centred.square().mean(0) + SMALLEST_VARIANCE
             return 0.5 * (1 + variance.log() - variance - mean.square()).sum()
-        covariance = centred.T @ centred / PROBES + SMALLEST_VARIANCE * torch.eye(self.size, device=u.device)
-        return gaussian_relative_entropy(mean, covariance)
+        smallest = SMALLEST_VARIANCE * torch.eye(self.size, dtype=u.dtype, device=u.device)
+        return gaussian_relative_entropy(mean, centred.T @ centred / PROBES + smallest)
 
     @torch.no_grad()
     def relative_variance(self, images: Tensor | None = None) -> Tensor:

@@ -70,7 +70,8 @@ class Search(Policy):
         proposal.check_spec(spec)
         if proposal.is_per_sample:
             raise ValueError("a Search cannot be the proposal of a Search; give that one more candidates instead")
-        self.candidates, self.steps, self.step_size = candidates, steps, step_size
+        self.candidates, self.steps = candidates, steps = int(candidates), int(steps)
+        self.step_size = float(step_size)
         self.proposal = proposal
         # A gradient takes a forward and a backward of both networks, a score a forward of both.
         self.refine_evaluations = (2 * candidates if candidates > 1 else 0) + (4 * steps + 2 if steps else 0)
@@ -98,7 +99,7 @@ class Search(Policy):
                 best, top = _better(best, top, candidate, score(candidate))
         if self.steps:
             u = best
-            top = torch.full((len(u),), -math.inf, device=u.device)
+            top = u.new_full((len(u),), -math.inf)
             for _ in range(self.steps):
                 found, gradient = score_with_gradient(u)
                 best, top = _better(best, top, u, found)

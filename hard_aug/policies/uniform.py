@@ -36,7 +36,7 @@ class Uniform(Policy):
     def __init__(self, spec: tuple[Parameter, ...], *, scale: float = 1.0) -> None:
         super().__init__(spec)
         check_fraction(scale=scale)
-        self.scale = scale
+        self.scale = float(scale)
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Policy.sample`."""
@@ -51,4 +51,4 @@ class Uniform(Policy):
 
     def relative_variance(self, images: Tensor | None = None) -> Tensor:
         """See `Policy.relative_variance`."""
-        return torch.full((self.size,), self.scale**2, device=self.one_sided.device)
+        return self.one_sided.new_full((self.size,), self.scale**2, dtype=torch.float32)

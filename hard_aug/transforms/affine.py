@@ -19,9 +19,10 @@ import math
 
 from hard_aug.ops.warp_color import PaddingMode
 from hard_aug.ops.warp_color.checks import check_padding_mode
-from hard_aug.transforms.argument_checks import check_factors, check_positive
+from hard_aug.transforms.argument_checks import check_factors, check_positive, warn_of_units
 from hard_aug.transforms.base import PlannedSpatialTransform
 from hard_aug.transforms.spec import Parameter, make_plan
+from hard_aug.utils.checks import as_python
 
 
 class Affine(PlannedSpatialTransform):
@@ -62,6 +63,8 @@ class Affine(PlannedSpatialTransform):
         check_positive(translation=translation, rotation=rotation, shear=shear)
         check_factors(scale=scale)
         check_padding_mode(padding_mode)
+        warn_of_units(translation=translation, rotation=rotation, scale=scale, shear=shear)
+        translation, rotation, scale, shear = as_python(translation, rotation, scale, shear)
         spec: list[Parameter] = []
         if translation is not None:
             for axis, length in (("x", "width"), ("y", "height")):

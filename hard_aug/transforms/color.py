@@ -18,10 +18,11 @@ from torch import Tensor
 
 from hard_aug.ops import warp_color
 from hard_aug.ops.compose import compose_color
-from hard_aug.transforms.argument_checks import check_factors, check_positive
+from hard_aug.transforms.argument_checks import check_factors, check_positive, warn_of_units
 from hard_aug.transforms.base import ColorTransform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter, make_plan
+from hard_aug.utils.checks import as_python
 
 
 class Color(ColorTransform):
@@ -60,6 +61,8 @@ class Color(ColorTransform):
     ) -> None:
         check_positive(brightness=brightness, hue=hue)
         check_factors(contrast=contrast, saturation=saturation)
+        warn_of_units(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+        brightness, contrast, saturation, hue = as_python(brightness, contrast, saturation, hue)
         offsets = (("brightness", brightness, "intensity"), ("hue", hue, "degrees"))
         factors = (("contrast", contrast), ("saturation", saturation))
         spec = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,12 @@ def make_context(
     """
     partner_images = partner_logits = noise = None
     if transform.requires_partner:
+        if len(images) == 1:
+            warnings.warn(
+                f"{type(transform).__name__} mixes the images of a batch, and a single one has only itself to be mixed "
+                "with, so it stays as it is; use larger batches (of a hard_fraction, its part of each batch counts)",
+                stacklevel=2,
+            )
         partner = rng.derangement(len(images), generator).to(images.device)
         partner_images = images[partner]
         partner_logits = None if teacher_logits is None else teacher_logits[partner]

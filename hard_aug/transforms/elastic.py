@@ -16,7 +16,7 @@ from torch import Tensor
 from hard_aug.ops import warp_color
 from hard_aug.ops.warp_color import PaddingMode
 from hard_aug.ops.warp_color.checks import check_padding_mode
-from hard_aug.transforms.argument_checks import check_pair
+from hard_aug.transforms.argument_checks import check_pair, warn_of_units
 from hard_aug.transforms.base import DisplacementTransform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
@@ -56,6 +56,8 @@ class Elastic(DisplacementTransform):
         self, *, magnitude: float = 0.1, control: int | tuple[int, int] = 5, padding_mode: PaddingMode = "zeros"
     ) -> None:
         check_positive_number(magnitude=magnitude)
+        warn_of_units(magnitude=magnitude)
+        magnitude = float(magnitude)
         rows, columns = check_pair(control=control)
         if min(rows, columns) < MIN_POINTS:
             raise ValueError(f"control={control}: a cubic spline needs at least {MIN_POINTS} points on each axis")

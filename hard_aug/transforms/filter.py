@@ -23,11 +23,11 @@ from kornia.filters import filter2d_separable, get_gaussian_kernel1d, motion_blu
 from torch import Tensor
 
 from hard_aug.ops.memory_formats import memory_format_of
-from hard_aug.transforms.argument_checks import check_factors, check_positive
+from hard_aug.transforms.argument_checks import check_factors, check_positive, warn_of_units
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
-from hard_aug.utils.checks import check_fraction
+from hard_aug.utils.checks import as_python, check_fraction, is_integer
 
 #: Lower clamp of the intensity before gamma: below it the gradient of the power in the image is too steep.
 MIN_INTENSITY = 1e-5
@@ -81,12 +81,15 @@ class Filter(Transform):
         motion_length: int = 9,
     ) -> None:
         check_factors(gamma=gamma)
-        strengths = {"solarize": solarize, "sharpness": sharpness, "blur": blur, "motion_blur": motion_blur}
-        check_positive(**strengths, noise=noise)
+        check_positive(solarize=solarize, sharpness=sharpness, blur=blur, motion_blur=motion_blur, noise=noise)
         fractions = {"solarize": solarize, "motion_blur": motion_blur}
         check_fraction(**{name: value for name, value in fractions.items() if value is not None})
-        if not isinstance(motion_length, int) or motion_length < 3 or motion_length % 2 == 0:
+        if not is_integer(motion_length) or motion_length < 3 or motion_length % 2 == 0:
             raise ValueError(f"motion_length={motion_length}: expected an odd number of pixels >= 3")
+        warn_of_units(blur=blur, gamma=gamma, noise=noise)
+        blur, gamma, noise, sharpness = as_python(blur, gamma, noise, sharpness)
+        solarize, motion_blur = as_python(solarize, motion_blur)
+        strengths = {"solarize": solarize, "sharpness": sharpness, "blur": blur, "motion_blur": motion_blur}
         spec: list[Parameter] = []
         if gamma is not None:
             spec.append(Parameter("gamma", 1 / gamma, gamma, 1.0, "factor", True, "filter"))
@@ -102,7 +105,7 @@ class Filter(Transform):
         if not spec:
             raise ValueError("Filter with every part switched off has no effect; give at least one range")
         self.blur, self.gamma, self.noise, self.sharpness = blur, gamma, noise, sharpness
-        self.solarize, self.motion_blur, self.motion_length = solarize, motion_blur, motion_length
+        self.solarize, self.motion_blur, self.motion_length = solarize, motion_blur, int(motion_length)
         self.spec = tuple(spec)
         self.blur_size = 2 * math.ceil(3 * (blur or 0.0)) + 1
 
@@ -115,8 +118,8 @@ class Filter(Transform):
         """See `Transform.apply`."""
         if images.numel() == 0:
             return images
-        values = self.decode(u)
         compute = torch.promote_types(torch.promote_types(images.dtype, u.dtype), torch.float32)
+        values = {name: value.to(compute) for name, value in self.decode(u).items()}
         out = images.to(compute)
         if "gamma" in values:
             out = out.clamp(MIN_INTENSITY, 1).pow(_per_image(values["gamma"]))

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hard_aug.ops.divergence.reference import log_add
 from hard_aug.transforms.argument_checks import check_pair
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.context import Context
@@ -83,7 +84,7 @@ class PatchMix(Transform):
         if mode not in get_args(MixMode):
             raise ValueError(f"mode={mode!r}: expected one of {', '.join(get_args(MixMode))}")
         check_fraction(temperature=temperature)
-        self.mode, self.temperature = mode, temperature
+        self.mode, self.temperature = mode, float(temperature)
         rows, columns = (n // p for n, p in zip(self.image_size, self.patch_size, strict=True))
         self.grid = (rows, columns)
         self.spec = tuple(
@@ -147,4 +148,4 @@ class PatchMix(Transform):
         compute = torch.promote_types(logits.dtype, torch.float32)
         area = self.mask(u).mean((1, 2)).to(compute).clamp(MIN_AREA, 1 - MIN_AREA)[:, None]
         image, partner = (given.to(compute).log_softmax(-1) for given in (logits, context.partner_logits))
-        return torch.logaddexp(image + torch.log1p(-area), partner + area.log())
+        return log_add(image + torch.log1p(-area), partner + area.log())

@@ -17,6 +17,7 @@ import math
 
 from hard_aug.ops.warp_color import PaddingMode
 from hard_aug.ops.warp_color.checks import check_padding_mode
+from hard_aug.transforms.argument_checks import warn_of_units
 from hard_aug.transforms.base import PlannedSpatialTransform
 from hard_aug.transforms.spec import Parameter, make_plan
 
@@ -58,6 +59,8 @@ class Perspective(PlannedSpatialTransform):
                 f"{nearest:.3g}"
             )
         check_padding_mode(padding_mode)
+        warn_of_units(tilt=tilt, focal_length=focal_length)
+        tilt, focal_length = float(tilt), float(focal_length)
         self.tilt, self.focal_length, self.padding_mode = tilt, focal_length, padding_mode
         self.spec = tuple(Parameter(f"tilt_{axis}", -tilt, tilt, 0.0, "degrees", block="perspective") for axis in "xy")
         self.plan = make_plan("perspective", self.spec, focal_length=focal_length)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+import operator
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from numbers import Real
+from typing import Any, NoReturn, SupportsFloat, SupportsIndex, TypeGuard
 
 import torch
 from torch import Tensor
 
 RANGE_TOLERANCE = 1e-3
-#: Where a normalisation is undone: bfloat16 keeps values of up to 4 to 2^-7, times a standard deviation of up to 0.5.
-NORMALIZED_TOLERANCE = 1e-2
-NORMALIZED_ADVICE = (
-    "say so with normalization=(mean, std), and wrap the networks in hard_aug.Normalized(model, mean, std)"
+TWO_CLASSES = (
+    "expected at least two classes, because a softmax over one logit is constant and teaches nothing; for a binary "
+    "network with the logit z use torch.cat((torch.zeros_like(z), z), 1)"
 )
 
 
@@ -25,19 +29,69 @@ def check_kinds(**given: tuple[object, type]) -> None:
             found = type(value).__name__
             if isinstance(value, type):
                 found = f"the class {value.__name__}; pass an instance, {value.__name__}(...)"
+            elif isinstance(value, functools.partial):
+                made = getattr(value.func, "__name__", str(value.func))
+                found = f"a partial of {made}; call it, and pass what it returns"
+            elif isinstance(value, types.FunctionType):
+                use = "call it in the forward of a module" if expected is torch.nn.Module else "pass what it makes"
+                found = f"the function {value.__name__}; {use}"
             raise TypeError(f"{name}: expected {article} {expected.__name__}, got {found}")
 
 
+def is_integer(value: object) -> TypeGuard[SupportsIndex]:
+    """Return whether `value` is an integer of Python or NumPy, or an integer tensor of one element; a bool is none."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+        return False
+    try:
+        operator.index(value)  # type: ignore[arg-type]  # that is what it finds out
+    except TypeError:
+        return False
+    return True
+
+
+def is_number(value: object) -> TypeGuard[SupportsFloat]:
+    """Return whether `value` is a real number of Python or NumPy, or a tensor of no axes; a bool is none."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and value.dtype != torch.bool and not value.is_complex()
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_python(*values: Any) -> tuple[Any, ...]:
+    """Return numbers of NumPy, and tensors of no axes, as Python's, which a `repr` and JSON show as such."""
+    return tuple(value.item() if getattr(value, "ndim", None) == 0 else value for value in values)
+
+
+def store_as_python(settings: Any) -> None:
+    """Replace the numbers of NumPy in the fields of a frozen dataclass by Python's; see `as_python`."""
+    for field in fields(settings):
+        (value,) = as_python(getattr(settings, field.name))
+        object.__setattr__(settings, field.name, value)
+
+
 def check_integer(least: int = 1, **values: object) -> None:
-    """Raise `ValueError` unless each value is an integer of at least `least`; None is not checked."""
+    """Raise `ValueError` unless each value is an integer of at least `least`; None is not checked.
+
+    What passes may be NumPy's; `int(value)` is Python's.
+    """
     for name, value in values.items():
-        if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+        if value is not None and not (is_integer(value) and int(value) >= least):
             raise ValueError(f"{name}={value}: expected an integer >= {least}")
+
+
+def as_seed(seed: object, *, name: str = "seed") -> int:
+    """Return a seed of torch's generators as Python's integer, which they require.
+
+    Raises:
+        ValueError: it is no integer in [-2^63, 2^64).
+    """
+    if not is_integer(seed) or not -(2**63) <= int(seed) < 2**64:
+        raise ValueError(f"{name}={seed}: expected an integer of at most 64 bits, such as {name}=0")
+    return int(seed)
 
 
 def _check_numbers(values: dict[str, float], accepts: Callable[[float], bool], expected: str) -> None:
     for name, value in values.items():
-        if not (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and accepts(value)):
+        if not (is_number(value) and math.isfinite(value) and accepts(value)):
             raise ValueError(f"{name}={value}: expected {expected}")
 
 
@@ -61,22 +115,44 @@ def check_fraction(**values: float) -> None:
     _check_numbers(values, lambda value: 0 < value <= 1, "a fraction in (0, 1]")
 
 
-def check_image_form(images: object) -> Tensor:
-    """Raise unless `images` is a floating-point tensor `(B, C, H, W)`; no value is read."""
+def check_image_form(images: object, *, takes_gradients: bool = True) -> Tensor:
+    """Return `images`, detached; raise unless they are a floating-point tensor `(B, C, H, W)`; no value is read.
+
+    Args:
+        images: what was given.
+        takes_gradients: whether gradients will be taken, for which inference mode is refused.
+    """
     if not isinstance(images, Tensor):
-        raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}; use torch.as_tensor(images)")
+        raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}; {_images_inside(images)}")
     if not images.is_floating_point():
         raise TypeError(f"images are {images.dtype}: expected floating point in [0, 1]; use images.float() / 255")
     if images.ndim != 4:
         raise ValueError(f"images: expected shape (B, C, H, W), got {tuple(images.shape)}; a single one: images[None]")
     if images.shape[1] == 0 or images.shape[2] == 0 or images.shape[3] == 0:
         raise ValueError(f"images of shape {tuple(images.shape)} have no pixels")
-    if torch.is_inference_mode_enabled() or images.is_inference():
+    if looks_channels_last(tuple(images.shape)):
+        raise ValueError(
+            f"images {tuple(images.shape)} look like channels last: expected (B, C, H, W); use "
+            "images.permute(0, 3, 1, 2)"
+        )
+    if takes_gradients and (torch.is_inference_mode_enabled() or images.is_inference()):
         raise RuntimeError(
             "called under torch.inference_mode() or with inference tensors, where gradients can't be taken; "
             "use torch.no_grad() or no context at all"
         )
     return images.detach()
+
+
+def _images_inside(batch: object) -> str:
+    """Return how to take the images out of what a loader may give."""
+    if isinstance(batch, Mapping):
+        keys = [key for key, value in batch.items() if isinstance(value, Tensor) and value.ndim == 4]
+        return f"pass batch[{keys[0]!r}]" if keys else f"pass its images (its keys are {', '.join(map(repr, batch))})"
+    if isinstance(batch, Sequence) and batch and all(isinstance(value, Tensor) for value in batch):
+        if all(value.ndim == 3 for value in batch):
+            return "use torch.stack(images)"
+        return "unpack the batch: images, labels = batch"
+    return "use torch.as_tensor(images)"
 
 
 def check_labels(labels: object, *, batch: int, required_by: object = None) -> None:
@@ -116,13 +192,15 @@ def images_in_range(images: Tensor, tolerance: float = RANGE_TOLERANCE) -> Tenso
     return (low >= -tolerance) & (high <= 1 + tolerance)
 
 
-def raise_for_values(images: Tensor, *, undone: bool = False, advice: str = NORMALIZED_ADVICE) -> None:
+def raise_for_values(
+    images: Tensor, *, advice: str = "undo that first, images * std + mean", undone: bool = False
+) -> NoReturn:
     """Raise the `ValueError` for images out of range. Synchronises with the device.
 
     Args:
         images: with values that are not finite or outside [0, 1].
-        undone: whether a normalisation was undone before.
-        advice: what to do with normalised images.
+        advice: what to do with normalised images; where a normalisation was undone, what to do at all.
+        undone: whether one was.
     """
     bad = int((~images.isfinite()).sum())
     if bad:
@@ -130,16 +208,10 @@ def raise_for_values(images: Tensor, *, undone: bool = False, advice: str = NORM
             f"images hold {bad} NaN or infinite values of {images.numel()}; clean the data before the call"
         )
     low, high = images.aminmax()
+    found = f"images lie in [{float(low):.4g}, {float(high):.4g}]"
     if undone:
-        raise ValueError(
-            f"images lie in [{float(low):.4g}, {float(high):.4g}] once normalization is undone: expected [0, 1]; "
-            "is it the loader's own? Leave it out for images in [0, 1]. (timm's random erasing fills with values from "
-            "outside in its modes 'rand' and 'pixel'; use re_mode='const')"
-        )
-    raise ValueError(
-        f"images lie in [{float(low):.4g}, {float(high):.4g}]: expected [0, 1]. Divide bytes by 255; if they are "
-        f"normalised, {advice}"
-    )
+        raise ValueError(f"{found} once normalization is undone: expected [0, 1]; {advice}")
+    raise ValueError(f"{found}: expected [0, 1]. Divide bytes by 255; if they are normalised, {advice}")
 
 
 def check_images(images: object) -> Tensor:
@@ -153,100 +225,22 @@ def check_images(images: object) -> Tensor:
     return checked
 
 
-class ImageCheck:
-    """Checks the images that a `HardAugmenter` is called with, and undoes their normalisation.
-
-    Values are read on the CPU at each call, on a GPU (where that synchronises with the device) at the first call of a
-    shape; later faults there are noted in `bad`, a bool scalar.
+def looks_channels_last(shape: tuple[int, ...], channels: int | None = None) -> bool:
+    """Return whether images of this shape are rather `(B, H, W, C)`.
 
     Args:
-        device: of the networks.
-        normalization: `(mean, std)` per channel to be undone; None: images are in [0, 1] already.
+        shape: four sizes.
+        channels: of the images that a network takes; None: unknown, so 1, 3 or 4.
     """
-
-    def __init__(
-        self, device: torch.device, normalization: tuple[Sequence[float], Sequence[float]] | None = None
-    ) -> None:
-        self.device = device
-        self.bad = torch.zeros((), dtype=torch.bool, device=device)
-        self._seen: set[tuple[int, ...]] = set()
-        self._normalization: tuple[Tensor, Tensor] | None = None
-        if normalization is not None:
-            try:
-                mean, std = (list(values) for values in normalization)
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"normalization={normalization!r}: expected (mean, std), with a number for each channel in both"
-                ) from error
-            mean, std = checked_normalization(mean, std, name="normalization")
-            shape = (1, -1, 1, 1)
-            self._normalization = (
-                torch.tensor(mean, device=device).view(shape),
-                torch.tensor(std, device=device).view(shape),
-            )
-
-    def __call__(self, images: object) -> Tensor:
-        """Return `images` in [0, 1], detached.
-
-        Args:
-            images: `(B, C, H, W)`, normalised or not as the constructor was told.
-
-        Raises:
-            TypeError: no floating-point tensor.
-            ValueError: wrong rank, device, channels or range.
-            RuntimeError: inference mode.
-        """
-        images = check_image_form(images)
-        if images.device.type != self.device.type:
-            raise ValueError(
-                f"images are on {images.device}, and the networks were on {self.device} when the augmenter was "
-                f"created; use images.to('{self.device}'), or create the augmenter after moving the networks"
-            )
-        if self._normalization is not None:
-            images = self._denormalized(images, *self._normalization)
-        if images.numel() == 0:
-            return images
-        tolerance = RANGE_TOLERANCE if self._normalization is None else NORMALIZED_TOLERANCE
-        in_range = images_in_range(images, tolerance)
-        if images.is_cuda and tuple(images.shape) in self._seen:
-            self.bad |= ~in_range
-        elif not bool(in_range):
-            raise_for_values(images, undone=self._normalization is not None)
-        self._seen.add(tuple(images.shape))
-        return images if self._normalization is None else images.clamp(0, 1)
-
-    def _denormalized(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        if images.shape[1] != mean.shape[1]:
-            raise ValueError(f"normalization has {mean.shape[1]} channels, and the images have {images.shape[1]}")
-        return (images * std + mean).to(images.dtype)
-
-    def labels(self, labels: Tensor, *, classes: int) -> Tensor:
-        """Return `labels`, `(B,)`, on the device.
-
-        Args:
-            labels: integers.
-            classes: K.
-
-        Raises:
-            ValueError: values outside [0, classes). (On a GPU that is noted in `bad`.)
-        """
-        labels = labels.to(self.device)
-        if labels.numel() == 0:
-            return labels
-        low, high = labels.aminmax()
-        wrong = (low < 0) | (high >= classes)
-        if wrong.is_cuda:
-            self.bad |= wrong
-        elif bool(wrong):
-            raise ValueError(
-                f"labels lie in [{int(low)}, {int(high)}], and the teacher has {classes} classes: expected 0 to "
-                f"{classes - 1}; leave out images without a label"
-            )
-        return labels
+    _, second, height, last = shape
+    if channels is not None:
+        return second != channels and last == channels
+    # Of one column, only squares: others are signals with many channels.
+    return last in (1, 3, 4) and min(second, height) > 4 and (last > 1 or second == height)
 
 
 def check_logits(logits: object, *, batch: int, network: str) -> Tensor:
-    """Raise unless `logits` is a floating-point tensor `(B, K)`; no value is read."""
+    """Raise unless `logits` is a floating-point tensor `(B, K)` with at least two classes; no value is read."""
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"the {network} returned {type(logits).__name__}: expected a tensor of logits (B, K); "
@@ -257,6 +251,8 @@ def check_logits(logits: object, *, batch: int, network: str) -> Tensor:
             f"the {network} returned {logits.dtype} of shape {tuple(logits.shape)} for {batch} images: "
             f"expected floating-point logits of shape ({batch}, K)"
         )
+    if logits.shape[1] < 2:
+        raise ValueError(f"the {network} returned logits of shape {tuple(logits.shape)}: {TWO_CLASSES}")
     return logits
 
 

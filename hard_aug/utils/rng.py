@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+#: Sizes of the states of generators: of a CUDA or XPU device, of MPS, of the CPU.
+STATE_BYTES = (16, 44, 5056)
 
 
 class ShardedGenerator(torch.Generator):
@@ -56,13 +58,15 @@ def _restored(device: str, rank: int, processes: int, state: Tensor) -> ShardedG
 
 def randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw standard normal numbers, float32, on the generator's device; the first axis of `shape` is the batch's."""
-    drawn = torch.randn((shape[0] * _processes(generator), *shape[1:]), generator=generator, device=generator.device)
+    drawn_shape = (shape[0] * _processes(generator), *shape[1:])
+    drawn = torch.randn(drawn_shape, generator=generator, device=generator.device, dtype=torch.float32)
     return _local_rows(drawn, shape[0], generator)
 
 
 def rand(rows: int, generator: torch.Generator) -> Tensor:
     """Draw `(rows,)` numbers uniform in [0, 1), float32, on the generator's device."""
-    drawn = torch.rand(rows * _processes(generator), generator=generator, device=generator.device)
+    count = rows * _processes(generator)
+    drawn = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float32)
     return _local_rows(drawn, rows, generator)
 
 
@@ -91,12 +95,12 @@ def restore_generator(generator: torch.Generator, state: Tensor, *, fallback_see
         fallback_seed: for a state from another kind of device.
 
     Raises:
-        ValueError: a state of neither a CPU nor a CUDA generator.
+        ValueError: a state of no known kind of generator.
     """
     if len(state) == len(generator.get_state()):
         generator.set_state(state)
         return
-    if state.dtype != torch.uint8 or len(state) not in (16, 5056):  # bytes of a CUDA and of a CPU generator
+    if state.dtype != torch.uint8 or len(state) not in STATE_BYTES:
         raise ValueError(f"the generator's state has {len(state)} values of {state.dtype}")
-    generator.manual_seed(fallback_seed)
+    generator.manual_seed(fallback_seed % 2**64)
     logger.warning("the state is of another kind of device: draws continue from a new seed, not bit-equal")

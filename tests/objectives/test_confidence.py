@@ -88,3 +88,16 @@ def test_settings_out_of_range(kind: Any, arguments: dict[str, Any], words: str)
 def test_repr_shows_the_settings() -> None:
     assert repr(ConfidenceGap(2.0)) == "ConfidenceGap(gamma=2.0, start=None, target='label', towards=None)"
     assert repr(ConfidenceMargin(target="teacher")) == "ConfidenceMargin(target='teacher')"
+
+
+@pytest.mark.parametrize("objective", [ConfidenceGap(), ConfidenceRatio(), ConfidenceMargin()])
+@pytest.mark.parametrize("mask", [-math.inf, -1e9, torch.finfo(torch.float32).min])
+def test_a_correct_class_that_both_networks_mask(objective: Disagreement, mask: float) -> None:
+    teacher, student = torch.randn(2, 3, 4)
+    teacher[:, 0] = student[:, 0] = mask
+    leaves = teacher.requires_grad_(), student.requires_grad_()
+    reference = Reference(teacher, labels=torch.tensor([0, 0, 1]))
+    found = objective(teacher_logits=leaves[0], student_logits=leaves[1], reference=reference)
+    assert bool(found.isfinite().all())
+    for gradient in torch.autograd.grad(found.sum(), leaves):
+        assert bool(gradient.isfinite().all())

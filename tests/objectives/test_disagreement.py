@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from hard_aug import HardAugmenter
 from hard_aug.losses import distillation_loss
 from hard_aug.objectives import (
     KL,
@@ -22,6 +26,8 @@ from hard_aug.objectives import (
     ReverseKL,
     kl_divergence,
 )
+from hard_aug.schedules import Alternating
+from hard_aug.transforms import Affine
 
 EVERY: list[Disagreement] = [
     KL(3.0),
@@ -122,6 +128,124 @@ def test_confident_networks_give_no_nan(objective: Disagreement, dtype: torch.dt
     assert all(bool(value.isfinite().all()) for value in (found, *gradients) if value is not None)
 
 
+def masked(value: float, dtype: torch.dtype, *, other: float | None = None) -> tuple[Tensor, Tensor, Reference]:
+    """Logits of six classes; the last one has a value at the end of its type, or another one in the student's."""
+    generator = torch.Generator().manual_seed(1)
+    values = 2 * torch.randn(4, 4, 6, generator=generator)
+    largest = torch.finfo(dtype).max
+    values[::2, :, -1] = max(value, -largest) if value > -math.inf else value
+    values[1::2, :, -1] = values[0, 0, -1] if other is None else max(other, -largest)
+    teacher, clean, student, clean_student = values[[0, 2, 1, 3]].to(dtype)
+    return teacher, student, Reference(clean, clean_student, torch.tensor([0, 1, 2, 3]))
+
+
+def scores_and_gradients(
+    objective: Disagreement, teacher: Tensor, student: Tensor, reference: Reference
+) -> tuple[Tensor, list[Tensor]]:
+    leaves = [logits.clone().requires_grad_() for logits in (teacher, student)]
+    found = objective(teacher_logits=leaves[0], student_logits=leaves[1], reference=reference)
+    gradients = torch.autograd.grad(found.sum(), leaves, allow_unused=True)
+    return found.detach(), [torch.zeros_like(teacher) if g is None else g for g in gradients]
+
+
+WIDE = torch.finfo(torch.float32)
+
+
+@pytest.mark.parametrize("objective", [*EVERY, *(type(one)(0.5) for one in EVERY[:3])], ids=name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [(-math.inf, None), (-1e9, None), (-1e4, None), (WIDE.min, None), (WIDE.min, -1e4), (-1e4, WIDE.min)],
+)
+def test_a_class_that_both_networks_mask_is_as_if_it_did_not_exist(
+    objective: Disagreement, dtype: torch.dtype, value: float, other: float | None
+) -> None:
+    teacher, student, reference = masked(value, dtype, other=other)
+    assert reference.student_logits is not None
+    rest = Reference(reference.teacher_logits[:, :5], reference.student_logits[:, :5], reference.labels)
+    found, gradients = scores_and_gradients(objective, teacher, student, reference)
+    expected, rest_gradients = scores_and_gradients(objective, teacher[:, :5], student[:, :5], rest)
+    if isinstance(objective, ConfidenceGap) and objective.towards is not None:  # counts classes modulo K
+        expected, rest_gradients = found[:3], [gradient[:, :5] for gradient in gradients]
+    assert torch.allclose(found[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+    for gradient, other_gradient in zip(gradients, rest_gradients, strict=True):
+        assert torch.allclose(gradient[:, :5].float(), other_gradient.float(), rtol=1e-2, atol=1e-4)
+        assert not bool(gradient[:, 5].any())
+        assert bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("objective", [*EVERY, *(type(one)(0.5) for one in EVERY[:3])], ids=name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_logits_at_both_ends_of_their_type(objective: Disagreement, dtype: torch.dtype) -> None:
+    teacher, student, reference = masked(torch.finfo(dtype).max, dtype)
+    teacher[:, 3], student[:, 3] = torch.finfo(dtype).min, torch.finfo(dtype).min
+    found, gradients = scores_and_gradients(objective, teacher, student, reference)
+    for value in (found, *gradients):
+        assert bool(value.isfinite().all())
+    if objective.is_divergence:  # both are certain of the same class
+        assert torch.equal(found, torch.zeros(4))
+
+
+def test_a_class_that_the_student_alone_masks_with_infinity_is_no_nan() -> None:
+    teacher, student, reference = masked(-math.inf, torch.float32)
+    teacher[:, -1], student[0, 0], teacher[0, 0] = 0.0, 9.0, -9.0
+    teacher[1:, 0] = student[1:, 0] = 20.0
+    found, gradients = scores_and_gradients(DecisionMaskedKL(2.0), teacher, student, reference)
+    assert found.tolist() == [0.0, math.inf, math.inf, math.inf]
+    assert bool(torch.cat(gradients).isfinite().all())
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_small_batches(objective: Disagreement, rows: int) -> None:
+    teacher, student, reference = logits()
+    given = reference.first(rows)
+    found = objective(teacher_logits=teacher[:rows], student_logits=student[:rows], reference=given)
+    assert found.shape == (rows,)
+    whole = objective(teacher_logits=teacher, student_logits=student, reference=reference)
+    assert torch.allclose(found, whole[:rows])
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+def test_one_class_is_refused(objective: Disagreement) -> None:
+    one = torch.randn(6, 1)
+    words = (
+        r"expected at least two classes, because a softmax over one logit is constant.*torch\.cat\(\(torch\.zeros_like"
+    )
+    with pytest.raises(ValueError, match=words):
+        objective(teacher_logits=one, student_logits=one, reference=Reference(one, one, torch.zeros(6).long()))
+    with pytest.raises(ValueError, match=words):
+        distillation_loss(teacher_logits=one, student_logits=one)
+
+
+@pytest.mark.parametrize("kind", [KL, ReverseKL, JensenShannon, DecisionMaskedKL, ResponseChange])
+def test_temperatures_of_numpy(kind: type[KL]) -> None:
+    teacher, student, reference = logits()
+    objective = kind(np.float32(3.0))
+    assert repr(objective) == repr(kind(3.0))
+    found = scores_and_gradients(objective, teacher, student, reference)
+    expected = scores_and_gradients(kind(3.0), teacher, student, reference)
+    assert torch.equal(found[0], expected[0])
+    assert all(torch.equal(one, other) for one, other in zip(found[1], expected[1], strict=True))
+    assert ConfidenceGap(np.float32(2.0), towards=np.int64(2)).towards == 2
+    with pytest.raises(ValueError, match="towards=True: expected an integer"):
+        ConfidenceGap(towards=True)
+
+
+@pytest.mark.parametrize("objective", EVERY, ids=name)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scores_are_float32_whatever_the_default_dtype(objective: Disagreement, dtype: torch.dtype) -> None:
+    teacher, student, reference = logits(dtype=torch.float32)
+    expected = objective(teacher_logits=teacher, student_logits=student, reference=reference)
+    torch.set_default_dtype(dtype)
+    try:
+        found = objective(teacher_logits=teacher, student_logits=student, reference=reference)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("objective", EVERY, ids=name)
 def test_unequal_class_counts(objective: Disagreement) -> None:
     teacher, _, reference = logits()
@@ -203,3 +327,43 @@ def test_repr_shows_the_settings() -> None:
     assert repr(KL(3.0)) == "KL(temperature=3.0)"
     assert repr(LogitMSE()) == "LogitMSE()"
     assert KL().at(0.5).__class__ is KL
+
+
+class Masked(nn.Module):
+    """Logits of three classes, and of a fourth one that is masked by a number."""
+
+    def __init__(self, mask: float | None, dtype: torch.dtype, seed: int) -> None:
+        super().__init__()
+        self.linear, self.mask = nn.Linear(64, 3, bias=False), mask
+        with torch.no_grad():
+            self.linear.weight.normal_(generator=torch.Generator().manual_seed(seed))
+        self.to(dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept: Tensor = self.linear(images.flatten(1))
+        return kept if self.mask is None else torch.cat((kept, torch.full_like(kept[:, :1], self.mask)), 1)
+
+
+@pytest.mark.parametrize(
+    "objective", [KL(2.0), KL(0.5), JensenShannon(), LogitMSE(), ConfidenceMargin(target="teacher")], ids=name
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_policy_learns_from_masked_networks_what_it_does_without_the_class(
+    objective: Disagreement, dtype: torch.dtype
+) -> None:
+    images = torch.rand(2, 8, 1, 8, 8).to(dtype)
+    policies = []
+    for mask in (None, torch.finfo(dtype).min):
+        augmenter = HardAugmenter(
+            teacher=Masked(mask, dtype, 0).eval(),
+            student=Masked(mask, dtype, 1),
+            transform=Affine(),
+            objective=objective,
+            schedule=Alternating(),
+        )
+        for batch in images:
+            assert bool(augmenter(batch).loss().isfinite())
+        assert augmenter.dropped_steps == 0
+        policies.append(torch.cat([parameter.flatten() for parameter in augmenter.policy.parameters()]).detach())
+    assert float(policies[0][:6].abs().max()) > 0.01  # its mean has moved
+    assert torch.allclose(*policies, atol=1e-3)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hard_aug.objectives import Constraint, Hinge, Penalty, teacher_divergence
 
@@ -36,6 +39,51 @@ def test_a_hinge_is_free_up_to_its_epsilon() -> None:
     divergence = torch.tensor([0.0, 0.2, 0.5])
     assert torch.allclose(Hinge(0.2, weight=3.0).cost(divergence), torch.tensor([0.0, 0.0, 0.9]))
     assert torch.equal(Hinge(0.0, weight=3.0).cost(divergence), 3 * divergence)
+
+
+@pytest.mark.parametrize("invariance", [Penalty(0.0), Hinge(weight=0.0), Constraint(initial=0.0)])
+def test_a_multiplier_of_zero_is_no_cost_of_an_infinite_divergence(invariance: Any) -> None:
+    divergence = torch.tensor([0.5, math.inf], requires_grad=True)
+    cost = invariance.cost(divergence)
+    assert torch.equal(cost, torch.zeros(2))
+    assert torch.equal(torch.autograd.grad(cost.sum(), divergence)[0], torch.zeros(2))
+
+
+@pytest.mark.parametrize("mask", [-math.inf, -1e9, torch.finfo(torch.float32).min])
+def test_the_cost_of_logits_with_a_masked_class_is_that_without(mask: float) -> None:
+    reference, hard = torch.randn(2, 6, 5)
+    expected = teacher_divergence(reference_logits=reference[:, :4], hard_logits=hard[:, :4])
+    reference[:, 4] = hard[:, 4] = mask
+    leaf = hard.requires_grad_()
+    for invariance in (Penalty(2.0), Hinge(0.0, weight=2.0), Constraint(initial=2.0)):
+        cost = invariance.cost(teacher_divergence(reference_logits=reference, hard_logits=leaf))
+        assert torch.allclose(cost, 2 * expected, rtol=1e-4, atol=1e-6)
+        assert bool(torch.autograd.grad(cost.sum(), leaf)[0].isfinite().all())
+
+
+@pytest.mark.parametrize("make", [Penalty, Hinge, Constraint])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_multipliers_are_float32(make: Any, dtype: torch.dtype) -> None:
+    expected = make()
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        found = make()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    nn.ModuleList([found]).to(dtype)
+    for invariance in (expected, found):
+        for _ in range(100):
+            invariance.update(torch.tensor(0.1003))  # a step that half precision rounds off
+    assert torch.equal(found.multiplier, expected.multiplier)
+    assert {buffer.dtype for buffer in found.buffers()} == {torch.float32}
+
+
+def test_settings_of_numpy() -> None:
+    constraint = Constraint(np.float32(0.25), rate=np.float32(0.5), decay=np.float16(0.5), initial=np.int64(2))
+    assert repr(constraint) == "Constraint(epsilon=0.25, rate=0.5, decay=0.5, initial=2.0, maximum=100.0)"
+    assert repr(Hinge(np.float32(0.25), weight=np.int64(2))) == repr(Hinge(0.25, weight=2.0))
 
 
 def test_costs_are_differentiable() -> None:

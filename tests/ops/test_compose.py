@@ -139,6 +139,20 @@ def test_two_kernels_compute_all_matrices_and_gathers() -> None:
     assert {name for name in work if not name.startswith(views)} <= {"aten::sum", "aten::ones_like"}, work
 
 
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=needs_triton)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_decoded_in_float32(backend: Any, dtype: torch.dtype) -> None:
+    plan, size, channels = plan_and_size("affine, perspective, color")
+    u = random(3, size).to(dtype).requires_grad_()
+    size_of = {"height": 20, "width": 30, "channels": channels, "backend": backend}
+    found, expected = compose(u, plan, **size_of), compose(u.detach().float(), plan, **size_of)
+    for one, other in zip(found, expected, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    assert torch.autograd.grad(found[0].sum(), u)[0].dtype == dtype  # type: ignore[union-attr]  # was checked
+
+
 def test_bad_input() -> None:
     plan, size, _ = plan_and_size("affine")
     with pytest.raises(ValueError, match=r"u: expected shape \(B, P\)"):

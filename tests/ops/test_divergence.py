@@ -84,6 +84,53 @@ def test_classes_of_probability_zero(backend: Any, classes: int) -> None:
         assert not bool(gradient[2].any())
 
 
+SMALLEST = torch.finfo(torch.float32).min
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("classes", [6, 9000])  # in one block, and in three
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize(
+    "masks", [(-1e9, -1e9), (SMALLEST, SMALLEST), (SMALLEST, -1e4), (-1e4, SMALLEST), (SMALLEST, -math.inf)]
+)
+def test_classes_that_both_networks_mask(
+    backend: Any, classes: int, temperature: float, masks: tuple[float, float]
+) -> None:
+    teacher, student = random(3, classes, seed=0), random(3, classes, seed=1)
+    kept = slice(classes - classes // 3, None)  # so all classes of the first block of three are masked
+    teacher[:, : kept.start], student[:, : kept.start] = masks
+    found = results(backend, teacher, student, temperature=temperature)
+    expected = results("torch", teacher[:, kept].double(), student[:, kept].double(), temperature=temperature)
+    for one, other in zip((found[0], found[3]), (expected[0], expected[3]), strict=True):
+        close(one, other.float(), 1e-5)
+    for one, other in zip((*found[1:3], *found[4:]), (*expected[1:3], *expected[4:]), strict=True):
+        close(one[:, kept], other.float(), 1e-5)
+        assert not bool(one[:, : kept.start].any())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_temperature_below_one_leaves_the_largest_numbers_finite(backend: Any, dtype: torch.dtype) -> None:
+    teacher, student = random(3, 5, seed=0).to(dtype), random(3, 5, seed=1).to(dtype)
+    teacher[:, 2] = student[:, 2] = torch.finfo(dtype).max
+    found = results(backend, teacher, student, temperature=0.5)
+    assert [value.dtype for value in found] == [torch.float32, dtype, dtype] * 2
+    for value in found:
+        assert not bool(value.any())
+    wide = random(3, 5, seed=0), random(3, 5, seed=1)  # rounded to half precision before the maximum is subtracted
+    found = results(backend, *(logits.to(dtype) for logits in wide), temperature=0.5)
+    expected = results("torch", *(logits.to(dtype).double() for logits in wide), temperature=0.5)
+    close(found[0], expected[0].float(), 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("classes", [0, 1])
+def test_fewer_than_two_classes(backend: Any, classes: int) -> None:
+    logits = random(3, classes)
+    with pytest.raises(ValueError, match=rf"logits of shape \(3, {classes}\): expected at least two classes"):
+        kl_divergence(teacher_logits=logits, student_logits=logits, backend=backend)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_confident_networks_give_no_nan_and_gradients_sum_to_zero(backend: Any) -> None:
     logits = 50 * random(16, 10, seed=0).sign()
@@ -247,7 +294,7 @@ def test_bad_input(change: dict[str, Any], error: type[Exception], message: str)
 
 
 @needs_triton
-@pytest.mark.parametrize("logits", [torch.zeros(3, 5).double(), torch.zeros(3, 0), torch.zeros(2, 3, 5)])
+@pytest.mark.parametrize("logits", [torch.zeros(3, 5).double(), torch.zeros(2, 3, 5)])
 def test_the_kernel_raises_for_unsupported_arguments(logits: Tensor) -> None:
     logits = logits.to(DEVICE)
     with pytest.raises(RuntimeError, match=r"backend='triton'.*requires"):

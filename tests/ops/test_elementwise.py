@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hard_aug.ops.elementwise import clamp_with_gradient, unit_interval
+from hard_aug.ops.elementwise import at_least_float32, clamp_with_gradient, unit_interval
 
 
 def test_the_clamp_passes_the_gradient_at_any_order() -> None:
@@ -30,3 +30,11 @@ def test_normal_values_become_uniform() -> None:
     assert float(unit_interval(torch.zeros(1))) == 0
     expected = 2 * torch.distributions.Normal(0.0, 1.0).cdf(u) - 1
     assert torch.allclose(unit_interval(u), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_decoded_in_float32(dtype: torch.dtype) -> None:
+    u = (3 * torch.randn(1000)).to(dtype)
+    assert torch.equal(unit_interval(u), unit_interval(u.float()))
+    assert at_least_float32(u).dtype == torch.float32
+    assert at_least_float32(u.double()).dtype == torch.float64

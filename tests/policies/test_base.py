@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
-from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Uniform
+from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Search, Uniform
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine, Color, Compose, Filter, Transform
 
@@ -47,6 +51,89 @@ def test_draws_come_from_the_given_generator_only(make: Any) -> None:
     assert not torch.equal(draw(policy), draw(policy, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
     assert draw(policy, images=BLANK[:0]).shape == (0, len(SPEC))
+
+
+@contextmanager
+def defaults(dtype: torch.dtype, device: str) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def search(spec: Any) -> Search:
+    return Search(spec, proposal=Generator(spec))
+
+
+def everything(policy: Policy) -> list[Tensor]:
+    """All numbers of a policy, a draw and both measures of its spread."""
+    images = torch.linspace(0, 1, 6 * 64, dtype=torch.float32, device="cpu").view(6, 1, 8, 8)
+    numbers = [*policy.parameters(), *policy.buffers()]
+    return [*numbers, draw(policy, images=images), policy.relative_entropy(images), policy.relative_variance(images)]
+
+
+@pytest.mark.parametrize("make", [*LEARNED, Uniform, search])
+@pytest.mark.parametrize(
+    ("dtype", "device"),
+    [(torch.float64, "cpu"), (torch.bfloat16, "cpu"), (torch.float16, "cpu"), (torch.float32, "meta")],
+)
+def test_the_defaults_of_torch_change_nothing(make: Any, dtype: torch.dtype, device: str) -> None:
+    expected = everything(make(SPEC))
+    with defaults(dtype, device):
+        found = everything(make(SPEC))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.dtype, one.device) == (other.dtype, other.device)
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("make", [*LEARNED, Uniform, search])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_casts_of_a_module_that_holds_it_change_nothing(make: Any, dtype: torch.dtype) -> None:
+    policy = perturbed(make(SPEC), 0.3)
+    expected = [one.clone() for one in everything(policy)]
+    nn.ModuleDict({"policy": policy, "head": nn.Linear(2, 2)}).to(dtype)
+    for one, other in zip(everything(policy), expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    policy.to("meta", dtype)
+    assert {tensor.device.type for tensor in (*policy.parameters(), *policy.buffers())} == {"meta"}
+
+
+@pytest.mark.parametrize("make", [*LEARNED, Uniform, search])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_small_batches(make: Any, rows: int) -> None:
+    policy, images = make(SPEC), BLANK[:rows]
+    u = draw(policy, images=images)
+    assert u.shape == (rows, len(SPEC))
+    assert bool(u.isfinite().all())
+    if policy.is_conditional and not rows:
+        for measure in (policy.relative_entropy, policy.relative_variance):
+            with pytest.raises(ValueError, match="expected at least one, got none"):
+                measure(images)
+        return
+    assert bool(policy.relative_entropy(images).isfinite())
+    assert bool(policy.relative_variance(images).isfinite().all())
+
+
+def test_numbers_of_numpy() -> None:
+    made = [
+        Gaussian(SPEC, std=np.float32(0.5)),
+        Generator(SPEC, std=np.float64(0.5), width=np.int64(4), seed=np.uint8(3)),
+        Conditional(SPEC, std=np.float16(0.5), channels=np.int32(1), width=torch.tensor(4), seed=np.int64(3)),  # type: ignore[arg-type]
+        Search(SPEC, candidates=np.int64(2), steps=np.uint8(1), step_size=np.float32(0.5)),
+        Uniform(SPEC, scale=np.float32(0.5)),
+    ]
+    for policy in made:
+        kept = {name: value for name, value in vars(policy).items() if not name.startswith("_") and name != "spec"}
+        assert json.loads(json.dumps(kept)) == kept
+    assert torch.equal(draw(made[1]), draw(Generator(SPEC, std=0.5, width=4, seed=3)))
+    with pytest.raises(ValueError, match="seed=True: expected an integer"):
+        Generator(SPEC, seed=True)
+    with pytest.raises(ValueError, match="width=True: expected an integer"):
+        Conditional(SPEC, width=True)
 
 
 def perturbed(policy: Policy, size: float = 0.1) -> Policy:

@@ -56,5 +56,7 @@ def test_large_blocks_are_not_correlated() -> None:
 
 
 def test_a_strength_at_its_maximum_has_no_variance() -> None:
-    policy = Gaussian(Filter(blur=2.0, gamma=None, sharpness=None, noise=None).spec, std=1000.0)
+    with pytest.warns(UserWarning, match=r"std=1000 is in units of u, where 1 is random augmentation") as caught:
+        policy = Gaussian(Filter(blur=2.0, gamma=None, sharpness=None, noise=None).spec, std=1000.0)
+    assert caught[0].filename == __file__
     assert float(policy.relative_variance()) < 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -78,3 +80,38 @@ def test_noise_has_the_dtype_of_the_images(dtype: torch.dtype) -> None:
     noise = make_context(Filter(), images, generator=generator()).noise
     assert noise is not None
     assert torch.equal(noise, rng.randn((2, 1, 12, 12), generator()).to(dtype))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_small_batches(rows: int) -> None:
+    images, logits = torch.rand(rows, 1, 12, 12), torch.randn(rows, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        context = make_context(BOTH, images, generator=generator(), teacher_logits=logits)
+    words = "mixes the images of a batch, and a single one has only itself"
+    assert [words in str(warning.message) for warning in caught] == ([True] if rows == 1 else [])
+    u = torch.randn(rows, BOTH.size)
+    changed = BOTH.render(images, u, context)
+    assert changed.shape == images.shape
+    assert bool(changed.isfinite().all())
+    assert bool(BOTH.reference(logits, u, context).isfinite().all())
+    if rows == 1:
+        assert context.partner_images is not None
+        assert torch.equal(context.partner_images, images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_default_dtype_changes_no_draw(dtype: torch.dtype) -> None:
+    images = torch.rand(4, 1, 12, 12)
+    expected = make_context(BOTH, images, generator=generator())
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        found = make_context(BOTH, images, generator=generator())
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for one, other in ((found.noise, expected.noise), (found.partner_images, expected.partner_images)):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)

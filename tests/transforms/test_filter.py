@@ -179,3 +179,16 @@ def test_repr_shows_the_settings() -> None:
     assert repr(only(blur=2.0)) == (
         "Filter(blur=2.0, gamma=None, noise=None, sharpness=None, solarize=None, motion_blur=None, motion_length=5)"
     )
+
+
+@pytest.mark.parametrize("images_dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("u_dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_pair_of_precisions(images_dtype: torch.dtype, u_dtype: torch.dtype) -> None:
+    transform = Filter(**{**EVERY, "motion_length": 5})
+    images, noise = torch.rand(2, 3, 12, 12).to(images_dtype), torch.randn(2, 3, 12, 12).to(images_dtype)
+    u = torch.randn(2, transform.size).to(u_dtype)
+    found = transform(images, u, Context(noise=noise))
+    expected = transform(images.double(), u.double(), Context(noise=noise.double()))
+    assert found.dtype == images_dtype
+    tolerance = max(1e-4, 2 * torch.finfo(images_dtype).eps)
+    assert torch.allclose(found.double(), expected, atol=tolerance, rtol=tolerance)

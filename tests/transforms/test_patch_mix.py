@@ -120,3 +120,20 @@ def test_repr_shows_the_settings() -> None:
     assert repr(PatchMix(image_size=12, patch_size=4)) == (
         "PatchMix(image_size=(12, 12), patch_size=(4, 4), mode='straight_through', temperature=0.5)"
     )
+
+
+@pytest.mark.parametrize("mask", [-math.inf, -1e9, torch.finfo(torch.float32).min])
+def test_the_reference_of_classes_that_the_teacher_masks(mask: float) -> None:
+    transform = PatchMix(image_size=4, patch_size=2, mode="relaxed")
+    logits, partner_logits = torch.randn(2, 3, 5)
+    logits[:, 4] = partner_logits[:, 4] = mask
+    u = torch.randn(3, transform.size, requires_grad=True)
+    found = transform.reference(logits, u, Context(partner_logits=partner_logits))
+    rest = transform.reference(logits[:, :4], u, Context(partner_logits=partner_logits[:, :4]))
+    assert torch.allclose(found[:, :4], rest)
+    assert not bool(found[:, 4].exp().any())
+    gradient, expected = (
+        torch.autograd.grad((logs.exp() * weights).sum(), u)[0]
+        for logs, weights in ((found, torch.arange(5.0)), (rest, torch.arange(4.0)))
+    )
+    assert torch.allclose(gradient, expected, atol=1e-6)

@@ -37,6 +37,16 @@ def test_normal_parameters_decode_to_the_uniform_distribution() -> None:
         assert torch.allclose(fraction.quantile(quantiles), quantiles, atol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_decoded_in_float32(dtype: torch.dtype) -> None:
+    transform = Affine()
+    u = torch.randn(5, transform.size).to(dtype)
+    expected = transform.decode(u.float())
+    for name, value in transform.decode(u).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected[name])
+
+
 def test_the_squash_by_hand() -> None:
     """`u = 0.6744898` is the upper quartile of the normal distribution, so `2 Phi(u) - 1 = 1/2`."""
     spec = (

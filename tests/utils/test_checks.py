@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from hard_aug import Exploration
+from hard_aug.schedules import Threshold
 from hard_aug.utils.checks import (
-    NORMALIZED_TOLERANCE,
     RANGE_TOLERANCE,
-    ImageCheck,
+    as_python,
+    as_seed,
     check_fraction,
     check_image_form,
     check_images,
@@ -25,6 +31,8 @@ from hard_aug.utils.checks import (
     check_unit_interval,
     checked_normalization,
     images_in_range,
+    is_integer,
+    is_number,
     raise_for_values,
 )
 
@@ -41,11 +49,88 @@ def test_kinds() -> None:
         check_kinds(x=(3, Exception))
 
 
+def make_number() -> int:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "words"),
+    [
+        (functools.partial(nn.Linear, 2), nn.Module, "got a partial of Linear; call it, and pass what it returns"),
+        (make_number, nn.Module, "got the function make_number; call it in the forward of a module"),
+        (make_number, int, "got the function make_number; pass what it makes"),
+    ],
+)
+def test_what_makes_an_object_in_its_place(value: object, expected: type, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        check_kinds(part=(value, expected))
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.0, "1", True])
 def test_integers(value: object) -> None:
     check_integer(count=1, other=7, missing=None)
     with pytest.raises(ValueError, match=f"count={value}: expected an integer >= 1"):
         check_integer(count=value)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor([3])])
+def test_integers_of_numpy_and_tensors(value: object) -> None:
+    assert is_integer(value)
+    check_integer(count=value)
+    check_integer(3, count=value)
+    with pytest.raises(ValueError, match="expected an integer >= 4"):
+        check_integer(4, count=value)
+    assert type(as_seed(value)) is int
+    assert as_seed(value) == 3
+    assert torch.Generator().manual_seed(as_seed(value)).initial_seed() == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, np.bool_(True), torch.tensor(True), 3.0, np.float32(3), torch.tensor(3.0), "3", torch.ones(2).long()],
+)
+def test_what_is_no_integer(value: object) -> None:
+    assert not is_integer(value)
+    with pytest.raises(ValueError, match="expected an integer >= 1"):
+        check_integer(count=value)
+    with pytest.raises(
+        ValueError, match=r"noise_seed=.*: expected an integer of at most 64 bits, such as noise_seed=0"
+    ):
+        as_seed(value, name="noise_seed")
+
+
+def test_seeds_have_the_range_of_torchs() -> None:
+    for seed in (-(2**63), -1, 2**64 - 1):
+        torch.Generator().manual_seed(as_seed(seed))
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(ValueError, match="expected an integer of at most 64 bits"):
+            as_seed(seed)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.float16(0.5), torch.tensor(0.5)])
+def test_numbers_of_numpy_and_tensors(value: Any) -> None:
+    assert is_number(value)
+    check_fraction(p=value)
+    check_positive_number(p=value)
+    assert as_python(value, None, "x") == (0.5, None, "x")
+    assert type(as_python(value)[0]) is float
+
+
+@pytest.mark.parametrize(
+    "value", [True, np.bool_(True), torch.tensor(True), 1j, torch.tensor(1j), torch.ones(1), "1", None]
+)
+def test_what_is_no_number(value: Any) -> None:
+    assert not is_number(value)
+    with pytest.raises(ValueError, match="expected a positive number"):
+        check_positive_number(p=value)
+
+
+def test_fields_become_pythons() -> None:
+    schedule = Threshold(every=np.int64(2), fraction=np.float32(0.5), max_steps=torch.tensor(3), decay=np.float32(0.5))
+    kinds = [type(getattr(schedule, field.name)) for field in fields(schedule)]
+    assert kinds == [int, float, float, float, int, int, float]
+    assert repr(schedule) == repr(Threshold(every=2, fraction=0.5, max_steps=3, decay=0.5))
+    assert type(Exploration(min_variance=np.float32(0.25)).min_variance) is float
 
 
 def test_integers_of_another_least() -> None:
@@ -70,7 +155,7 @@ def test_numbers_in_the_unit_interval(value: float) -> None:
 
 def test_images_are_detached_and_otherwise_unchanged() -> None:
     leaf = IMAGES.clone().requires_grad_()
-    for function in (check_image_form, check_images, ImageCheck(CPU)):
+    for function in (check_image_form, check_images):
         found = function(leaf)
         assert torch.equal(found, IMAGES)
         assert not found.requires_grad
@@ -87,7 +172,7 @@ def test_images_are_detached_and_otherwise_unchanged() -> None:
     ],
 )
 def test_images_of_the_wrong_form(images: Any, error: type[Exception], words: str) -> None:
-    for function in (check_image_form, check_images, ImageCheck(CPU)):
+    for function in (check_image_form, check_images):
         with pytest.raises(error, match=words):
             function(images)
 
@@ -103,7 +188,7 @@ def test_values_out_of_range(value: float) -> None:
     images = with_value(value)
     assert not bool(images_in_range(images))
     words = r"expected \[0, 1\]" if abs(value) < 10 else "1 NaN or infinite values of 96"
-    for function in (check_images, ImageCheck(CPU), raise_for_values):
+    for function in (check_images, raise_for_values):
         with pytest.raises(ValueError, match=words):
             function(images)
 
@@ -115,45 +200,52 @@ def test_rounding_is_tolerated(value: float) -> None:
 
 
 def test_the_fix_is_named() -> None:
-    with pytest.raises(ValueError, match=r"Divide bytes by 255.*normalization=\(mean, std\).*hard_aug\.Normalized"):
+    with pytest.raises(ValueError, match=r"Divide bytes by 255; if they are normalised, undo that first"):
         raise_for_values(255 * IMAGES)
-    with pytest.raises(ValueError, match=r"once normalization is undone.*re_mode='const'"):
-        raise_for_values(255 * IMAGES, undone=True)
+    with pytest.raises(ValueError, match=r"once normalization is undone: expected \[0, 1\]; leave it out"):
+        raise_for_values(255 * IMAGES, undone=True, advice="leave it out")
 
 
-def test_a_normalisation_is_undone_and_clamped() -> None:
-    check = ImageCheck(CPU, ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1)))
-    mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.3, 0.1])[:, None, None]
-    assert torch.allclose(check((IMAGES - mean) / std), IMAGES, atol=1e-6)
-    slightly = with_value(1 + NORMALIZED_TOLERANCE / 2)
-    assert float(check((slightly - mean) / std).max()) == 1
-    assert check(IMAGES[:0]).shape == (0, 3, 4, 4)
-    with pytest.raises(ValueError, match="once normalization is undone"):
-        check(10 * IMAGES)
-    with pytest.raises(ValueError, match="3 channels, and the images have 1"):
-        check(IMAGES[:, :1])
-
-
-def test_images_on_another_device() -> None:
-    with pytest.raises(ValueError, match=r"images are on meta.*use images\.to\('cpu'\)"):
-        ImageCheck(CPU)(IMAGES.to("meta"))
+@pytest.mark.parametrize("shape", [(8, 32, 32, 3), (8, 32, 32, 1), (2, 5, 7, 4)])
+def test_channels_that_come_last_are_named(shape: tuple[int, ...]) -> None:
+    words = re.escape(f"images {shape} look like channels last: expected (B, C, H, W); use images.permute(0, 3, 1, 2)")
+    for function in (check_image_form, check_images):
+        with pytest.raises(ValueError, match=words):
+            function(torch.rand(shape))
+    assert check_image_form(torch.rand(shape).permute(0, 3, 1, 2)).shape[1] == shape[3]
 
 
 @pytest.mark.parametrize(
-    ("normalization", "error", "words"),
+    "shape", [(8, 3, 32, 32), (8, 3, 32, 3), (8, 1, 1, 1), (8, 3, 4, 4), (8, 16, 8, 8), (8, 4, 9, 4)]
+)
+def test_other_shapes_pass(shape: tuple[int, ...]) -> None:
+    assert check_image_form(torch.rand(shape)).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
     [
-        (0.5, TypeError, r"normalization=0\.5: expected \(mean, std\)"),
-        ((0.5, 0.2), TypeError, r"expected \(mean, std\)"),
-        (((0.5,), (0.2, 0.2)), ValueError, "mean has 1 channels and std 2"),
-        (((), ()), ValueError, "at least 1"),
-        (((0.5,), (0.0,)), ValueError, "those of std positive"),
-        (((float("nan"),), (0.2,)), ValueError, "finite numbers"),
-        (((123.0,), (50.0,)), ValueError, r"units of \[0, 255\]; divide both by 255"),
+        ({"image": IMAGES, "label": torch.arange(2)}, r"got dict; pass batch\['image'\]"),
+        ({"id": 3, "label": torch.arange(2)}, r"got dict; pass its images \(its keys are 'id', 'label'\)"),
+        ([IMAGES, torch.arange(2)], "got list; unpack the batch: images, labels = batch"),
+        ((IMAGES, torch.arange(2)), "got tuple; unpack the batch: images, labels = batch"),
+        ([IMAGES[0], IMAGES[1]], r"got list; use torch\.stack\(images\)"),
+        ([], r"got list; use torch\.as_tensor\(images\)"),
     ],
 )
-def test_bad_normalisations(normalization: Any, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
-        ImageCheck(CPU, normalization)
+def test_whole_batches_are_taken_apart(batch: object, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        check_image_form(batch)
+
+
+def test_inference_mode_is_refused_where_gradients_are_taken() -> None:
+    with torch.inference_mode():
+        made = IMAGES.clone()
+        with pytest.raises(RuntimeError, match=r"inference_mode.*use torch\.no_grad"):
+            check_image_form(IMAGES)
+        assert torch.equal(check_image_form(made, takes_gradients=False), IMAGES)
+    with pytest.raises(RuntimeError, match="inference"):
+        check_image_form(made)
 
 
 def test_normalisations_become_lists_of_floats() -> None:
@@ -171,16 +263,6 @@ def test_labels() -> None:
         check_labels([0, 1, 2], batch=3)
     with pytest.raises(ValueError, match=r"Flatten .*labels: call augmenter\(images, labels\)"):
         check_labels(None, batch=3, required_by=nn.Flatten())
-
-
-def test_labels_out_of_range() -> None:
-    check = ImageCheck(CPU)
-    labels = torch.tensor([0, 2, 1])
-    assert torch.equal(check.labels(labels, classes=3), labels)
-    assert check.labels(labels[:0], classes=3).shape == (0,)
-    for wrong in (labels - 1, labels + 1):
-        with pytest.raises(ValueError, match=r"the teacher has 3 classes: expected 0 to 2"):
-            check.labels(wrong, classes=3)
 
 
 def test_logits() -> None:

@@ -47,6 +47,23 @@ def test_a_rank_out_of_range() -> None:
         ShardedGenerator(rank=2, processes=2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_draws_are_the_same_whatever_the_defaults(dtype: torch.dtype, device: str) -> None:
+    (generator,) = generators(1)
+    expected = randn((4, 3), generator), rand(4, generator), derangement(4, generator)
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        (generator,) = generators(1)
+        found = randn((4, 3), generator), rand(4, generator), derangement(4, generator)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert found[0].dtype == found[1].dtype == torch.float32
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_draws_are_float32_from_plain_generators_too() -> None:
     generator = torch.Generator().manual_seed(0)
     normal, uniform = randn((5, 2), generator), rand(5, generator)
@@ -64,9 +81,10 @@ def test_a_state_is_restored() -> None:
     assert torch.equal(rand(3, generator), expected)
 
 
-def test_a_state_of_another_device_seeds_anew_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("size", [16, 44])  # of a state on CUDA, and on MPS
+def test_a_state_of_another_device_seeds_anew_with_a_warning(size: int, caplog: pytest.LogCaptureFixture) -> None:
     generator = torch.Generator().manual_seed(1)
-    restore_generator(generator, torch.zeros(16, dtype=torch.uint8), fallback_seed=2)  # the size of a CUDA state
+    restore_generator(generator, torch.zeros(size, dtype=torch.uint8), fallback_seed=2)
     assert torch.equal(rand(3, generator), rand(3, torch.Generator().manual_seed(2)))
     assert "another kind of device" in caplog.text
 

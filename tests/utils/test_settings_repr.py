@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hard_aug.utils.settings_repr import SettingsRepr, describe_settings
+from hard_aug.utils.settings_repr import SettingsRepr, describe_settings, settings_of
 
 
 class Part(SettingsRepr):
@@ -26,3 +26,8 @@ def test_a_class_without_settings() -> None:
         pass
 
     assert repr(Nothing()) == "Nothing()"
+
+
+def test_settings_by_name() -> None:
+    assert settings_of(Part(3, scale=0.5)) == {"size": 3, "scale": 0.5}
+    assert settings_of(Part(3), skip=("size", "name")) == {"scale": None}

@@ -12,6 +12,7 @@ from torch import Tensor
 from hard_aug.ops.backend import Backend, use_triton
 from hard_aug.ops.compose import custom, reference
 from hard_aug.ops.compose.plan import LOGARITHMIC, SLOTS, Plan
+from hard_aug.ops.elementwise import at_least_float32
 
 __all__ = ["LOGARITHMIC", "SLOTS", "Plan", "compose", "compose_color", "compose_map"]
 
@@ -24,7 +25,7 @@ def compose(
     """Compute the inverse map and the colour matrix of each sample.
 
     Args:
-        u: `(B, P)`, unbounded, float32 (with the PyTorch backend any floating point).
+        u: `(B, P)`, unbounded, at least float32; half precision is converted.
         plan: which columns are which parameters, and their ranges.
         height: of the images, in pixels.
         width: of the images, in pixels.
@@ -40,7 +41,7 @@ def compose(
 
     Raises:
         ValueError: wrong shapes, or channels that are neither 1 nor 3.
-        RuntimeError: `backend="triton"`, and `u` is not float32, which the kernel requires.
+        RuntimeError: `backend="triton"`, and `u` is float64, which the kernel does not support.
 
     Example:
         >>> import torch
@@ -53,6 +54,7 @@ def compose(
         raise ValueError(f"u: expected shape (B, P) with P above {max(plan.columns)}, got {tuple(u.shape)}")
     if plan.colors and channels not in (1, 3):
         raise ValueError(f"channels={channels}: colour stages expected 1 or 3")
+    u = at_least_float32(u)
     unsupported_reason = None if u.dtype == torch.float32 else f"the kernel requires u in float32, got {u.dtype}"
     if not use_triton(backend, u.device, unsupported_reason):
         return reference.compose(u, plan, height=height, width=width, channels=channels)

@@ -29,7 +29,7 @@ def compose(u: Tensor, plan: Plan, *, height: int, width: int, channels: int) ->
 def _decode(u: Tensor, plan: Plan) -> Values:
     """Decode `u` to values `(B,)` by name; parameters that are switched off have their identity value."""
     fraction = unit_interval(u)
-    zero, one = u.new_zeros(len(u)), u.new_ones(len(u))
+    zero, one = fraction.new_zeros(len(u)), fraction.new_ones(len(u))
     values: Values = {}
     for name, column, centre, half in zip(SLOTS, plan.columns, plan.centres, plan.halves, strict=True):
         if column < 0:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hard_aug.ops.backend import Backend, use_triton
 from hard_aug.ops.divergence import custom, reference
-from hard_aug.ops.divergence.reference import check_same_shape, kl_of_log_probabilities
+from hard_aug.ops.divergence.reference import below_maximum, check_same_shape, kl_of_log_probabilities
 from hard_aug.ops.memory_formats import KERNEL_DTYPES
 from hard_aug.utils.checks import check_positive_number
 
@@ -38,8 +38,9 @@ def kl_divergence(
         backend: see `hard_aug.ops.backend`; None: that of the context.
 
     Returns:
-        `(B,)`, at least float32. A class with probability 0 under the teacher contributes 0. If a class has probability
-        0 under the student only, the divergence is infinite and has no gradient.
+        `(B,)`, at least float32. A class with probability 0 under the teacher contributes 0, also one that is 0 in
+        float32 only, so that both networks may mask it with any large number. If a class has probability 0 under the
+        student only, the divergence is infinite and has no gradient.
 
     Gradients: both logits, any order (second and higher with the PyTorch backend only).
 
@@ -59,7 +60,7 @@ def kl_divergence(
         return reference.kl_divergence(
             teacher_logits, student_logits, temperature=temperature, weights=weights, mask=mask
         )
-    given = _for_kernel(teacher_logits, student_logits, weights, mask)
+    given = _for_kernel(teacher_logits, student_logits, weights, mask, temperature)
     return custom.kl_divergence(*given, float(temperature), False, False)[0]  # type: ignore[no-any-return]
 
 
@@ -87,9 +88,9 @@ def kl_divergence_with_gradients(
         None of them is attached to an autograd graph.
     """
     if _runs_kernel(teacher_logits, student_logits, temperature, weights, mask, backend):
-        given = _for_kernel(teacher_logits.detach(), student_logits.detach(), weights, mask)
+        given = _for_kernel(teacher_logits.detach(), student_logits.detach(), weights, mask, temperature)
         losses, _, *gradients = custom.kl_divergence(*given, float(temperature), True, True)
-        return losses, gradients[0], gradients[1]
+        return losses, gradients[0].to(teacher_logits.dtype), gradients[1].to(student_logits.dtype)
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [logits.detach().clone().requires_grad_() for logits in (teacher_logits, student_logits)]
         losses = reference.kl_divergence(*leaves, temperature=temperature, weights=weights, mask=mask)
@@ -132,7 +133,7 @@ def _unsupported_reason(tensors: dict[str, Tensor | None]) -> str | None:
         if tensor is not None and tensor.dtype not in KERNEL_DTYPES:
             return f"the kernel requires float16, bfloat16 or float32, and {name} are {tensor.dtype}"
     logits = tensors["teacher_logits"]
-    if logits is not None and (logits.ndim != 2 or logits.shape[1] == 0):
+    if logits is not None and logits.ndim != 2:
         return f"the kernel requires logits of shape (B, K), got {tuple(logits.shape)}"
     if logits is not None and (5 * logits.shape[0] >= 2**31 or logits.shape[1] >= 2**31 - 8192):
         return f"the kernel indexes rows and classes in 32 bits, got {tuple(logits.shape)}; use smaller batches"
@@ -140,9 +141,10 @@ def _unsupported_reason(tensors: dict[str, Tensor | None]) -> str | None:
 
 
 def _for_kernel(
-    teacher: Tensor, student: Tensor, weights: Tensor | None, mask: Tensor | None
+    teacher: Tensor, student: Tensor, weights: Tensor | None, mask: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Convert the arguments to the types and memory layouts that the kernels require."""
+    teacher, student = (below_maximum(logits, temperature) for logits in (teacher, student))
     teacher, student = (logits if logits.stride(1) == 1 else logits.contiguous() for logits in (teacher, student))
     if weights is not None:
         weights = weights.detach().to(torch.float32).contiguous()

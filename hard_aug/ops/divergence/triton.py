@@ -53,7 +53,7 @@ def _write_gradients(
             tl.store(student_gradient + place, gradient.to(student_gradient.dtype.element_ty), mask=inside)
         if NEED_TEACHER:
             gradient = factor[:, None] * p * (log_p - log_q - divergence[:, None])
-            gradient = tl.where(no_gradient[:, None] | (t == float("-inf")), 0.0, gradient)
+            gradient = tl.where(no_gradient[:, None] | (p == 0), 0.0, gradient)  # not 0 * inf
             tl.store(teacher_gradient + place, gradient.to(teacher_gradient.dtype.element_ty), mask=inside)
 
 
@@ -85,27 +85,28 @@ def _forward(
     sum_t = nothing
     sum_s = nothing
     moment = nothing
-    infinite = nothing
+    ruled_out = nothing + float("-inf")
     for start in range(0, classes, BLOCK):
         column = start + tl.arange(0, BLOCK)
         t = _logits(teacher, row, teacher_stride, valid, column, classes, temperature)
         s = _logits(student, row, student_stride, valid, column, classes, temperature)
         largest_t, finite_t, scale_t, fall_t = _rescaled(largest_t, t)
         largest_s, finite_s, scale_s, fall_s = _rescaled(largest_s, s)
-        moment = (moment + sum_t * (fall_t - fall_s)) * scale_t
+        sum_t *= scale_t  # 0 where a mask has put all earlier classes far below this block; then not 0 * inf:
+        moment = moment * scale_t + tl.where(sum_t == 0, 0.0, sum_t * (fall_t - fall_s))
         p = tl.exp(t - finite_t[:, None])
         q = tl.exp(s - finite_s[:, None])
-        excluded = (t == float("-inf")) | (s == float("-inf"))
-        sum_t = sum_t * scale_t + tl.sum(p, axis=1)
+        excluded = (p == 0) | (s == float("-inf"))
+        sum_t += tl.sum(p, axis=1)
         sum_s = sum_s * scale_s + tl.sum(q, axis=1)
         difference = (t - finite_t[:, None]) - (s - finite_s[:, None])
         moment += tl.sum(p * tl.where(excluded, 0.0, difference), axis=1)
-        ruled_out = (s == float("-inf")) & (t > float("-inf"))
-        infinite = tl.maximum(infinite, tl.max(tl.where(ruled_out, 1.0, 0.0), axis=1))
+        ruled_out = tl.maximum(ruled_out, tl.max(tl.where(s == float("-inf"), t, float("-inf")), axis=1))
     log_t = tl.log(sum_t)
     log_s = tl.log(sum_s)
     divergence = moment / sum_t - log_t + log_s
-    divergence = tl.where((infinite > 0) & (divergence == divergence), float("inf"), divergence)  # NaN is kept
+    infinite = tl.exp(ruled_out - largest_t) > 0  # the student rules out what the teacher does not
+    divergence = tl.where(infinite & (divergence == divergence), float("inf"), divergence)  # NaN is kept
     loss = tl.where(valid, temperature * temperature * weight * divergence, 0.0)
     tl.store(losses + row, loss, mask=present)
     tl.store(statistics + row, tl.where(valid, largest_t, 0.0), mask=present)
