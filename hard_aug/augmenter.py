@@ -2,57 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
-from hard_aug.compatibility import check_cuda_graph, check_parts
+from hard_aug.compatibility import check_cuda_graph, complete_parts
 from hard_aug.export import LearnedAugmentation
+from hard_aug.generation import Generation
 from hard_aug.inner_loop.adversary import Adversary
-from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.inner_loop.cuda_graph import GraphedUpdate
 from hard_aug.inner_loop.exploration import Exploration
+from hard_aug.inner_loop.image_check import ImageCheck, OutOfRange
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
 from hard_aug.losses.two_view import TwoViewLoss
 from hard_aug.models.batch_norm import BatchNormMode
-from hard_aug.objectives import KL, Disagreement, Hinge, Invariance, Penalty, Reference
+from hard_aug.models.normalized import NetworkNormalizations, Pair
+from hard_aug.objectives import Disagreement, Invariance
 from hard_aug.ops.backend import Backend, check_backend, use_backend
-from hard_aug.policies import Gaussian, Policy
-from hard_aug.schedules import Alternating, Schedule
-from hard_aug.transforms import Transform, make_context
+from hard_aug.policies import Policy
+from hard_aug.schedules import Schedule
+from hard_aug.state import AugmenterState
+from hard_aug.transforms import Transform
 from hard_aug.utils.checks import (
-    ImageCheck,
+    as_python,
+    as_seed,
     check_fraction,
     check_integer,
     check_kinds,
     check_labels,
     check_positive_number,
-    check_same_classes,
 )
+from hard_aug.utils.compilation import outside_graphs
+from hard_aug.utils.copying import HoldsNetworks
 from hard_aug.utils.distributed import ProcessGroup
-from hard_aug.utils.rng import ShardedGenerator, restore_generator
+from hard_aug.utils.rng import ShardedGenerator
 from hard_aug.utils.rows import rows_of
 
-DEFAULT_SCHEDULE = Alternating(fraction=0.25, every=6)
 #: Of the distillation loss, for objectives that have none.
 DEFAULT_TEMPERATURE = 2.0
 
 
-class HardAugmenter:
+class HardAugmenter(HoldsNetworks):
     """Generates from each batch images on which the student disagrees with a teacher whose prediction is unchanged.
 
     A call leaves nothing behind in the networks: modes, buffers, `requires_grad`, `.grad` and the global generator are
-    as before, also when something raises, for networks whose forward in evaluation mode draws no random numbers and
-    writes no buffer. Networks are used, never registered or stored in a state.
+    as before, also when something raises, for networks whose forward in evaluation mode draws no random numbers.
+    Networks are used, never registered or stored in a state.
 
-    If torch.distributed is initialised at construction, the processes learn one policy: they draw as one process would
-    for the joined batch, and average their gradients. All make the same calls, with batches of equal size. (Partners of
-    a mix and fractions of a batch are those of the process's own.)
+    A call makes no difference to training if the student is in evaluation mode *and* gradients are off, as where a
+    trainer evaluates: the policy stays as it is, nothing is counted or drawn that training would miss, and one process
+    may do it alone. Either of the two alone is a call like any other. (A student counts as in training if any of its
+    layers does, or has no flag `training`, as frozen TorchScript.)
+
+    If several processes train (`torch.distributed`), create the augmenter after `init_process_group` and pass the
+    wrapped student. The processes learn one policy: they draw as one process would for the joined batch, and average
+    their gradients. All make the same calls, with batches of equal size. (Partners of a mix and fractions of a batch
+    are those of the process's own.)
+
+    A deep copy draws as the original does, and has copies of the networks: `copy.deepcopy((student, augmenter))`. To
+    keep one, or to have it in another process, use `state_dict()`; it can't be pickled.
 
     Args:
         teacher: network from images in [0, 1] to logits `(B, K)`, on one device with the student. See `Normalized`.
@@ -69,8 +82,12 @@ class HardAugmenter:
         warmup_calls: number of calls without hard views, in which `HardBatch.loss` is plain distillation.
         batch_norm: how the student's BatchNorm sees the views, "shared", "frozen" or "split"; see
             `hard_aug.models.batch_norm`.
-        normalization: `(mean, std)` per channel, if the loader normalises images; undone on entry, so that hard and
-            clean images and the networks' inputs are in [0, 1].
+        normalization: `(mean, std)` per channel, if the loader normalises images: undone on entry, so that hard and
+            clean images are in [0, 1], and put back before each network that is not `Normalized`; see
+            `HardBatch.normalized`. If the networks differ, `{"teacher": (mean, std), "student": (mean, std)}`; the
+            loader's is the student's. (A network for images in [0, 1] is `Normalized(network, (0.0,), (1.0,))`.)
+        out_of_range: whether values outside [0, 1], of a random erasing or an interpolation, "raise" or are set to the
+            nearest valid ones, "clamp".
         backend: of the operations, "auto", "torch" or "triton"; None: see `hard_aug.ops.backend`.
         cuda_graph: replay policy updates from a CUDA graph; see `hard_aug.inner_loop.cuda_graph`.
         seed: of the augmenter's own generator, the source of every draw.
@@ -89,6 +106,8 @@ class HardAugmenter:
         torch.Size([4, 1, 8, 8])
     """
 
+    _instead = "create another one, where it is needed, and load augmenter.state_dict() into it"
+
     def __init__(
         self,
         *,
@@ -104,46 +123,54 @@ class HardAugmenter:
         hard_fraction: float = 1.0,
         warmup_calls: int = 0,
         batch_norm: BatchNormMode = "shared",
-        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalization: Pair | Mapping[str, Pair] | None = None,
+        out_of_range: OutOfRange = "raise",
         backend: Backend | None = None,
         cuda_graph: bool = False,
         seed: int = 0,
     ) -> None:
         check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
-        policy = Gaussian(transform.spec) if policy is None else policy
-        objective = KL() if objective is None else objective
-        check_kinds(policy=(policy, Policy), objective=(objective, Disagreement))
-        if invariance is None:
-            invariance = Hinge() if policy.is_per_sample else Penalty()
-        if schedule is None:
-            schedule = Alternating() if policy.is_per_sample else DEFAULT_SCHEDULE
-        exploration = Exploration() if exploration is None else exploration
-        check_kinds(
-            invariance=(invariance, Invariance),
-            schedule=(schedule, Schedule),
-            exploration=(exploration, Exploration),
+        policy, objective, invariance, schedule, exploration = complete_parts(
+            transform,
+            policy=policy,
+            objective=objective,
+            invariance=invariance,
+            schedule=schedule,
+            exploration=exploration,
         )
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
         check_positive_number(learning_rate=learning_rate)
         check_fraction(hard_fraction=hard_fraction)
         check_integer(0, warmup_calls=warmup_calls)
+        learning_rate, hard_fraction, warmup_calls = as_python(learning_rate, hard_fraction, warmup_calls)
         if backend is not None:
             check_backend(backend)
-        check_parts(transform=transform, policy=policy, objective=objective, invariance=invariance, schedule=schedule)
+        seed = as_seed(seed)
         self.schedule, self.exploration = schedule, exploration
-        self._hard_fraction, self._warmup_calls = hard_fraction, warmup_calls
-        self._backend, self._seed = backend, seed
-        names = ("learning_rate", "hard_fraction", "warmup_calls", "batch_norm", "normalization", "backend", "seed")
-        given = (learning_rate, hard_fraction, warmup_calls, batch_norm, normalization, backend, seed)
-        self._settings = dict(zip(names, given, strict=True)) | {"cuda_graph": cuda_graph}
+        self._hard_fraction, self._warmup_calls, self._backend = hard_fraction, warmup_calls, backend
+        self._settings = {
+            "learning_rate": learning_rate,
+            "hard_fraction": hard_fraction,
+            "warmup_calls": warmup_calls,
+            "batch_norm": batch_norm,
+            "normalization": normalization,
+            "out_of_range": out_of_range,
+            "backend": backend,
+            "seed": seed,
+            "cuda_graph": cuda_graph,
+        }
+        normalizations = None if normalization is None else NetworkNormalizations.parse(normalization)
+        loaders = None if normalizations is None else normalizations.student
         self._two_view_loss = TwoViewLoss(
             student,
             temperature=float(getattr(objective, "temperature", DEFAULT_TEMPERATURE)),
             batch_norm=batch_norm,
             backend=backend,
+            normalization=loaders,
         )
-        networks = Networks(teacher=teacher, student=student)
+        networks = Networks(teacher=teacher, student=student, normalization=normalizations)
         self.device = networks.device
+        self._check = ImageCheck(self.device, loaders, out_of_range=out_of_range)
         processes = ProcessGroup(self.device)
         self._generator = ShardedGenerator(self.device, rank=processes.rank, processes=processes.count)
         self._generator.manual_seed(seed)
@@ -166,9 +193,16 @@ class HardAugmenter:
             check_cuda_graph(self.device, policy=policy, schedule=schedule, processes=processes)
             self._adversary.update = GraphedUpdate(self._adversary)
         self._runner = schedule.make_runner(self._adversary)
-        self._check = ImageCheck(self.device, normalization)
-        self._calls = 0
-        self._checked_student = False
+        self._state = AugmenterState(
+            optimizer=self._optimizer, runner=self._runner, generator=self._generator, seed=seed
+        )
+        self._generation = Generation(
+            adversary=self._adversary,
+            schedule=schedule,
+            runner=self._runner,
+            two_view_loss=self._two_view_loss,
+            check=self._check,
+        )
 
     @property
     def transform(self) -> Transform:
@@ -204,6 +238,9 @@ class HardAugmenter:
         """
         return float(self._optimizer.uniform_fraction)
 
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a shallow copy would draw from the generator of the original; use copy.deepcopy(augmenter)")
+
     def __repr__(self) -> str:
         names = ("transform", "policy", "objective", "invariance", "schedule", "exploration")
         parts = [f"{name}={getattr(self, name)!r}" for name in names]
@@ -231,30 +268,43 @@ class HardAugmenter:
         Raises:
             TypeError: images or labels that are no tensors of the right dtype, or networks that return no logits.
             ValueError: images of wrong rank, range or device, NaN; labels missing, of wrong shape or range; networks
-                with unequal numbers of classes or NaN. Nothing has changed then.
-            RuntimeError: inference mode.
+                with unequal numbers of classes or NaN, or through which no gradient reaches the images; a process group
+                that did not exist at construction. Nothing has changed then.
+            RuntimeError: inference mode, unless the student is in evaluation mode.
             FloatingPointError: networks inside the transform that overflow; nothing has changed then.
         """
+        if torch.compiler.is_dynamo_compiling():
+            return outside_graphs(self.__call__, images, labels)
+        if self._two_view_loss.evaluates:
+            return self._evaluate(images, labels)
         images = self._checked(images, labels)
         with use_backend(self._backend):
             self._runner.flush()
-        call = self._calls - self._warmup_calls
-        rows = 0 if call < 0 else rows_of(self._hard_fraction, len(images))
-        is_due = rows > 0 and self.schedule.is_due(call)
-        optimizer = self._optimizer.state_dict() if is_due else None
-        runner, generator = self._runner.state_dict(), self._generator.get_state()
-        try:
-            runs_student = is_due or not self._checked_student
-            with use_backend(self._backend), self._adversary.networks.eval_mode(student=runs_student):
-                batch = self._generate(images, labels, rows, is_due)
-        except BaseException:
-            self._generator.set_state(generator)
-            self._runner.load_state_dict(runner)
-            if optimizer is not None:
-                self._optimizer.load_state_dict(optimizer)
-            raise
-        self._calls += 1
+        rows = self._rows(len(images))
+        updates = rows > 0 and self.schedule.is_due(self._state.calls - self._warmup_calls)
+        refines = updates and self.policy.is_per_sample
+        with self._state.restored_on_error(policy=updates):
+            batch = self._generation(images, labels, rows, updates=updates, refines=refines)
+        self._state.calls += 1
+        if updates:
+            self._optimizer.warn_of_dropped_steps()
         return batch
+
+    def _evaluate(self, images: Tensor, labels: Tensor | None) -> HardBatch:
+        """Generate hard images, and change nothing; no other process is waited for."""
+        refines = self.policy.is_per_sample
+        images = self._check(images, takes_gradients=refines)
+        self._check_labels(labels, len(images))
+        self._state.has_evaluated = True
+        with self._state.without_draws():
+            return self._generation(images, labels, self._rows(len(images)), updates=False, refines=refines)
+
+    def _rows(self, batch: int) -> int:
+        """Return how many images of a batch get hard views in the current call."""
+        return rows_of(self._hard_fraction, batch) if self._state.calls >= self._warmup_calls else 0
+
+    def _check_labels(self, labels: Tensor | None, batch: int) -> None:
+        check_labels(labels, batch=batch, required_by=self.objective if self.objective.requires_labels else None)
 
     def _checked(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Return `images` in [0, 1], detached, once all processes have theirs."""
@@ -262,63 +312,11 @@ class HardAugmenter:
         try:
             images = self._check(images)
             rows = len(images)
-            check_labels(labels, batch=rows, required_by=self.objective if self.objective.requires_labels else None)
+            self._check_labels(labels, rows)
         except (TypeError, ValueError, RuntimeError) as refused:
             error = refused
         self._optimizer.processes.validate_batch(rows, error)
         return images
-
-    def _generate(self, images: Tensor, labels: Tensor | None, rows: int, is_due: bool) -> HardBatch:
-        """Return a batch whose first `rows` images are hard, perhaps after updates of the policy."""
-        adversary, networks = self._adversary, self._adversary.networks
-        with torch.no_grad():
-            clean_logits = networks.teacher_logits(images)
-            if not self._checked_student and len(images):
-                student_logits = networks.student_logits(images[:1])
-                check_same_classes(teacher_logits=clean_logits, student_logits=student_logits)
-                self._checked_student = True
-        if labels is not None and self.objective.requires_labels:
-            labels = self._check.labels(labels, classes=clean_logits.shape[1])
-        source, rest = images[:rows], clean_logits[rows:]
-        source_labels = None if labels is None else labels[:rows]
-        reference = Reference(clean_logits[:rows], labels=source_labels)
-        if is_due and self.objective.requires_student_reference:
-            with torch.no_grad():
-                reference = replace(reference, student_logits=networks.student_logits(source))
-        context = make_context(
-            self.transform,
-            source,
-            generator=self._generator,
-            labels=source_labels,
-            teacher_logits=reference.teacher_logits,
-        )
-        clean = CleanBatch(source, reference, context)
-        part = clean.first(self.schedule.rows(rows))
-        if is_due:
-            self._runner.before_sample(part)
-        with torch.no_grad():
-            u = self._optimizer.sample(source, self._generator).u
-        if is_due and self.policy.is_per_sample:
-            u = torch.cat((adversary.refine(part, u[: len(part)]), u[len(part) :]))
-        with torch.no_grad():
-            hard = self.transform.render(source, u, context)
-            teacher_logits = networks.teacher_logits(hard) if rows or not len(images) else rest[:0]
-            reference = adversary.reference(clean, u)
-        observer = self._runner.after_sample(clean, hard, reference) if is_due else None
-        return HardBatch(
-            images=hard if rows == len(images) else torch.cat((hard, images[rows:])),
-            clean_images=images,
-            num_hard=rows,
-            u=torch.cat((u, u.new_zeros(len(rest), u.shape[1]))),
-            context=context,
-            teacher_logits=torch.cat((teacher_logits, rest)),
-            clean_teacher_logits=clean_logits,
-            reference=Reference(torch.cat((reference.teacher_logits, rest)), labels=labels),
-            transform=self.transform,
-            objective=self.objective,
-            two_view_loss=self._two_view_loss,
-            observer=observer,
-        )
 
     def export(self, *, p: float = 1.0) -> LearnedAugmentation:
         """Return the policy as it is now as an augmentation that needs neither network; a frozen copy on the CPU.
@@ -329,6 +327,12 @@ class HardAugmenter:
         Raises:
             ValueError: a `Search`, or a transform that requires labels; see `hard_aug.export`.
         """
+        if self._state.has_evaluated and not self._state.calls:
+            warnings.warn(
+                "all calls so far were evaluations (the student in evaluation mode, gradients off), in which the "
+                "policy learns nothing; call with gradients enabled, or with the student in training mode",
+                stacklevel=2,
+            )
         return LearnedAugmentation(self.transform, self.policy, uniform_fraction=self.uniform_fraction, p=p)
 
     def check(self) -> None:
@@ -357,16 +361,12 @@ class HardAugmenter:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for a bit-equal next batch; the networks are not in it.
 
-        It holds the policy, its optimiser, multiplier, uniform fraction, number of calls, schedule and generator.
+        It holds the policy, its optimiser, multiplier, uniform fraction, number of calls, schedule and generator. With
+        `Joint` it first makes the update that is due, for which all processes have to call it.
         """
         with use_backend(self._backend):
             self._runner.flush()
-        return {
-            **self._optimizer.state_dict(),
-            "calls": self._calls,
-            "schedule": self._runner.state_dict(),
-            "generator": self._generator.get_state(),
-        }
+        return self._state.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()`.
@@ -378,23 +378,8 @@ class HardAugmenter:
 
         Raises:
             TypeError: no dictionary.
-            ValueError: keys missing or unknown, or a policy of another shape; nothing is changed then.
+            ValueError: keys missing or unknown, values of another shape or kind, or NaN; nothing is changed then.
         """
-        if not isinstance(state, dict):
-            raise TypeError(f"state dict: expected that of HardAugmenter.state_dict(), got {type(state).__name__}")
-        own = self.state_dict()
-        if own.keys() != state.keys():
-            missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-            raise ValueError(f"state dict: missing {missing}, unknown {unknown}; expected HardAugmenter.state_dict()")
-        try:
-            self._load(state)
-        except Exception as error:  # whatever a foreign state breaks, the augmenter must stay as it was
-            self._load(own)
-            raise ValueError(f"state dict does not fit this augmenter: {error}") from error
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
-        self._runner.load_state_dict(state["schedule"])
-        calls = int(state["calls"])
-        restore_generator(self._generator, state["generator"].cpu(), fallback_seed=self._seed + 1 + calls)
-        self._calls = calls
+        with use_backend(self._backend):
+            self._runner.flush()
+        self._state.load_state_dict(state)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from hard_aug.losses.two_view import LossAndLogits, LossObserver, TwoViewLoss
+from hard_aug.models.normalized import Normalization
 from hard_aug.objectives import Disagreement, Reference
 from hard_aug.ops.backend import use_backend
 from hard_aug.transforms import Context, Parameter, Transform
+from hard_aug.utils.copying import HoldsNetworks
 
 
-class HardBatch:
-    """Hard images, with what is known of them; made by `HardAugmenter`.
+class HardBatch(HoldsNetworks):
+    """Hard images, with what is known of them; made by `HardAugmenter`. A deep copy has a copy of the student.
 
     Args:
         images: see Attributes; so are the others.
@@ -30,6 +32,7 @@ class HardBatch:
         objective: computes `disagreement`.
         two_view_loss: computes `loss`.
         observer: called with each loss, see `LossObserver`.
+        normalization: of the loader; None: it does not normalise.
 
     Attributes:
         images: `(B, C, H, W)` in [0, 1], detached, with the device, dtype and memory format of the input.
@@ -43,6 +46,7 @@ class HardBatch:
         clean_teacher_logits: `(B, K)` on `clean_images`, detached.
         reference_logits: `(B, K)`, what the teacher's prediction is compared with: that on the clean image, or for
             a mix the mean of both predictions weighted by area.
+        normalization: of the loader, and of a student that does not normalise by itself; None: there is none.
 
     Example:
         >>> from torch import nn
@@ -54,6 +58,8 @@ class HardBatch:
         >>> hard.loss().shape, hard.teacher_logits.shape, hard.params["rotation"].shape
         (torch.Size([]), torch.Size([4, 3]), torch.Size([4]))
     """
+
+    _instead = "copy or save its tensors, such as hard.images and hard.u"
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class HardBatch:
         objective: Disagreement,
         two_view_loss: TwoViewLoss,
         observer: LossObserver | None = None,
+        normalization: Normalization | None = None,
     ) -> None:
         self.images, self.clean_images, self.num_hard = images, clean_images, num_hard
         self.u, self.context = u, context
@@ -77,7 +84,7 @@ class HardBatch:
         self.reference_logits = reference.teacher_logits
         self._reference = reference
         self._transform, self._objective, self._two_view_loss = transform, objective, two_view_loss
-        self._observer = observer
+        self._observer, self.normalization = observer, normalization
         self._student_logits: Tensor | None = None
         self._clean_student_logits: Tensor | None = None
 
@@ -101,6 +108,14 @@ class HardBatch:
     def teacher_consistent(self) -> Tensor:
         """`(B,)` bool: the teacher's top class is that of the reference, the clean image's."""
         return self.teacher_logits.argmax(1) == self.reference_logits.argmax(1)
+
+    def normalized(self) -> Tensor:
+        """Return the hard images as the loader's would be: what a loop of your own feeds to its student.
+
+        Returns:
+            `(B, C, H, W)`, detached; `images` themselves for an augmenter without a `normalization`.
+        """
+        return self.images if self.normalization is None else self.normalization.normalize(self.images)
 
     @property
     def disagreement(self) -> Tensor:

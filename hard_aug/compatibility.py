@@ -1,14 +1,71 @@
-"""The table of refusals: parts that cannot work together are rejected at construction, naming one that works."""
+"""Parts of an augmenter: the defaults, and the table of refusals.
+
+Parts that cannot work together are rejected at construction; the error names one that works.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-from hard_aug.objectives import KL, Constraint, Disagreement, Invariance
-from hard_aug.policies import Policy
-from hard_aug.schedules import Schedule
+from hard_aug.inner_loop.exploration import Exploration
+from hard_aug.objectives import KL, Constraint, Disagreement, Hinge, Invariance, Penalty
+from hard_aug.policies import Gaussian, Policy
+from hard_aug.schedules import Alternating, Schedule
 from hard_aug.transforms import Transform
+from hard_aug.utils.checks import check_kinds
 from hard_aug.utils.distributed import ProcessGroup
+
+DEFAULT_SCHEDULE = Alternating(fraction=0.25, every=6)
+
+
+class Parts(NamedTuple):
+    """The parts of an augmenter; see `HardAugmenter`."""
+
+    policy: Policy
+    objective: Disagreement
+    invariance: Invariance
+    schedule: Schedule
+    exploration: Exploration
+
+
+def complete_parts(
+    transform: Transform,
+    *,
+    policy: Policy | None,
+    objective: Disagreement | None,
+    invariance: Invariance | None,
+    schedule: Schedule | None,
+    exploration: Exploration | None,
+) -> Parts:
+    """Return the parts, with the defaults of `HardAugmenter` for those that are None.
+
+    Args:
+        transform: what may be done to an image.
+        policy: where its parameters come from.
+        objective: what is maximised.
+        invariance: how the teacher's prediction is kept.
+        schedule: when the policy is updated.
+        exploration: the defence against collapse.
+
+    Raises:
+        TypeError: parts of the wrong class.
+        ValueError: parts that cannot work together.
+    """
+    policy = Gaussian(transform.spec) if policy is None else policy
+    objective = KL() if objective is None else objective
+    check_kinds(policy=(policy, Policy), objective=(objective, Disagreement))
+    if invariance is None:
+        invariance = Hinge() if policy.is_per_sample else Penalty()
+    if schedule is None:
+        schedule = Alternating() if policy.is_per_sample else DEFAULT_SCHEDULE
+    exploration = Exploration() if exploration is None else exploration
+    check_kinds(
+        invariance=(invariance, Invariance), schedule=(schedule, Schedule), exploration=(exploration, Exploration)
+    )
+    check_parts(transform=transform, policy=policy, objective=objective, invariance=invariance, schedule=schedule)
+    return Parts(policy, objective, invariance, schedule, exploration)
 
 
 def check_cuda_graph(device: torch.device, *, policy: Policy, schedule: Schedule, processes: ProcessGroup) -> None:

@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from hard_aug.data.groups import Grouped
-from hard_aug.models.eval_mode import eval_mode
+from hard_aug.models.network import Network
 from hard_aug.utils.checks import check_integer
 
 
-@torch.no_grad()
 def group_accuracies(
     model: nn.Module, grouped: Grouped, *, batch_size: int = 1000, train_counts: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
@@ -65,21 +64,21 @@ def group_accuracies(
         raise ValueError("group_accuracies requires at least one image")
     check_integer(batch_size=batch_size)
     names = grouped.group_names
-    correct, count = torch.zeros(len(names), dtype=torch.int64), torch.zeros(len(names), dtype=torch.int64)
-    with eval_mode(model):
-        for start in range(0, len(grouped), batch_size):
-            batch = grouped.select(slice(start, start + batch_size))
-            logits = model(batch.images)
-            if logits.shape != (len(batch), len(grouped.classes)):
-                raise ValueError(
-                    f"logits {tuple(logits.shape)}: expected ({len(batch)}, {len(grouped.classes)}), "
-                    f"one for each of the classes {grouped.classes}"
-                )
-            # the argmax of NaN is some class too, and would be correct for the images of that class
-            hits = (logits.argmax(1) == batch.labels) & ~logits.isnan().any(1)
-            group = batch.group.cpu()
-            count += torch.bincount(group, minlength=len(names))
-            correct += torch.bincount(group[hits.cpu()], minlength=len(names))
+    correct, count = torch.zeros(2, len(names), dtype=torch.int64, device="cpu")
+    network = Network(model, name="model")
+    for start in range(0, len(grouped), batch_size):
+        batch = grouped.select(slice(start, start + batch_size))
+        logits = network.evaluate(batch.images, check_finite=False)
+        if logits.shape != (len(batch), len(grouped.classes)):
+            raise ValueError(
+                f"logits {tuple(logits.shape)}: expected ({len(batch)}, {len(grouped.classes)}), "
+                f"one for each of the classes {grouped.classes}"
+            )
+        # the argmax of NaN is some class too, and would be correct for the images of that class
+        hits = (logits.argmax(1) == batch.labels) & ~logits.isnan().any(1)
+        group = batch.group.cpu()
+        count += torch.bincount(group, minlength=len(names))
+        correct += torch.bincount(group[hits.cpu()], minlength=len(names))
     present = [index for index in range(len(names)) if count[index]]
     groups = {names[index]: int(correct[index]) / int(count[index]) for index in present}
     worst = min(groups, key=groups.__getitem__)

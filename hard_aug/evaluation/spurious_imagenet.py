@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from hard_aug.data.image_files import list_image_files, read_image_files
-from hard_aug.models.eval_mode import eval_mode
+from hard_aug.models.network import Network
 from hard_aug.utils.checks import check_integer
 from hard_aug.utils.extras import requires_extra
 
@@ -80,10 +80,10 @@ def spurious_mauc(
     if max(negatives) >= classes:
         raise ValueError(f"{spurious} has class {max(negatives)}; expected indices below classes={classes}")
     positives = list_validation_images(Path(validation), list(negatives))
-    if device is None:
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    network = Network(model, name="model")
+    device = network.device if device is None else device
     probabilities = partial(
-        _probabilities, model, size=size, batch_size=batch_size, classes=classes, device=device, workers=workers
+        _probabilities, network, size=size, batch_size=batch_size, classes=classes, device=device, workers=workers
     )
     return mauc(probabilities(positives, resize=size * 256 // 224), probabilities(negatives, resize=size))
 
@@ -116,7 +116,7 @@ def mauc(validation: Mapping[int, Tensor], spurious: Mapping[int, Tensor]) -> di
         raise ValueError(f"expected values of the same classes, got {sorted(validation)} and {sorted(spurious)}")
     per_class = {}
     for index in sorted(spurious):
-        high, low = validation[index].double().cpu(), spurious[index].double().cpu()
+        high, low = validation[index].cpu().double(), spurious[index].cpu().double()
         if not len(high) or not len(low) or not bool(torch.cat([high, low]).isfinite().all()):
             raise ValueError(
                 f"class {index}: expected finite probabilities of at least one image of each kind, got {len(high)} and "
@@ -202,9 +202,8 @@ def _list_some(folder: Path) -> list[Path]:
     return paths
 
 
-@torch.no_grad()
 def _probabilities(
-    model: nn.Module,
+    network: Network,
     images_of: Mapping[int, Sequence[Path]],
     *,
     resize: int,
@@ -217,18 +216,18 @@ def _probabilities(
     """Return p_k of the images of each class, float64 on the CPU. Batches go across classes."""
     flat = [(path, index) for index, paths in images_of.items() for path in paths]
     values = []
-    with eval_mode(model):
-        for start in range(0, len(flat), batch_size):
-            paths, labels = zip(*flat[start : start + batch_size], strict=True)
-            images = read_image_files(
-                paths, size=size, resize=resize, interpolation=InterpolationMode.BICUBIC, workers=workers
+    for start in range(0, len(flat), batch_size):
+        paths, labels = zip(*flat[start : start + batch_size], strict=True)
+        images = read_image_files(
+            paths, size=size, resize=resize, interpolation=InterpolationMode.BICUBIC, workers=workers
+        )
+        logits = network.evaluate(images.to(device))
+        if logits.shape != (len(paths), classes):
+            raise ValueError(
+                f"logits {tuple(logits.shape)}: expected ({len(paths)}, {classes}), ImageNet's classes "
+                "in their order; pass a model with that head"
             )
-            logits = model(images.to(device))
-            if logits.shape != (len(paths), classes):
-                raise ValueError(
-                    f"logits {tuple(logits.shape)}: expected ({len(paths)}, {classes}), ImageNet's classes "
-                    "in their order; pass a model with that head"
-                )
-            values.append(logits.double().softmax(1).cpu()[torch.arange(len(paths)), torch.tensor(labels)])
+        # On the CPU: not every device has float64.
+        values.append(logits.cpu().double().softmax(1)[range(len(paths)), labels])
     lengths = [len(paths) for paths in images_of.values()]
     return dict(zip(images_of, torch.split(torch.cat(values), lengths), strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
 from hard_aug.inner_loop.scoring import (
     Scores,
     at_least_float32,
-    grad_or_zeros,
+    grad_or_none,
     score_images,
     score_images_with_gradient,
 )
 from hard_aug.objectives import Disagreement, Reference
 from hard_aug.transforms import Transform
+
+#: First gradients of the policy that are looked at: by then, some are not zero.
+PROBED_GRADIENTS = 3
 
 
 class Adversary:
@@ -48,6 +52,7 @@ class Adversary:
         self.networks, self.transform, self.objective = networks, transform, objective
         self.optimizer, self.generator = optimizer, generator
         self.update: Callable[[CleanBatch], Tensor] = self.update_policy
+        self._probes_left = PROBED_GRADIENTS
 
     def reference(self, clean: CleanBatch, u: Tensor) -> Reference:
         """Return what predictions on the images made with `u`, `(B, P)`, are compared with."""
@@ -82,6 +87,12 @@ class Adversary:
         optimizer, rows = self.optimizer, len(clean)
         with torch.enable_grad():
             sample = optimizer.sample(clean.images, self.generator) if sample is None else sample
+            if optimizer.parameters and not sample.u.requires_grad:
+                name = type(optimizer.policy).__name__
+                raise ValueError(
+                    f"the draws of {name} carry no gradient to its parameters: its sample detaches them or runs under "
+                    "torch.no_grad(); remove that"
+                )
             scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.parameters, student)
         optimizer.step([g / rows for g in gradients], sample.masked_sum(scores.teacher_divergence), clean.images)
         return scores.disagreement.mean()
@@ -124,8 +135,30 @@ class Adversary:
             invariance=self.optimizer.invariance,
             student=student,
         )
-        outputs, weights = [hard], [image_gradient.to(hard.dtype)]
+        outputs, weights = ([hard], [image_gradient.to(hard.dtype)]) if hard.requires_grad else ([], [])
         if reference_gradient is not None:
             outputs.append(reference.teacher_logits)
             weights.append(reference_gradient.to(reference.teacher_logits.dtype))
-        return scores, grad_or_zeros(outputs, inputs, weights)
+        found = grad_or_none(outputs, inputs, weights) if outputs else [None] * len(inputs)
+        if inputs and all(gradient is None for gradient in found):
+            raise ValueError(
+                f"no gradient reaches the parameters of images made by {type(self.transform).__name__}, so nothing can "
+                "be learned: its render detaches them or runs under torch.no_grad(); remove that, or use "
+                "policy=Search(transform.spec), which needs no gradient"
+            )
+        gradients = [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+        if self._probes_left:
+            self._probe(gradients, image_gradient)
+        return scores, gradients
+
+    def _probe(self, gradients: Sequence[Tensor], image_gradient: Tensor) -> None:
+        """Warn if the first gradients are all zero though those of the images are not. Synchronises with the device."""
+        found = any(bool(gradient.any()) for gradient in gradients)
+        self._probes_left = 0 if found else self._probes_left - 1
+        if not found and not self._probes_left and bool(image_gradient.any()):
+            warnings.warn(
+                f"the first {PROBED_GRADIENTS} gradients of the policy are exactly zero, so it learns nothing: "
+                f"{type(self.transform).__name__} passes none from its images to its parameters (does it round?), or "
+                "the images are constant; use policy=Search(transform.spec), which needs no gradient",
+                stacklevel=2,
+            )

@@ -139,6 +139,10 @@ class GraphedUpdate:
         #: Fixed tensors, which the last eager update before a recording already uses.
         self._inputs: Inputs = []
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state of a copy, which records a graph of its own."""
+        return vars(self) | {"_graph": None, "_form": None, "_consecutive": 0, "_inputs": []}
+
     @property
     def is_recorded(self) -> bool:
         """Whether there is a graph to replay."""
@@ -172,7 +176,7 @@ class GraphedUpdate:
         clean = CleanBatch.from_tensors(inputs)
         adversary = self._adversary
         replay = self._record(lambda: adversary.update_policy(clean), adversary.generator)
-        module_dicts = _module_dicts(adversary.networks.teacher) + _module_dicts(adversary.networks.student)
+        module_dicts = _module_dicts(adversary.networks.teacher.inner) + _module_dicts(adversary.networks.student.inner)
         self._graph = CapturedGraph(form, inputs, self._data_ptrs(module_dicts), module_dicts, replay)
         logger.info("captured a policy update on %d images in a CUDA graph", len(clean))
         return self._graph

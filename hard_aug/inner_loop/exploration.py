@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from hard_aug.utils import rng
-from hard_aug.utils.checks import check_nonnegative
+from hard_aug.utils.checks import check_nonnegative, store_as_python
 
 #: The widest parameters that count for a policy's variance: as many as an affine map has.
 TOP_K = 6
@@ -88,6 +88,7 @@ class Exploration:
     min_uniform_fraction: float = 0.0
 
     def __post_init__(self) -> None:
+        store_as_python(self)
         check_nonnegative(entropy_weight=self.entropy_weight)
         if self.min_variance is not None and not 0 < self.min_variance < 1:
             raise ValueError(

@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from hard_aug.models.eval_mode import eval_mode, unwrap_model
-from hard_aug.utils.checks import check_logits
+from hard_aug.models.eval_mode import eval_mode
+from hard_aug.models.forward_errors import device_of
+from hard_aug.models.network import Network
+from hard_aug.models.normalized import NetworkNormalizations
 
 
 class Networks:
-    """Teacher and student without their DDP and `torch.compile` wrappers; neither is registered anywhere.
+    """Teacher and student; neither is registered anywhere.
 
     Args:
         teacher: network from images in [0, 1] to logits `(B, K)`.
         student: likewise.
+        normalization: of each, for networks that do not normalise by themselves; None: they take images in [0, 1].
     """
 
-    def __init__(self, *, teacher: nn.Module, student: nn.Module) -> None:
-        self.teacher = unwrap_model(teacher)
-        self.student = unwrap_model(student)
+    def __init__(
+        self, *, teacher: nn.Module, student: nn.Module, normalization: NetworkNormalizations | None = None
+    ) -> None:
+        given = (None, None) if normalization is None else normalization
+        self.teacher = Network(teacher, name="teacher", normalization=given[0])
+        self.student = Network(student, name="student", normalization=given[1])
 
     @property
     def device(self) -> torch.device:
         """Device of the networks' tensors; the CPU if they have none."""
-        for model in (self.student, self.teacher):
-            for tensor in (*model.parameters(), *model.buffers()):
-                return tensor.device
-        return torch.device("cpu")
+        return device_of(self.student.module) or device_of(self.teacher.module) or torch.device("cpu")
 
     def eval_mode(self, *, student: bool = True) -> AbstractContextManager[None]:
         """Put the teacher, and the student if it runs, in evaluation mode for the duration of a block."""
-        return eval_mode(self.teacher, self.student) if student else eval_mode(self.teacher)
+        models = (self.teacher.inner, self.student.inner) if student else (self.teacher.inner,)
+        return eval_mode(*models)
 
-    def teacher_logits(self, images: Tensor) -> Tensor:
-        """Return the teacher's logits `(B, K)`, differentiable with respect to `images`."""
-        return self._logits(self.teacher, images, "teacher")
-
-    def student_logits(self, images: Tensor) -> Tensor:
-        """Return the student's logits `(B, K)`, differentiable with respect to `images`."""
-        return self._logits(self.student, images, "student")
-
-    @staticmethod
-    def _logits(model: nn.Module, images: Tensor, network: str) -> Tensor:
-        logits = check_logits(model(images), batch=len(images), network=network)
-        # On a GPU, reading the value would synchronise with the device.
-        if not logits.is_cuda and not math.isfinite(float(logits.detach().sum(dtype=torch.float64))):
-            raise ValueError(
-                f"the {network} returned NaN or infinite logits; its weights or its own normalisation are off "
-                f"(try a lower learning rate, or check {network}(images) on its own)"
-            )
-        return logits
+    def check_gradient(self, images: Tensor) -> None:
+        """Raise unless a gradient of both networks reaches the images; see `Network.check_gradient`."""
+        for network in (self.teacher, self.student):
+            network.check_gradient(images)

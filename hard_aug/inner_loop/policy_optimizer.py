@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,12 @@ from torch import Tensor
 from hard_aug.inner_loop.exploration import Exploration, MaskedSum, Sample, mix_uniform
 from hard_aug.objectives import Invariance
 from hard_aug.policies import Policy
+from hard_aug.utils.checks import check_positive_number
 from hard_aug.utils.distributed import ProcessGroup
+from hard_aug.utils.state_checks import check_like
+
+#: Steps that are dropped in turn before it is worth a warning. A single one is not: float16 overflows now and then.
+MANY_DROPPED = 10
 
 
 class PolicyOptimizer:
@@ -48,14 +54,22 @@ class PolicyOptimizer:
         self.invariance, self.exploration = invariance, exploration
         self.parameters: list[Tensor] = list(policy.parameters())
         self.optimizer = torch.optim.Adam(
-            self.parameters or [torch.zeros((), device=device)],
+            self.parameters or [torch.zeros((), dtype=torch.float32, device=device)],
             lr=learning_rate,
             betas=(0.9, 0.99),
             capturable=device.type == "cuda",
             fused=device.type == "cpu" or None,
         )
-        self.uniform_fraction = torch.full((), exploration.min_uniform_fraction, device=device)
+        self.uniform_fraction = torch.full((), exploration.min_uniform_fraction, dtype=torch.float32, device=device)
         self.dropped = torch.zeros((), dtype=torch.int64, device=device)
+        self._dropped_in_turn = torch.zeros_like(self.dropped)
+        #: The same, as it was some time ago: a copy that nobody waits for.
+        self._on_host: Tensor | None = None
+        self._warns = True
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state of a copy, without pinned memory."""
+        return vars(self) | {"_on_host": None}
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Sample:
         """Draw `u` for `images`, `(B, C, H, W)`, from the policy and in part uniformly."""
@@ -82,14 +96,41 @@ class PolicyOptimizer:
         gradients = [g if b is None else g + weight * b for g, b in zip(gradients, bonus, strict=True)]
         *gradients, total, count = self.processes.mean([*gradients, *(part / rows for part in divergence)], rows)
         mean_divergence = torch.where(count > 0, total / count.clamp(min=1e-9), 0.0)
-        finite = torch.stack([g.isfinite().all() for g in gradients] + [mean_divergence.isfinite().all()]).all()
+        # Adam keeps the squares: one that overflows would stop it for good.
+        finite = torch.stack([g.square().isfinite().all() for g in gradients] + [mean_divergence.isfinite()]).all()
         if self.dropped.is_cuda:
             self._step_on_device(gradients, mean_divergence, finite, images)
-        elif bool(finite):
+            return
+        if bool(finite):
             self._adam(gradients)
             self._update_statistics(mean_divergence, images)
-        else:
-            self.dropped += 1
+        self._count(finite)
+
+    def _count(self, finite: Tensor) -> None:
+        self.dropped += ~finite
+        self._dropped_in_turn += 1
+        self._dropped_in_turn *= ~finite
+
+    def warn_of_dropped_steps(self) -> None:
+        """Warn once if the last `MANY_DROPPED` steps were dropped; on a GPU later, since nothing waits for it."""
+        if self._warns and self._lately_dropped() >= MANY_DROPPED:
+            self._warns = False
+            warnings.warn(
+                f"the last {MANY_DROPPED} policy updates or more were dropped, because their gradient was not finite: "
+                "the policy learns nothing. Look at the logits of both networks on hard images: half precision that "
+                "overflows (use bfloat16, or float32)? A forward whose derivative is infinite (a square root at 0)? "
+                "augmenter.dropped_steps counts these updates",
+                stacklevel=3,
+            )
+
+    def _lately_dropped(self) -> int:
+        if not self._dropped_in_turn.is_cuda:
+            return int(self._dropped_in_turn)
+        if self._on_host is None:
+            self._on_host = torch.zeros((), dtype=torch.int64, device="cpu", pin_memory=True)
+        found = int(self._on_host)
+        self._on_host.copy_(self._dropped_in_turn, non_blocking=True)
+        return found
 
     def _adam(self, gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -124,7 +165,7 @@ class PolicyOptimizer:
                 before += [torch.zeros_like(tensor) for tensor in after[len(before) :]]
             for tensor, old in zip(after, before, strict=True):
                 tensor.copy_(torch.where(finite, tensor, old))
-            self.dropped += ~finite
+        self._count(finite)
 
     def tensors(self) -> list[Tensor]:
         """Return every tensor that a step changes; Adam's come last."""
@@ -146,13 +187,38 @@ class PolicyOptimizer:
             "dropped_steps": self.dropped.clone(),
         }
 
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise unless a state is one of a policy of the same shape, with finite values.
+
+        Args:
+            state: with the keys of `state_dict()`, perhaps others too.
+
+        Raises:
+            ValueError: it is not; names the entry.
+        """
+        own, adam = self.state_dict(), state["optimizer"]
+        moments, groups = (adam.get(key) if isinstance(adam, dict) else None for key in ("state", "param_groups"))
+        if not isinstance(moments, dict) or not isinstance(groups, list) or not isinstance(groups[0], dict):
+            raise ValueError("optimizer: expected a state of Adam")
+        for key in own.keys() - {"optimizer"}:
+            check_like(state[key], own[key], key)
+        zero = torch.zeros((), dtype=torch.float32, device="cpu")
+        each = [{"step": zero, "exp_avg": one, "exp_avg_sq": one} for one in self.parameters]
+        check_like(moments, dict(enumerate(each)) if moments else {}, "optimizer['state']")
+        check_positive_number(learning_rate=groups[0]["lr"])
+        squares = [one for moment in moments.values() for one in (moment["step"], moment["exp_avg_sq"])]
+        if any(bool((one < 0).any()) for one in (*squares, state["dropped_steps"])):
+            raise ValueError("a count or a mean of squares is negative")
+        if not 0 <= float(state["uniform_fraction"]) <= 1:
+            raise ValueError(f"uniform_fraction: expected a fraction in [0, 1], got {float(state['uniform_fraction'])}")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict()` for a policy of the same shape."""
         self.policy.load_state_dict(state["policy"])
         self.invariance.load_state_dict(state["invariance"])
-        self.optimizer.load_state_dict(_cloned(state["optimizer"]))
-        for group in self.optimizer.param_groups:  # the state may come from another device
-            group["capturable"] = self.dropped.is_cuda
+        kept = self.optimizer.state_dict()["param_groups"]  # the state may come from another device
+        kept[0]["lr"] = state["optimizer"]["param_groups"][0]["lr"]
+        self.optimizer.load_state_dict({"state": _cloned(state["optimizer"]["state"]), "param_groups": kept})
         self.uniform_fraction.copy_(state["uniform_fraction"])
         self.dropped.copy_(state["dropped_steps"])
 

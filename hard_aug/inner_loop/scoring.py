@@ -55,7 +55,7 @@ def score_images(
     Raises:
         ValueError: teacher, student and reference have different numbers of classes.
     """
-    teacher_logits, student_logits = networks.teacher_logits(images), networks.student_logits(images)
+    teacher_logits, student_logits = networks.teacher(images), networks.student(images)
     check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)
     if reference.teacher_logits.shape[1] != teacher_logits.shape[1]:
         raise ValueError(
@@ -98,17 +98,13 @@ def score_images_with_gradient(
     Raises:
         ValueError: logits through which no gradient reaches the images, or different numbers of classes.
     """
+    networks.teacher.check_gradient(images)
+    if student is None:
+        networks.student.check_gradient(images)
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        teacher_logits = networks.teacher_logits(images)
-        student_logits = networks.student_logits(images) if student is None else student[0]
-        for name, logits in (("teacher", teacher_logits), ("student", student_logits)):
-            if not (logits.requires_grad or (name == "student" and student)):
-                raise ValueError(
-                    f"the {name}'s logits carry no gradient to the images: its forward detaches them or runs under "
-                    "torch.no_grad(); remove that (frozen parameters are fine), or use policy=Search(transform.spec), "
-                    "which needs no gradient"
-                )
+        teacher_logits = networks.teacher(images)
+        student_logits = networks.student(images) if student is None else student[0]
         check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)
         # Leaves of at least float32: gradients of logits in float16 would be zeros where the networks are confident.
         teacher, own_student, target = (
@@ -165,7 +161,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def grad_or_zeros(
     outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], weights: Tensor | Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """Call `torch.autograd.grad`, with zeros for inputs that the outputs do not depend on.
+    """Call `torch.autograd.grad`, with zeros for inputs that the outputs do not depend on."""
+    found = grad_or_none(outputs, inputs, weights)
+    return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+
+
+def grad_or_none(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], weights: Tensor | Sequence[Tensor] | None = None
+) -> Sequence[Tensor | None]:
+    """Call `torch.autograd.grad`, with None for inputs that the outputs do not depend on.
 
     It runs outside the caller's autocast, which would take the products of the backward in low precision whatever the
     precision of the forward was.
@@ -173,5 +177,4 @@ def grad_or_zeros(
     if not inputs:
         return []
     with torch.autocast(inputs[0].device.type, enabled=False):
-        found = torch.autograd.grad(outputs, inputs, grad_outputs=weights, allow_unused=True)
-    return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+        return torch.autograd.grad(outputs, inputs, grad_outputs=weights, allow_unused=True)

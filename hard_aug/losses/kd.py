@@ -19,8 +19,14 @@ def distillation_loss(*, student_logits: Tensor, teacher_logits: Tensor, tempera
         A scalar; for an empty batch 0, with a graph.
 
     Raises:
-        ValueError: a temperature that is not positive, or unequal shapes.
+        ValueError: a temperature that is not positive, unequal shapes, or a single class.
     """
+    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] < 2:
+            raise ValueError(
+                f"{name} of shape {tuple(logits.shape)}: expected at least two classes, because a softmax over one "
+                "logit is constant; for a binary network with the logit z use torch.cat((torch.zeros_like(z), z), 1)"
+            )
     divergence = kl_divergence(
         teacher_logits=teacher_logits.detach(), student_logits=student_logits, temperature=temperature
     )

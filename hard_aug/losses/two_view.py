@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hard_aug.losses.kd import distillation_loss
 from hard_aug.models.batch_norm import BatchNormMode, ViewStatistics
-from hard_aug.models.eval_mode import eval_mode, unwrap_model
+from hard_aug.models.network import Network
+from hard_aug.models.normalized import Normalization
 from hard_aug.ops.backend import Backend, use_backend
-from hard_aug.utils.checks import check_logits, check_positive_number, check_same_classes, check_unit_interval
+from hard_aug.utils.checks import check_positive_number, check_same_classes, check_unit_interval
+from hard_aug.utils.compilation import outside_graphs
+from hard_aug.utils.distributed import warn_unless_averaged
+from hard_aug.utils.rows import cat_rows
 from hard_aug.utils.settings_repr import SettingsRepr
 
-#: Called with the loss, the leaf that was its hard view, the student's detached logits on it, and its weight.
+#: Called with the loss, what was its hard view (it requires grad), the student's detached logits on it, and its weight.
 LossObserver = Callable[[Tensor, Tensor, Tensor, float], None]
+
+#: In torch's error of a BatchNorm in training mode.
+SINGLE_VALUE = "more than 1 value per channel"
 
 
 class LossAndLogits(NamedTuple):
@@ -45,11 +53,14 @@ class TwoViewLoss(SettingsRepr):
 
     Args:
         student: network from images in [0, 1] to logits `(B, K)`, perhaps wrapped by DDP or `torch.compile`. It is run
-            in the mode that it is in.
+            in the mode that it is in; in evaluation mode and without gradients, as a trainer evaluates, without its
+            wrappers, so that one process may do it alone.
         temperature: default `T` of the distillation loss, above 0.
         batch_norm: how the student's BatchNorm sees the views, "shared", "frozen" or "split"; see
             `hard_aug.models.batch_norm`.
         backend: of the operations; None: see `hard_aug.ops.backend`.
+        normalization: applied to images before the student, unless that does so by itself; None: it takes images in
+            [0, 1].
 
     Raises:
         ValueError: an unknown mode of BatchNorm.
@@ -69,11 +80,26 @@ class TwoViewLoss(SettingsRepr):
         temperature: float = 2.0,
         batch_norm: BatchNormMode = "shared",
         backend: Backend | None = None,
+        normalization: Normalization | None = None,
     ) -> None:
         self.student = student
         self.temperature, self.backend = temperature, backend
-        self.batch_norm = batch_norm
+        self.batch_norm, self.normalization = batch_norm, normalization
+        self._network = Network(student, name="student", normalization=normalization)
         self._statistics = ViewStatistics(student, batch_norm)
+        self._looks_for_wrapper = True
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the student is in evaluation mode and gradients are off, as where a trainer evaluates.
+
+        A student counts as in training if any of its layers is, or has no flag `training` (as frozen TorchScript).
+        """
+        if torch.is_grad_enabled():
+            return False
+        student = self._network.inner
+        layers = [module for module in student.modules() if next(module.children(), None) is None]
+        return not (getattr(student, "training", True) and any(getattr(one, "training", True) for one in layers))
 
     def __call__(
         self,
@@ -110,11 +136,13 @@ class TwoViewLoss(SettingsRepr):
                 f"{self.temperature}; use objective=KL(temperature={temperature})"
             )
         if observer is not None and torch.is_grad_enabled():
-            hard_images = hard_images.detach().requires_grad_()  # a leaf of its own, whose gradient is this loss's
+            hard_images = outside_graphs(_watched, hard_images)
         count, rows = len(clean_images), len(hard_images)
-        views = torch.cat((clean_images, hard_images)) if rows else clean_images
-        with self._statistics.of(clean=count, hard=rows):
-            logits = check_logits(self.student(views), batch=len(views), network="student")
+        views = cat_rows(clean_images, hard_images)
+        if self.evaluates:
+            logits = self._network.evaluate(views, check_finite=False)
+        else:
+            logits = self._training_logits(views, clean=count, hard=rows)
         check_same_classes(teacher_logits=clean_teacher_logits, student_logits=logits)
         clean, hard = logits[:count], logits[count:]
         with use_backend(self.backend):
@@ -125,11 +153,48 @@ class TwoViewLoss(SettingsRepr):
                 )
                 loss = clean_weight * loss + (1 - clean_weight) * hard_loss
         if observer is not None and rows:
-            observer(loss, hard_images, hard.detach(), 1 - clean_weight)
+            outside_graphs(observer, loss, hard_images, hard.detach(), 1 - clean_weight)
         return LossAndLogits(loss, clean, hard)
 
     def evaluate_student(self, images: Tensor) -> Tensor:
-        """Return the student's logits `(B, K)` in evaluation mode, detached."""
-        student = unwrap_model(self.student)  # the forward of a wrapper may wait for other processes
-        with torch.no_grad(), eval_mode(student):
-            return check_logits(student(images.detach()), batch=len(images), network="student")
+        """Return the student's logits `(B, K)` for `images` in [0, 1], in evaluation mode, detached."""
+        return self._network.evaluate(images.detach())
+
+    def _training_logits(self, views: Tensor, *, clean: int, hard: int) -> Tensor:
+        averaged: AbstractContextManager[None] = nullcontext()
+        if self._looks_for_wrapper and torch.is_grad_enabled():
+            averaged, self._looks_for_wrapper = warn_unless_averaged(self.student), False
+        try:
+            with self._statistics.of(clean=clean, hard=hard), averaged:
+                return self._network.training_logits(views)
+        except ValueError as error:
+            if SINGLE_VALUE not in str(error):
+                raise
+            fix = "use drop_last=True in the loader, or larger batches"
+            if self.batch_norm != "shared" and clean + hard > 1:
+                fix += ", or batch_norm='shared'" + (", or a larger hard_fraction" if hard == 1 < clean else "")
+            raise ValueError(
+                f"batch_norm={self.batch_norm!r} with {clean} clean and {hard} hard images: the student's BatchNorm "
+                f"has no statistics of a single one; {fix}"
+            ) from error
+
+
+def _watched(images: Tensor) -> Tensor:
+    """Return the same images, requiring grad."""
+    anchor = torch.zeros((), dtype=torch.float32, device=images.device, requires_grad=True)
+    return _Watched.apply(images, anchor)  # type: ignore[no-any-return]
+
+
+class _Watched(torch.autograd.Function):
+    """Identity for images that require no gradient, whose result does: its hooks see the gradient.
+
+    Unlike a leaf it is not kept by the graph: a loss that is kept keeps no images.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, anchor: Tensor) -> Tensor:
+        return images.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None

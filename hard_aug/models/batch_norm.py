@@ -58,6 +58,10 @@ class ViewStatistics(SettingsRepr):
         self._forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
         self._clean = self._total = 0
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state of a copy, without the functions that belong to the modules of this student."""
+        return vars(self) | {"_forwards": {}}
+
     @contextmanager
     def of(self, *, clean: int, hard: int) -> Iterator[None]:
         """Return a context in which the student's forward is on a batch of clean rows followed by hard rows.

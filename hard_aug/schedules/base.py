@@ -12,7 +12,7 @@ from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.losses.two_view import LossObserver
 from hard_aug.objectives import Reference
-from hard_aug.utils.checks import check_fraction, check_integer
+from hard_aug.utils.checks import check_fraction, check_integer, store_as_python
 from hard_aug.utils.rows import rows_of
 
 
@@ -61,6 +61,7 @@ class Schedule(ABC):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        store_as_python(self)
         check_integer(every=self.every)
         check_fraction(fraction=self.fraction)
 

@@ -17,7 +17,7 @@ from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.objectives import Reference
 from hard_aug.schedules.base import Schedule, ScheduleRunner
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_integer, is_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class ThresholdRunner(ScheduleRunner):
         with torch.no_grad():
             disagreement = adversary.objective(
                 teacher_logits=clean.reference.teacher_logits,
-                student_logits=adversary.networks.student_logits(clean.images),
+                student_logits=adversary.networks.student(clean.images),
                 reference=clean.reference,
             )
         self.state.record_clean(self._mean(disagreement), self._schedule)
@@ -154,6 +154,9 @@ class ThresholdRunner(ScheduleRunner):
         """Load a state returned by `state_dict()`."""
         if state.keys() != asdict(self.state).keys():
             raise ValueError(f"expected the state of a Threshold, got {sorted(state)}")
+        finite = all(state[key] is None or math.isfinite(state[key]) for key in ("clean", "hard"))
+        if not finite or not isinstance(state["updating"], bool) or not is_integer(state["idle_calls"]):
+            raise ValueError(f"expected finite means, a boolean and a count, got {state}")
         self.state = ThresholdState(**state)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.models.eval_mode import eval_mode
+from hard_aug.models.network import Network
 from hard_aug.utils.checks import check_fraction
 from hard_aug.utils.settings_repr import SettingsRepr
 
@@ -89,6 +89,8 @@ class Acceptance(SettingsRepr):
         if not 0 <= confidence < 1:
             raise ValueError(f"confidence={confidence}: expected a probability in [0, 1)")
         self.teacher, self.judge, self.resize, self.confidence = teacher, judge, resize, confidence
+        self._teacher = Network(teacher, name="teacher")
+        self._judge = None if judge is None else Network(judge, name="judge")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> AcceptanceResult:
@@ -99,18 +101,19 @@ class Acceptance(SettingsRepr):
             labels: `(B,)` integers.
         """
         shown, labels = images.float() / 255, labels.long()
-        models = [self.teacher] if self.judge is None else [self.teacher, self.judge]
-        with eval_mode(*models), torch.autocast(shown.device.type, enabled=False):
-            soft = self.teacher(shown).float().softmax(1)
+        with torch.autocast(shown.device.type, enabled=False):
+            soft = self._teacher.evaluate(shown).float().softmax(1)
             rules = {"teacher": soft.argmax(1) == labels}
             if self.confidence:
                 rules["confidence"] = soft.gather(1, labels[:, None])[:, 0] >= self.confidence
             views = {"": shown}
             if self.resize is not None:
                 views["_resized"] = self._shrink_and_enlarge(shown, self.resize) if len(images) else shown
-                rules["teacher_resized"] = self.teacher(views["_resized"]).argmax(1) == labels
-            if self.judge is not None:
-                rules |= {f"judge{name}": self.judge(view).argmax(1) == labels for name, view in views.items()}
+                rules["teacher_resized"] = self._teacher.evaluate(views["_resized"]).argmax(1) == labels
+            if self._judge is not None:
+                rules |= {
+                    f"judge{name}": self._judge.evaluate(view).argmax(1) == labels for name, view in views.items()
+                }
         return AcceptanceResult(torch.stack(tuple(rules.values())).all(0), soft, rules)
 
     @staticmethod

@@ -15,7 +15,7 @@ from hard_aug.generative.noise import derive_seed, noise_from_seeds
 from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.objectives import Reference
 from hard_aug.synthesis.score import Score, check_finite, check_scores
-from hard_aug.utils.checks import check_images, check_labels
+from hard_aug.utils.checks import check_images, check_kinds, check_labels
 from hard_aug.utils.settings_repr import SettingsRepr
 
 
@@ -137,6 +137,7 @@ class ImageSearch(SettingsRepr, ABC):
     encodes_images: bool = True
 
     def __init__(self, sampler: DiffusionSampler) -> None:
+        check_kinds(sampler=(sampler, DiffusionSampler))
         self.sampler = sampler
 
     @property
@@ -217,7 +218,7 @@ class ImageSearch(SettingsRepr, ABC):
         codec = self.model.codec
         channels = int(self.model.config.in_channels) if codec is None else codec.channels
         size = self.model.image_size() if images is None else images.shape[-2:]
-        scores = torch.zeros(0, device=self.model.device)
+        scores = torch.zeros(0, dtype=torch.float32, device=self.model.device)
         found = scores.view(0, 1, 1, 1).expand(0, channels, *size)
         return SearchResult(found, scores, scores, NFE(), time.perf_counter() - started)
 

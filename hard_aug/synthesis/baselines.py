@@ -84,7 +84,8 @@ class BestOfN(ImageSearch):
         before = best_scores = score.evaluate(best, inputs.reference)
         shape = (inputs.noise.shape[0], *inputs.noise.shape[2:])
         for draw in range(1, self.count):
-            seeds = torch.tensor([derive_seed(g.initial_seed(), draw) for g in inputs.generators])
+            derived = [derive_seed(generator.initial_seed(), draw) for generator in inputs.generators]
+            seeds = torch.tensor(derived, dtype=torch.int64, device="cpu")
             noise = noise_from_seeds(seeds, shape, best.device).movedim(1, 0)
             images = self.sample_unguided(inputs, noise=noise)
             scores = score.evaluate(images, inputs.reference)

@@ -13,13 +13,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from hard_aug.models.eval_mode import eval_mode
+from hard_aug.models.network import Network
 
 
-@torch.no_grad()
 def top1_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the fraction of images whose top class is the label.
 
@@ -28,8 +26,7 @@ def top1_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
         images: `(B, C, H, W)` in [0, 1].
         labels: `(B,)`.
     """
-    with eval_mode(model):
-        return float((model(images).argmax(1) == labels).float().mean())
+    return float((Network(model, name="network").evaluate(images).argmax(1) == labels).float().mean())
 
 
 def saturated(images: Tensor) -> float:
@@ -55,7 +52,6 @@ def diversity(images: Tensor, labels: Tensor) -> float:
     return sum(distances) / len(distances) if distances else float("nan")
 
 
-@torch.no_grad()
 def transfer(images: Tensor, unguided: Tensor, labels: Tensor, *, student: nn.Module, other: nn.Module) -> float:
     """Return another student's loss of confidence in the label, relative to that of the student of the search.
 
@@ -71,10 +67,10 @@ def transfer(images: Tensor, unguided: Tensor, labels: Tensor, *, student: nn.Mo
     """
 
     def confidence_loss(model: nn.Module) -> float:
-        with eval_mode(model):
-            confidence = [
-                model(shown).float().softmax(1).gather(1, labels[:, None]).mean() for shown in (unguided, images)
-            ]
+        network = Network(model, name="student")
+        confidence = [
+            network.evaluate(shown).float().softmax(1).gather(1, labels[:, None]).mean() for shown in (unguided, images)
+        ]
         return float(confidence[0] - confidence[1])
 
     own = confidence_loss(student)

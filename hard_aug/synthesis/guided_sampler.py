@@ -42,7 +42,7 @@ from hard_aug.generative.noise import derive_seed, randn_rows
 from hard_aug.generative.sampler import DiffusionSampler
 from hard_aug.synthesis.base import ImageSearch, SearchInputs
 from hard_aug.synthesis.score import Score
-from hard_aug.utils.checks import check_integer, check_nonnegative
+from hard_aug.utils.checks import as_seed, check_integer, check_nonnegative
 
 Shape = Literal["constant", "noise", "classifier"]
 #: Lower bound of `sqrt(r_t)`, which is nearly 1 with many steps, and nearly 0 at the first of few steps, where the push
@@ -119,7 +119,7 @@ class GuidedSampler(ImageSearch):
         self.shape, self.mu_shape = shape, mu_shape
         self.smooth, self.smooth_sigma = smooth, smooth_sigma
         self.window, self.normalized = window, normalized
-        self.seed, self.measure_before = seed, measure_before
+        self.seed, self.measure_before = as_seed(seed), measure_before
 
     @classmethod
     def mpgd(cls, sampler: DiffusionSampler, *, step: float = 0.3, measure_before: bool = True) -> GuidedSampler:
@@ -149,7 +149,7 @@ class GuidedSampler(ImageSearch):
         if self.measure_before:
             before, excluded = self.score_unguided(score, inputs)
         else:
-            before, excluded = torch.full((len(labels),), torch.nan, device=labels.device), NFE()
+            before, excluded = labels.new_full((len(labels),), torch.nan, dtype=torch.float32), NFE()
         sampler, schedule = self.sampler, self.sampler.noise_schedule
         sample = sampler.start(inputs.noise[0], inputs.clean)
         seeds = [derive_seed(generator.initial_seed(), 1 + self.seed) for generator in inputs.generators]
@@ -164,8 +164,8 @@ class GuidedSampler(ImageSearch):
                     with torch.no_grad():
                         following = sampler.step(*sampler.predict(sample, labels, index), index, step_noise)
                 if remaining:  # add noise to return to this level
-                    ratio = schedule.signal[index] / schedule.signal[index + 1]
-                    variance = schedule.noise[index] ** 2 - (ratio * schedule.noise[index + 1]) ** 2
+                    ratio = schedule.signal[index] / schedule.next_signal[index]
+                    variance = schedule.noise[index] ** 2 - (ratio * schedule.next_noise[index]) ** 2
                     fresh = randn_rows(generators, tuple(sample.shape[1:])).to(sample)
                     sample = ratio * following + variance.clamp(min=0).sqrt() * fresh
                 else:
@@ -183,7 +183,7 @@ class GuidedSampler(ImageSearch):
         generators: list[torch.Generator],
     ) -> Tensor:
         sampler, schedule = self.sampler, self.sampler.noise_schedule
-        next_signal = schedule.signal[index + 1]
+        next_signal = schedule.next_signal[index]
         progress = (index - sampler.first) / max(1, len(sampler) - 1)
         through_denoiser = self.rho > 0
         sample = sample.detach().requires_grad_(through_denoiser)
@@ -205,8 +205,8 @@ class GuidedSampler(ImageSearch):
     def _push_factor(self, index: int) -> Tensor:
         """Return the factor of the gradient on `x_t`, `rho_t / sqrt(r_t)`."""
         schedule = self.sampler.noise_schedule
-        noise, next_noise = schedule.noise[index], schedule.noise[index + 1]
-        ratio = (schedule.signal[index] / schedule.signal[index + 1]).clamp(min=MIN_RATIO)
+        noise, next_noise = schedule.noise[index], schedule.next_noise[index]
+        ratio = (schedule.signal[index] / schedule.next_signal[index]).clamp(min=MIN_RATIO)
         if self.shape == "constant":
             return self.rho / ratio
         if self.shape == "noise":
@@ -217,7 +217,7 @@ class GuidedSampler(ImageSearch):
     def _smoothing_offsets(self, clean: Tensor, index: int, generators: list[torch.Generator]) -> list[Tensor]:
         """Return the noise added to `x0` before it is scored; a single zero without smoothing."""
         if not self.smooth_sigma:
-            return [torch.zeros((), device=clean.device)]
+            return [clean.new_zeros(())]
         scale = self.smooth_sigma * self.sampler.noise_schedule.noise[index]
         shape = tuple(clean.shape[1:])
         return [scale * randn_rows(generators, shape).to(clean) for _ in range(self.smooth)]

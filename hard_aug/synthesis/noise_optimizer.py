@@ -83,7 +83,10 @@ class NoiseOptimizer(ImageSearch):
         """See `ImageSearch.solve`."""
         count = len(inputs.labels)
         base = inputs.noise[0]
-        best, best_scores = torch.zeros_like(base), torch.full((count,), -math.inf, device=base.device)
+        best, best_scores = (
+            torch.zeros_like(base),
+            torch.full((count,), -math.inf, dtype=torch.float32, device=base.device),
+        )
         before = best_scores.clone()
         edit, mean, square = (torch.zeros_like(base) for _ in range(3))
         active = torch.arange(count, device=base.device)

@@ -12,7 +12,7 @@ from hard_aug.generative.nfe import NFE
 from hard_aug.synthesis.acceptance import Acceptance, to_bytes
 from hard_aug.synthesis.base import ImageSearch, describe_images
 from hard_aug.synthesis.score import Score
-from hard_aug.utils.checks import check_integer
+from hard_aug.utils.checks import check_integer, check_kinds
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -88,6 +88,7 @@ def synthesize(
         batch_size: number of images at once; fewer need less memory.
 
     Raises:
+        TypeError: `search`, `score` or `acceptance` is something else, such as a class or a function that makes one.
         ValueError: `batch_size` is below 1, lengths differ, or see `ImageSearch.__call__`.
 
     Example:
@@ -105,6 +106,7 @@ def synthesize(
         >>> batch.images.shape, batch.images.dtype
         (torch.Size([3, 1, 8, 8]), torch.uint8)
     """
+    check_kinds(search=(search, ImageSearch), score=(score, Score), acceptance=(acceptance, Acceptance))
     check_integer(batch_size=batch_size)
     for name, given in (("labels", labels), ("images", images)):
         if given is not None and len(given) != len(seeds):

@@ -43,12 +43,16 @@ class RandomCrops(SettingsRepr):
             images: `(B, C, H, W)`.
             generators: one CPU generator for each image.
         """
-        drawn = torch.stack([torch.rand(3, generator=g) for g in generators]).to(images)
+        drawn = torch.stack([torch.rand(3, generator=g, dtype=torch.float32, device=g.device) for g in generators]).to(
+            images
+        )
         side = self.min_side + (1 - self.min_side) * drawn[:, 0]
         theta = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
         theta[:, 0, 0], theta[:, 1, 1] = side, side
         theta[:, :, 2] = (1 - side[:, None]) * (2 * drawn[:, 1:] - 1)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         crops = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        noise = torch.stack([torch.randn(images.shape[1:], generator=g) for g in generators]).to(images)
+        noise = torch.stack(
+            [torch.randn(images.shape[1:], generator=g, dtype=torch.float32, device=g.device) for g in generators]
+        ).to(images)
         return crops + self.noise * noise

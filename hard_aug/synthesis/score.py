@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from hard_aug.generative.nfe import NFE
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.scoring import score_images
-from hard_aug.models.eval_mode import eval_mode
 from hard_aug.objectives import ConfidenceGap, Disagreement, Invariance, Reference
 from hard_aug.utils.checks import (
     check_images,
@@ -114,8 +113,8 @@ class Score(SettingsRepr):
         if not len(images):  # not every layer accepts empty batches
             return torch.zeros(0, dtype=torch.int64, device=self.networks.device)
         shown = images.to(self.networks.device).float()
-        with eval_mode(self.networks.teacher), torch.autocast(shown.device.type, enabled=False):
-            return self.networks.teacher_logits(shown).argmax(1)
+        with self.networks.eval_mode(student=False), torch.autocast(shown.device.type, enabled=False):
+            return self.networks.teacher(shown).argmax(1)
 
     @torch.no_grad()
     def reference(self, images: Tensor | None, labels: Tensor | None, *, classes: int | None = None) -> Reference:
@@ -139,10 +138,10 @@ class Score(SettingsRepr):
         student = None
         if images is not None:
             check_labels(labels, batch=len(images))
-            with eval_mode(self.networks.teacher, self.networks.student):
-                teacher = self.networks.teacher_logits(images)
+            with self.networks.eval_mode():
+                teacher = self.networks.teacher(images)
                 if self.objective.requires_student_reference:
-                    student = self.networks.student_logits(images)
+                    student = self.networks.student(images)
             if labels is not None:
                 _check_label_range(labels, teacher.shape[1], "the teacher's classes")
             self.nfe.classifier_forward += len(images) * (1 if student is None else 2)
@@ -172,11 +171,15 @@ class Score(SettingsRepr):
             generators: generators of the random augmentation, one for each image; None: no augmentation.
 
         Raises:
-            ValueError: the reference has another number of classes than the networks.
+            ValueError: the reference has another number of classes than the networks, or the images require a gradient
+                and none passes through a network.
             FloatingPointError: the images are not finite. (On a GPU the search checks them at its end.)
         """
         if not images.is_cuda:
             check_finite(images)
+        if torch.is_grad_enabled() and images.requires_grad:
+            for network in (self.networks.teacher, self.networks.student):
+                network.check_gradient(images, instead="BestOfN(sampler)")
         shown = images if self.augment is None or generators is None else self.augment(images, generators)
         with self.networks.eval_mode():
             scores = score_images(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+
+def placement() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 class ProcessGroup:
@@ -22,15 +32,22 @@ class ProcessGroup:
     """
 
     def __init__(self, device: torch.device) -> None:
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if distributed else 0
-        self.count = dist.get_world_size() if distributed else 1
+        self.rank, self.count = placement()
         self.unequal = torch.zeros((), dtype=torch.bool, device=device)
 
     @property
     def is_single(self) -> bool:
         """Whether there is one process only."""
         return self.count == 1
+
+    def check_unchanged(self) -> None:
+        """Raise `ValueError` unless the process group is that of construction."""
+        rank, count = placement()
+        if (rank, count) != (self.rank, self.count):
+            raise ValueError(
+                f"created in process {self.rank} of {self.count} and called in process {rank} of {count}: create the "
+                "augmenter after torch.distributed.init_process_group(), or each process learns a policy of its own"
+            )
 
     def validate_batch(self, rows: int, error: Exception | None) -> None:
         """Raise `error`, if this process has one, and else `ValueError` if its call does not fit the others'.
@@ -42,6 +59,7 @@ class ProcessGroup:
             rows: size of this process's batch.
             error: why this process cannot take part; None: it can.
         """
+        self.check_unchanged()
         if error is None and rows == 0 and not self.is_single:
             error = ValueError(
                 f"an empty batch in process {self.rank} of {self.count}: the others would wait for it; use a "
@@ -50,7 +68,12 @@ class ProcessGroup:
         if not self.is_single:
             # Created on the device: a tensor made of a list would be copied from the host, which synchronises.
             device = self.unequal.device
-            counts = torch.cat([torch.full((1,), float(c), device=device) for c in (rows, rows**2, error is not None)])
+            counts = torch.cat(
+                [
+                    torch.full((1,), float(c), dtype=torch.float32, device=device)
+                    for c in (rows, rows**2, error is not None)
+                ]
+            )
             dist.all_reduce(counts)
             total, squares, refused = counts
             unequal = (squares * self.count - total.square()).abs() > 0.5
@@ -85,3 +108,43 @@ class ProcessGroup:
         """Return the mean of `(B,)` over all processes as a number. Synchronises with the device."""
         (mean,) = self.mean([values.detach().mean()], len(values))
         return float(mean)
+
+
+@contextmanager
+def warn_unless_averaged(student: nn.Module) -> Iterator[None]:
+    """Warn at exit if several processes train a student whose gradients nothing averages, as far as PyTorch knows.
+
+    Args:
+        student: what runs inside the block, with its wrappers.
+    """
+    _, count = placement()
+    if count == 1 or not any(parameter.requires_grad for parameter in student.parameters()):
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    ddp = nn.parallel.DistributedDataParallel
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, _: object = None) -> None:
+        if isinstance(module, ddp | FullyShardedDataParallel | FSDPModule):
+            found.append(module)
+
+    for module in student.modules():
+        look(module)
+    if getattr(ddp, "_active_ddp_module", None) is not None:  # Lightning's is around the whole training step
+        found.append(student)
+    # A wrapper may be no submodule, but something that the student's forward looks up.
+    hook = None if found else register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+    if not found:
+        warnings.warn(
+            f"{count} processes train, and neither DistributedDataParallel nor FSDP averages the gradients of this "
+            "student: the students of the processes drift apart. Pass the wrapped one, "
+            "HardAugmenter(student=DistributedDataParallel(student), ...), unless you average them yourself",
+            stacklevel=7,  # the loop that calls `hard.loss()`
+        )

@@ -40,7 +40,7 @@ def draw_disagreement(
         raise ValueError("nothing to draw; pass for example draw_disagreement({'before': before, 'after': after})")
     values = {}
     for name, given in disagreement.items():
-        found = given.detach().double().flatten().cpu().numpy()
+        found = given.detach().cpu().double().flatten().numpy()
         if not len(found) or not np.isfinite(found).all() or found.min() < -MIN_VALUE:
             raise ValueError(f"{name!r}: expected at least one value, all of them finite and >= 0, as those of KL are")
         values[name] = found.clip(MIN_VALUE)
@@ -52,12 +52,12 @@ def draw_disagreement(
         axis.hist(found, bins=bins, weights=np.full(len(found), 100 / len(found)), color=HARD, alpha=0.7)
         median = float(np.median(found))
         axis.axvline(median, color="black", lw=1.2)
-        axis.set_title(f"{name}: median {median:.2g}", size=SIZE, loc="left", pad=3)
+        axis.set_title(f"{name}: median {median:.2g}", size=SIZE, loc="left", pad=3, parse_math=False)
         axis.set_xscale("log")
         axis.set_ylabel("images (%)", size=SIZE)
         axis.tick_params(labelsize=SIZE)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel(unit, size=SIZE)
+    axes[-1].set_xlabel(unit, size=SIZE, parse_math=False)
     if title:
-        figure.suptitle(title, size=SIZE + 2)
+        figure.suptitle(title, size=SIZE + 2, parse_math=False)
     return figure

@@ -66,12 +66,12 @@ def draw_distributions(
     axes = figure.subplots(len(drawn), len(spec), squeeze=False)
     for line, (name, values) in zip(axes, drawn.items(), strict=True):
         for axis, parameter in zip(line, spec, strict=True):
-            _panel(axis, parameter, values[parameter.name].detach().double().cpu().numpy())
-        line[0].set_ylabel(name, size=10)
+            _panel(axis, parameter, values[parameter.name].detach().cpu().double().numpy())
+        line[0].set_ylabel(name, size=10, parse_math=False)
     for axis, parameter in zip(axes[0], spec, strict=True):
-        axis.set_title(parameter.name.replace("_", " "), size=SIZE)
+        axis.set_title(parameter.name.replace("_", " "), size=SIZE, parse_math=False)
     for axis, parameter in zip(axes[-1], spec, strict=True):
-        axis.set_xlabel(parameter.unit, size=SIZE)
+        axis.set_xlabel(parameter.unit, size=SIZE, parse_math=False)
     for axis in axes[:-1].flat:
         axis.set_xticklabels([])
     add_legend(
@@ -82,7 +82,7 @@ def draw_distributions(
         note="rel. std: standard deviation relative to uniform random augmentation (1: as wide, 0: constant)",
     )
     if title:
-        figure.suptitle(title, size=SIZE + 2)
+        figure.suptitle(title, size=SIZE + 2, parse_math=False)
     return figure
 
 

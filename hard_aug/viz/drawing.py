@@ -77,6 +77,7 @@ def write_below(axis: Axes, line: int, text: str, name: str = "", *, bold: bool 
     """Write a line of text below an axis, bold and red or not, and the line's name left of it."""
     y = -4 - 72 * LINE * line
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "size": SIZE}
+    place["parse_math"] = False  # a name may have dollars
     weight, color = ("bold", STUDENT) if bold else ("normal", "black")
     axis.annotate(text, (0.5, 0), (0, y), ha="center", weight=weight, color=color, **place)
     axis.annotate(name, (0, 0), (-8, y), ha="right", **place)
@@ -165,7 +166,8 @@ def add_legend(figure: Figure, axes: np.ndarray, used: int, *, columns: int, not
 
 def class_name(index: int, classes: Sequence[str] | None) -> str:
     """Return the name of a class, cut after 12 letters, or its number if there are no names."""
-    name = str(index) if classes is None else classes[index]
+    name = str(index) if classes is None else " ".join(classes[index].split())  # in one line
+    name = name.encode("utf-8", "backslashreplace").decode()  # of a folder whose name is not UTF-8
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 

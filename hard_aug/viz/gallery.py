@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
-from hard_aug.models.eval_mode import eval_mode, unwrap_model
+from hard_aug.models.network import Network
 from hard_aug.ops.elementwise import unit_interval
+from hard_aug.utils.checks import check_kinds
 from hard_aug.viz.drawing import (
     LINE,
     MARKS,
@@ -75,6 +75,7 @@ def gallery(
         >>> len(gallery(hard, network, columns=3, difference=False).axes)
         6
     """
+    check_kinds(batch=(batch, HardBatch))
     students = student if isinstance(student, Mapping) else {"student": student}
     count = batch.num_hard or len(batch)  # in a warm-up all images are clean
     columns = min(columns, count)
@@ -88,11 +89,9 @@ def gallery(
         (clean, {"teacher": batch.clean_teacher_logits[chosen]}),
         (hard, {"teacher": batch.teacher_logits[chosen]}),
     ]
-    # The forward of a wrapper may synchronise with other processes.
-    models = {name: unwrap_model(model) for name, model in students.items()}
-    with torch.no_grad(), eval_mode(*models.values()):
-        for images, logits in rows:
-            logits |= {name: model(images) for name, model in models.items()}
+    models = {name: Network(model, name=name, normalization=batch.normalization) for name, model in students.items()}
+    for images, logits in rows:
+        logits |= {name: model.evaluate(images) for name, model in models.items()}
     change = (hard - clean).float()
     largest = float(change.abs().max()) or 1.0
     difference = 0 < float(change.square().mean().sqrt()) < SMALL_CHANGE if difference is None else difference
@@ -118,10 +117,10 @@ def gallery(
         if difference:
             show_image(axes[2, column], 0.5 + change[column] / (2 * largest))
         if labels is not None:
-            axes[0, column].set_title(f"label {class_name(int(labels[index]), classes)}", size=SIZE)
+            axes[0, column].set_title(f"label {class_name(int(labels[index]), classes)}", size=SIZE, parse_math=False)
     for axis, name in zip(axes[:, 0], ("clean", "hard", f"difference,\nfactor {0.5 / largest:.1f}"), strict=False):
         axis.set_ylabel(name, size=SIZE)
     title = title or f"{columns} of {len(batch)} images, those with the largest disagreement"
-    figure.suptitle(title + ("" if step is None else f", step {step}"), size=SIZE + 2)
+    figure.suptitle(title + ("" if step is None else f", step {step}"), size=SIZE + 2, parse_math=False)
     figure.supxlabel(MARKS, size=SIZE)
     return figure

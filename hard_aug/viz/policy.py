@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from hard_aug.augmenter import HardAugmenter
 from hard_aug.transforms import Parameter
+from hard_aug.utils.checks import check_kinds
 from hard_aug.viz.drawing import SIZE, WIDTH, add_legend, relative_std, value_at, write_relative_std
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -68,7 +69,7 @@ class PolicyHistory:
         """
         device = augmenter.device
         if not augmenter.policy.is_conditional:
-            images = torch.zeros(DRAWS, 1, 1, 1, device=device)
+            images = torch.zeros(DRAWS, 1, 1, 1, dtype=torch.float32, device=device)
         if images is None:
             name = type(augmenter.policy).__name__
             raise ValueError(f"{name} depends on the images; call record(step, augmenter, images)")
@@ -78,8 +79,8 @@ class PolicyHistory:
         self.steps.append(step)
         self.uniform.append(augmenter.uniform_fraction)
         for parameter in self.spec:
-            drawn = values[parameter.name].double().cpu()
-            quantiles = drawn.quantile(torch.tensor(QUANTILES, dtype=torch.float64))
+            drawn = values[parameter.name].cpu().double()
+            quantiles = drawn.quantile(drawn.new_tensor(QUANTILES))
             row = (drawn.mean(), drawn.std(), *quantiles, relative_std(parameter, drawn.numpy()))
             self.rows[parameter.name].append([float(value) for value in row])
 
@@ -148,6 +149,7 @@ def draw_policy(
         >>> [axis.get_title() for axis in draw_policy(history).axes]
         ['translation x', 'translation y', 'rotation']
     """
+    check_kinds(history=(history, PolicyHistory))
     if not history.steps:
         raise ValueError("nothing has been recorded yet; call record(step, augmenter)")
     spec = history.spec[:MOST_DRAWN]
@@ -172,8 +174,8 @@ def draw_policy(
         axis.set_ylim(parameter.low, parameter.high)
         if relative:
             write_relative_std(axis, relative[0][-1])
-        axis.set_title(parameter.name.replace("_", " "), size=SIZE)
-        axis.set_ylabel(parameter.unit, size=SIZE)
+        axis.set_title(parameter.name.replace("_", " "), size=SIZE, parse_math=False)
+        axis.set_ylabel(parameter.unit, size=SIZE, parse_math=False)
     if any(history.uniform):
         axis = axes.flat[len(spec)]
         axis.plot(history.steps, [100 * fraction for fraction in history.uniform], color="tab:blue")
@@ -189,5 +191,5 @@ def draw_policy(
         figure, axes, panels, columns=3, note="rel. std: standard deviation at the end\nrelative to random augmentation"
     )
     rest = "" if spec == history.spec else f" ({len(spec)} of {len(history.spec)} parameters)"
-    figure.suptitle(title + rest, size=SIZE + 2)
+    figure.suptitle(title + rest, size=SIZE + 2, parse_math=False)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
-from hard_aug.models.eval_mode import eval_mode, unwrap_model
+from hard_aug.models.network import Network
 from hard_aug.viz.drawing import SIZE, STUDENT, TEACHER, WIDTH, add_legend, check_class_names, class_name, show_image
 
 
@@ -48,14 +48,13 @@ def draw_predictions(
     count = batch.teacher_logits.shape[1]
     check_class_names(classes, count)
     chosen = batch.disagreement.argsort(descending=True)[:rows]
-    student = unwrap_model(student)  # the forward of a wrapper may synchronise with other processes
-    with torch.no_grad(), eval_mode(student):
-        views = [batch.clean_images[chosen], batch.images[chosen].detach()]
-        teachers = [batch.clean_teacher_logits[chosen], batch.teacher_logits[chosen]]
-        probabilities = [
-            torch.stack((logits.float().softmax(1), student(view).float().softmax(1)), 1).cpu()
-            for logits, view in zip(teachers, views, strict=True)
-        ]
+    network = Network(student, name="student", normalization=batch.normalization)
+    views = [batch.clean_images[chosen], batch.images[chosen].detach()]
+    teachers = [batch.clean_teacher_logits[chosen], batch.teacher_logits[chosen]]
+    probabilities = [
+        torch.stack((logits.float().softmax(1), network.evaluate(view).float().softmax(1)), 1).cpu()
+        for logits, view in zip(teachers, views, strict=True)
+    ]
     figure = Figure(figsize=(WIDTH, (1.6 if classes is None else 2.2) * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 2.1, 1, 2.1))
     for row in range(rows):
@@ -77,7 +76,9 @@ def _bars(axis: Axes, probabilities: Tensor, shown: list[int], classes: Sequence
     for values, (name, color, offset) in zip(probabilities, networks, strict=True):
         axis.bar([place + offset for place in range(len(shown))], values.numpy(), 0.4, color=color, label=name)
     names = [class_name(index, classes) for index in shown]
-    axis.set_xticks(range(len(shown)), names, size=SIZE, rotation=0 if max(map(len, names)) < 3 else 60)
+    axis.set_xticks(
+        range(len(shown)), names, size=SIZE, rotation=0 if max(map(len, names)) < 3 else 60, parse_math=False
+    )
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.5, 1], ["0", "", "1"], size=SIZE)
     axis.set_ylabel("probability", size=SIZE, labelpad=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.training.accuracy import accuracy
 from hard_aug.data import Grouped
@@ -60,3 +60,18 @@ def test_nan_is_never_correct_and_bad_calls_raise() -> None:
     with pytest.raises(RuntimeError):
         group_accuracies(model, birds)
     assert all(module.training for module in model.modules())
+
+
+def test_models_of_every_kind() -> None:
+    class Overwriting(Reader):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.mul_(1.0).add_(1.0).sub_(1.0))
+
+    birds = grouped(*BIRDS)
+    version = birds.images._version
+    kept, expected = birds.images.clone(), group_accuracies(Reader(), birds)
+    for model in (Overwriting(), torch.jit.script(Reader()), nn.DataParallel(Overwriting())):
+        for batch_size in (2, 1000):
+            assert group_accuracies(model, birds, batch_size=batch_size) == expected
+            assert torch.equal(birds.images, kept)
+            assert birds.images._version == version

@@ -1,4 +1,4 @@
-"""Run whole calls on fake CUDA tensors, and print what would synchronise with the device.
+"""Run whole calls on fake CUDA tensors, and print what would synchronise with the device, or be float64 on it.
 
 Usage: `python tests/helpers/fake_device.py`.
 
@@ -23,10 +23,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hard_aug.augmenter
+import hard_aug.inner_loop.adversary
 import hard_aug.utils.rng
 from hard_aug import HardAugmenter
 from hard_aug.generative import HierarchicalVAE
 from hard_aug.generative.finite import FiniteCheck
+from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
+from hard_aug.models import Network
 from hard_aug.objectives import ConfidenceGap, Constraint, DecisionMaskedKL, Hinge, JensenShannon, ResponseChange
 from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
 from hard_aug.schedules import Alternating
@@ -46,7 +49,7 @@ READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "a
 
 
 class Watch(TorchDispatchMode):
-    """Records each operator that synchronises."""
+    """Records each operator that synchronises, or whose result is float64 on the device: MPS devices have none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +59,11 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.name()
-        if self.watching and self._synchronizes(name, out, args):
+        if _device(out) == "cuda" and out.dtype == torch.float64:
+            name, forbidden = f"float64 of {name}", True
+        else:
+            forbidden = self.watching and self._synchronizes(name, out, args)
+        if forbidden:
             frames = [f for f in traceback.extract_stack() if "/hard_aug/" in f.filename]
             place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
             self.synchronizing.add(f"{name} in {place}")
@@ -90,6 +97,17 @@ class NoNumbers:
         pass
 
 
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """`Module.to`: the data of fake parameters can't be set, so they are replaced."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(parameter.detach().to(device))
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = None if buffer is None else buffer.to(device)
+    return module
+
+
 def pretend() -> None:
     """Replace what has no fake: generators, and the context of the device. Gradients are zeros."""
     real_randn = torch.randn
@@ -104,14 +122,19 @@ def pretend() -> None:
     torch.cuda.is_current_stream_capturing = lambda: False  # type: ignore[assignment]
     torch.cuda._lazy_init = lambda: None  # type: ignore[assignment]
     torch.autograd.grad = no_gradient  # type: ignore[assignment]
-    nn.Module.to = lambda self, *places, **settings: self  # type: ignore[method-assign,assignment]
+    nn.Module.to = moved  # type: ignore[method-assign]
     hard_aug.augmenter.ShardedGenerator = NoNumbers  # type: ignore[attr-defined,assignment,misc]
     hard_aug.utils.rng.rand = lambda rows, generator: torch.rand(rows, device="cuda")  # type: ignore[assignment]
     for name in ("gaussian", "conditional", "generator", "uniform"):
         module = sys.modules[f"hard_aug.policies.{name}"]
         module.randn = randn  # type: ignore[attr-defined]
     hard_aug.utils.rng.randn = randn
-    FiniteCheck._reads = lambda check, values: False  # type: ignore[method-assign]  # as after a shape's first call
+    # As after the first call of each kind.
+    FiniteCheck._reads = lambda check, values: False  # type: ignore[method-assign]
+    Network._is_first = lambda network, kind: False  # type: ignore[method-assign]
+    Network.check_gradient = lambda network, images: None  # type: ignore[method-assign]
+    hard_aug.inner_loop.adversary.PROBED_GRADIENTS = 0
+    PolicyOptimizer._lately_dropped = lambda optimizer: 0  # type: ignore[method-assign]  # from pinned memory
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
@@ -127,10 +150,10 @@ def ladder() -> HierarchicalVAE:
 
 
 class HostAffine(Affine):
-    """Copies the images to the host and back."""
+    """Copies the images to the host and back, in float64."""
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
-        return super().apply(images.cpu().to(images.device), u, context)
+        return super().apply(images.double().cpu().to(images), u, context)
 
 
 def both() -> Compose:

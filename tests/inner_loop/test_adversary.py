@@ -43,7 +43,7 @@ def adversary_of(
 
 
 def clean_batch(adversary: Adversary, images: Tensor) -> CleanBatch:
-    logits = adversary.networks.teacher_logits(images).detach()
+    logits = adversary.networks.teacher(images).detach()
     generator = torch.Generator().manual_seed(1)
     context = make_context(adversary.transform, images, generator=generator, teacher_logits=logits)
     return CleanBatch(images, Reference(logits), context)

@@ -1,20 +1,19 @@
-"""`Networks`: unwrapped, in evaluation mode, with checked logits."""
+"""`Networks`: both networks, unwrapped and in evaluation mode."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hard_aug.inner_loop.networks import Networks
+from hard_aug.models import NetworkNormalizations
 
 
 def test_wrappers_are_removed(teacher: nn.Module, student: nn.Module) -> None:
     networks = Networks(teacher=torch.compile(teacher, backend="eager"), student=nn.DataParallel(student))
-    assert networks.teacher is teacher
-    assert networks.student is student
+    assert networks.teacher.inner is teacher
+    assert networks.student.inner is student
 
 
 def test_the_device_is_that_of_the_first_tensor(teacher: nn.Module) -> None:
@@ -36,33 +35,22 @@ def test_evaluation_mode_of_both_or_the_teacher_alone(teacher: nn.Module, studen
     assert teacher.training
 
 
-def test_logits_have_a_graph_to_the_images(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
-    networks = Networks(teacher=teacher, student=plain_student)
-    leaf = images.clone().requires_grad_()
-    for found, network in (
-        (networks.teacher_logits(leaf), teacher),
-        (networks.student_logits(leaf), plain_student),
-    ):
-        assert torch.equal(found, network(leaf))
-        assert bool(torch.autograd.grad(found.sum(), leaf)[0].any())
+def test_each_gets_its_own_normalisation(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:
+    normalization = NetworkNormalizations.parse({"teacher": ((0.5,), (0.25,)), "student": ((0.1,), (0.5,))})
+    networks = Networks(teacher=teacher, student=plain_student, normalization=normalization)
+    assert torch.allclose(networks.teacher(images), teacher((images - 0.5) / 0.25), atol=1e-5)
+    assert torch.allclose(networks.student(images), plain_student((images - 0.1) / 0.5), atol=1e-5)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("network", ["teacher", "student"])
-def test_logits_that_are_not_finite_are_named(
-    teacher: nn.Module, plain_student: nn.Module, images: Tensor, network: str, value: float
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_a_gradient_has_to_pass_through_both(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, name: str
 ) -> None:
-    networks = Networks(teacher=teacher, student=plain_student)
-    getattr(networks, network)[-1].bias.data.fill_(value)
-    with pytest.raises(ValueError, match=f"the {network} returned NaN or infinite logits"):
-        getattr(networks, f"{network}_logits")(images)
+    class Detached(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return plain_student(inputs.detach())  # type: ignore[no-any-return]  # a tensor
 
-
-def test_large_logits_of_half_precision_are_finite(images: Tensor) -> None:
-    """Their sum overflows in float16."""
-
-    class Large(nn.Module):
-        def forward(self, inputs: Tensor) -> Any:
-            return torch.full((len(inputs), 5), 6e4, dtype=torch.float16)
-
-    assert Networks(teacher=Large(), student=Large()).teacher_logits(images).shape == (8, 5)
+    networks = {"teacher": teacher, "student": plain_student}
+    Networks(**networks).check_gradient(images)
+    with pytest.raises(ValueError, match=f"the {name}'s logits carry no gradient"):
+        Networks(**networks | {name: Detached()}).check_gradient(images)

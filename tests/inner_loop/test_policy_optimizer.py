@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from hard_aug import Exploration
 from hard_aug.inner_loop.exploration import MaskedSum
-from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
+from hard_aug.inner_loop.policy_optimizer import MANY_DROPPED, PolicyOptimizer
 from hard_aug.objectives import Constraint, Invariance, Penalty
 from hard_aug.policies import Conditional, Gaussian, Policy
 from hard_aug.transforms import Affine
@@ -62,6 +63,17 @@ def test_steps_are_those_of_adam() -> None:
     for found, expected in zip(optimizer.parameters, twin.parameters(), strict=True):
         assert torch.allclose(found, expected, atol=1e-6)
         assert found.grad is None
+
+
+def test_a_gradient_whose_square_overflows_is_dropped() -> None:
+    """Adam's mean of squares would be infinite from then on, and every further step zero."""
+    optimizer = optimizer_of()
+    optimizer.step([torch.full_like(p, 1e30) for p in optimizer.parameters], divergence(0.1), IMAGES)
+    assert int(optimizer.dropped) == 1
+    before = [p.detach().clone() for p in optimizer.parameters]
+    optimizer.step(gradients(optimizer.policy), divergence(0.1), IMAGES)
+    assert int(optimizer.dropped) == 1
+    assert all(bool((p != old).any()) for p, old in zip(optimizer.parameters, before, strict=True))
 
 
 def test_the_gradient_of_the_entropy_is_added() -> None:
@@ -124,6 +136,28 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: str, warm: int, on_devic
     for new, old in zip(after, before, strict=False):
         assert torch.equal(new, old)
     assert not any(bool(moment.any()) for moment in after[len(before) :])  # those that the first step creates
+
+
+def drop(optimizer: PolicyOptimizer, count: int) -> list[str]:
+    """Drop some steps, and return what is said after each."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(count):
+            optimizer.step(BAD["gradient"](gradients(optimizer.policy)), divergence(0.1), IMAGES)
+            optimizer.warn_of_dropped_steps()
+    return [str(one.message) for one in said]
+
+
+def test_many_dropped_steps_in_turn_warn_once() -> None:
+    optimizer = optimizer_of()
+    assert drop(optimizer, MANY_DROPPED - 1) == []
+    optimizer.step(gradients(optimizer.policy), divergence(0.1), IMAGES)  # float16 overflows now and then
+    assert drop(optimizer, MANY_DROPPED - 1) == []
+    (words,) = drop(optimizer, 2 * MANY_DROPPED)
+    assert "the last 10 policy updates or more were dropped" in words
+    assert "the policy learns nothing" in words
+    assert int(optimizer.dropped) == 4 * MANY_DROPPED - 2
+    assert drop(copy.deepcopy(optimizer), MANY_DROPPED) == []
 
 
 def test_a_step_on_the_device_is_the_step() -> None:

@@ -16,7 +16,7 @@ def test_scores_are_the_disagreement_less_the_weighted_divergence(
     teacher: nn.Module, plain_student: nn.Module, images: Tensor
 ) -> None:
     networks = Networks(teacher=teacher, student=plain_student)
-    clean_logits = networks.teacher_logits(images).detach()
+    clean_logits = networks.teacher(images).detach()
     hard = (images * 0.8 + 0.1).requires_grad_()
     found, image_gradient, reference_gradient = score_images_with_gradient(
         hard, networks=networks, reference=Reference(clean_logits), objective=KL(3.0), invariance=Penalty(2.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -129,6 +131,24 @@ def test_a_replaced_forward_cannot_be_separated() -> None:
         ViewStatistics(norm, "split").of(clean=1, hard=1),
     ):
         pass
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_copy_belongs_to_the_copied_network(mode: str) -> None:
+    norm = network()
+    statistics = ViewStatistics(norm, mode)  # type: ignore[arg-type]  # from a list
+    with statistics.of(clean=5, hard=4):
+        norm(torch.cat(views()))
+    other_norm, other = copy.deepcopy((norm, statistics))
+    before = copy.deepcopy(norm.state_dict())
+    clean, hard = views()
+    with other.of(clean=4, hard=5):  # other numbers of rows too
+        found = other_norm(torch.cat((hard, clean)))
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    with statistics.of(clean=4, hard=5):
+        assert torch.equal(norm(torch.cat((hard, clean))), found)
+    pickle.loads(pickle.dumps(statistics))
 
 
 def test_repr_shows_the_mode() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter, Normalized
+from hard_aug.models import NetworkNormalizations, Normalization
 from hard_aug.schedules import Alternating, Threshold
 from hard_aug.transforms import Affine, Color, Compose
 
@@ -108,7 +111,7 @@ def test_unfit_images() -> None:
 def test_normalised_images_raise_with_the_remedy() -> None:
     augmenter = HardAugmenter(teacher=head(), student=head(), transform=Affine())
     normalised = (torch.rand(2, 3, 8, 8) - 0.45) / 0.22
-    with pytest.raises(ValueError, match=r"expected \[0, 1\].*Normalized\(model, mean, std\)"):
+    with pytest.raises(ValueError, match=r"expected \[0, 1\].*normalization=\(mean, std\)"):
         augmenter(normalised)
     rounding = torch.rand(2, 3, 8, 8).clamp(1e-3) - 1e-3 - 3e-8
     assert float(rounding.min()) < 0
@@ -119,3 +122,73 @@ def test_repr_shows_the_settings() -> None:
     wrapped = Normalized(nn.Identity(), (0.485, 0.4), (0.229, 1 / 3), size=(8, 8))
     assert "mean=(0.485, 0.4), std=(0.229, 0.3333), size=(8, 8)" in repr(wrapped)
     assert "(model): Identity()" in repr(wrapped)
+
+
+# Normalization ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_normalisation_and_its_inverse(dtype: torch.dtype) -> None:
+    given, images = Normalization(**IMAGENET), torch.rand(4, 3, 5, 6).to(dtype)
+    mean, std = (torch.tensor(IMAGENET[key], dtype=torch.float64)[:, None, None] for key in ("mean", "std"))
+    found = given.normalize(images)
+    tolerance = 4 * torch.finfo(dtype).eps
+    assert found.dtype == dtype
+    assert torch.allclose(found.double(), (images.double() - mean) / std, rtol=tolerance, atol=tolerance)
+    back = given.denormalize(found)
+    assert back.dtype == dtype
+    assert torch.allclose(back.double(), found.double() * std + mean, rtol=tolerance, atol=tolerance)
+    assert torch.allclose(back, images, atol=4 * tolerance)
+
+
+def test_a_normalisation_is_what_its_numbers_are() -> None:
+    given = Normalization(**IMAGENET)
+    images = torch.rand(1, 3, 2, 2)
+    expected = given.normalize(images)
+    for same in (Normalization(*(list(values) for values in IMAGENET.values())), copy.deepcopy(given)):
+        assert same == given
+        assert hash(same) == hash(given)
+        assert torch.equal(same.normalize(images), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(given)).normalize(images), expected)
+    assert given != Normalization((0.5,), (0.5,))
+    assert repr(given) == "Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
+    with torch.inference_mode():
+        other = Normalization((0.5,), (0.5,))
+        other.normalize(torch.rand(1, 1, 2, 2))
+    other.normalize(torch.rand(1, 1, 2, 2, requires_grad=True)).sum().backward()
+
+
+def test_other_channels_are_refused() -> None:
+    for run in (Normalization(**IMAGENET).normalize, Normalization(**IMAGENET).denormalize):
+        with pytest.raises(ValueError, match=r"expected images of shape \(B, 3, H, W\).*got \(2, 1, 4, 4\)"):
+            run(torch.rand(2, 1, 4, 4))
+
+
+def test_what_a_caller_may_write() -> None:
+    one, other = ((0.5,), (0.25,)), ([0.1], [0.2])
+    both = NetworkNormalizations.parse(one)
+    assert both == (Normalization(*one), Normalization(*one))
+    assert NetworkNormalizations.parse(both) is both
+    assert NetworkNormalizations.parse(Normalization(*one)) == both
+    assert NetworkNormalizations.parse({"teacher": one, "student": other}).student == Normalization(*other)
+    numbers = torch.tensor(one)
+    assert NetworkNormalizations.parse((numbers[0], numbers[1].numpy())) == both
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (0.5, TypeError, r"normalization=0\.5: expected \(mean, std\)"),
+        ((0.5, 0.5), TypeError, "expected a number for each channel"),
+        ("ab", TypeError, "expected a number for each channel"),
+        (((0.5,),), TypeError, r"expected \(mean, std\)"),
+        ({"student": ((0.5,), (0.5,))}, TypeError, '{"teacher": '),
+        ({"teacher": 3, "student": ((0.5,), (0.5,))}, TypeError, r'normalization\["teacher"\]=3'),
+        (((0.5,), (0.5, 0.5)), ValueError, "mean has 1 channels and std 2"),
+        (((0.5,), (0.0,)), ValueError, "those of std positive"),
+        (((127.0,), (64.0,)), ValueError, "divide both by 255"),
+    ],
+)
+def test_what_is_no_normalisation(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        NetworkNormalizations.parse(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from hard_aug.synthesis import Acceptance, Unguided, failure_metrics, synthesize, to_bytes
 from hard_aug.synthesis.failure_metrics import diversity, saturated
-from tests.helpers.generative_parts import Classifier, labels, make_sampler, score, seeds
+from tests.helpers.generative_parts import CHANNELS, Classifier, labels, make_sampler, score, seeds
 
 SIZE = 16
 
@@ -48,6 +49,30 @@ def test_patterns_that_a_file_does_not_hold_are_rejected() -> None:
             result = Acceptance(teacher, resize=resize)(to_bytes(image), right)
             assert bool(result.accepted) is expected
             assert int(result.soft_labels.argmax()) == int(kept_in_bytes)
+
+
+class Overwriting(Classifier):
+    """A classifier that normalises its images in place."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.sub_(0.5))
+
+
+def test_networks_that_write_into_their_images_or_return_nan() -> None:
+    images = torch.rand(4, CHANNELS, SIZE, SIZE)
+    kept, given, network = images.clone(), labels(4), Overwriting(1)
+    result = Acceptance(network, judge=network)(to_bytes(images), given)
+    shown = to_bytes(images) / 255
+    assert torch.equal(result.soft_labels, network(shown.clone()).softmax(1))
+    assert torch.equal(result.rules["judge"], result.rules["teacher"])
+    for _ in range(2):
+        failure_metrics(images, kept.clone(), given, teacher=network, student=network, other_student=network)
+        assert torch.equal(images, kept)
+    broken = Classifier(1)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(math.nan)
+    with pytest.raises(ValueError, match="the judge returned NaN"):  # the class 0 is among its largest
+        Acceptance(network, judge=broken)(to_bytes(images), torch.zeros(4, dtype=torch.int64))
 
 
 def test_a_judge_and_a_least_confidence() -> None:
@@ -134,6 +159,22 @@ def test_the_teachers_predictions_replace_labels() -> None:
     ):
         with pytest.raises(kind, match=message):
             synthesize(search, score(), accept, None, seeds=seeds(5), images=wrong)
+
+
+def test_classes_and_factories_are_named() -> None:
+    search, accept = Unguided(make_sampler(steps=2)), Acceptance(Classifier(1))
+    for wrong, words in (
+        ({"search": Unguided}, "search: expected an ImageSearch, got the class Unguided"),
+        ({"search": partial(Unguided, search.sampler)}, "got a partial of Unguided; call it"),
+        ({"acceptance": lambda images, labels: images}, "acceptance: expected an Acceptance, got the function"),
+    ):
+        given: dict[str, Any] = {"search": search, "score": score(), "acceptance": accept, "labels": seeds(2)} | wrong
+        with pytest.raises(TypeError, match=words):
+            synthesize(**given, seeds=seeds(2))
+    with pytest.raises(TypeError, match="sampler: expected a DiffusionSampler, got a partial"):
+        Unguided(partial(make_sampler, steps=2))  # type: ignore[arg-type]  # the mistake that is tested
+    with pytest.raises(TypeError, match="teacher: expected a Module, got the class Classifier"):
+        Acceptance(Classifier)(to_bytes(torch.rand(2, 2, SIZE, SIZE)), seeds(2))  # type: ignore[arg-type]
 
 
 def test_rejections_are_counted_over_batches() -> None:

@@ -283,12 +283,30 @@ def test_what_a_score_requires() -> None:
 
 def test_networks_are_left_unchanged() -> None:
     what = score()
-    student = what.networks.student.train()
+    student = what.student.train()
     before = [weight.clone() for weight in student.parameters()]
     for made in SEARCHES.values():
         made(make_sampler(steps=2))(what, labels(), seeds=seeds())
     assert student.training
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, student.parameters(), strict=True))
+
+
+class Probe(Classifier):
+    """A classifier whose images have no gradient, though its parameters have one."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.detach())
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_gradient_has_to_pass_through_both_networks(name: str) -> None:
+    made = SEARCHES[name](make_sampler(steps=2))
+    for what in (Score(teacher=Probe(1), student=Classifier(2)), Score(teacher=Classifier(1), student=Probe(2))):
+        if name in ("unguided", "best"):  # which take none
+            assert made(what, labels(), seeds=seeds()).images.isfinite().all()
+        else:
+            with pytest.raises(ValueError, match=r"logits carry no gradient to the images.*BestOfN"):
+                made(what, labels(), seeds=seeds())
 
 
 # Baselines ----------------------------------------------------------------------------------------------------------

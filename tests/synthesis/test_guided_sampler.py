@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hard_aug.generative import NFE, DiffusionSampler
 from hard_aug.generative.noise import noise_from_seeds
@@ -237,7 +237,8 @@ def test_a_student_that_is_sure_gives_no_wild_push() -> None:
     found = []
     for surety in (40.0, 52.0):
         sure = score(ConfidenceGap(1.0))
-        for network in (sure.networks.teacher, sure.networks.student):
+        for network in (sure.teacher, sure.student):
+            assert isinstance(network, nn.Sequential)
             with torch.no_grad():
                 network[-1].weight.mul_(1e-2)
                 network[-1].bias.copy_(torch.tensor([surety, 0.0, 0.0]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from hard_aug.generative import NFE, DiffusionSampler
 from hard_aug.generative.finite import FiniteCheck
 from hard_aug.generative.noise import noise_from_seeds
-from hard_aug.inner_loop.networks import Networks
+from hard_aug.models import Network
 from hard_aug.objectives import ConfidenceGap, ConfidenceMargin, Hinge, LogitMSE
 from hard_aug.synthesis import NoiseOptimizer, RandomCrops, Unguided
 from tests.helpers.generative_parts import (
@@ -66,7 +66,7 @@ def test_the_ascent_is_adams() -> None:
         for _ in range(4):
             noise = (base + edit) * base.norm() / (base + edit).norm()
             images = sampler.model.decode(sampler.run(noise, given[pick]))
-            logits = [m(images)[0] for m in (what.networks.teacher, what.networks.student)]
+            logits = [m(images)[0] for m in (what.teacher, what.student)]
             others = [torch.cat((z[:row], z[row + 1 :])) for z in logits]
             value = (logits[0][row] - others[0].max()) - (logits[1][row] - others[1].max())
             tried.append((float(value.detach()), images.detach()))
@@ -223,7 +223,7 @@ def test_a_first_score_that_is_nan_ends_the_search(always: bool, preview: bool, 
 @pytest.mark.parametrize("part", ["a row's latents", "preview"])
 def test_what_is_not_finite_ends_the_search_where_nothing_is_read(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where neither images nor logits are checked on the sampler."""
-    monkeypatch.setattr(Networks, "_logits", staticmethod(lambda model, images, network: model(images)))
+    monkeypatch.setattr(Network, "__call__", lambda network, images: network.module(images))
     monkeypatch.setattr("hard_aug.synthesis.score.check_finite", lambda images: None)
     monkeypatch.setattr(FiniteCheck, "_reads", lambda check, values: False)
     preview = autoencoder_tiny()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
+from hard_aug import HardAugmenter
 from hard_aug.transforms import Affine, Color, Filter, Transform
+from hard_aug.viz import draw_disagreement, draw_distributions, draw_predictions, gallery, parameter_grid
 from hard_aug.viz.drawing import (
     check_class_names,
     class_name,
@@ -18,6 +23,7 @@ from hard_aug.viz.drawing import (
     show_image,
     value_at,
 )
+from tests.helpers.figures import assert_saves
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -70,3 +76,37 @@ def test_there_has_to_be_a_name_for_each_class() -> None:
     check_class_names(["a", "b", "c", "d"], 3)
     with pytest.raises(ValueError, match="classes: expected 3 names, got 2"):
         check_class_names(["a", "b"], 3)
+
+
+ODD = ("$x$", "a $b_$ c$", "\\frac{$", "<&\"'", "é 猫", "two\nlines", "-dash", ".dot", "\udcff", "")
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_with_any_character_are_drawn_as_they_are() -> None:
+    """Dollars are no formulas, in whose place matplotlib raises for what it cannot parse."""
+    torch.manual_seed(0)
+    teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(64, len(ODD))) for _ in range(2))
+    images, transform = torch.rand(6, 1, 8, 8), Affine()
+    hard = HardAugmenter(teacher=teacher, student=student, transform=transform)(images)
+    labels = torch.arange(6)
+    for index, given in enumerate(ODD):
+        name = class_name(index, ODD)
+        both = {name: student, f"{index} again": teacher}
+        figures = [
+            gallery(hard, both, classes=ODD, labels=labels, columns=3, title=name),
+            draw_predictions(hard, student, rows=2, classes=ODD),
+            parameter_grid(teacher, student, images[:2], transform, "rotation", columns=3, classes=ODD),
+            draw_disagreement({f"{name}{index}": torch.rand(9)}, unit=name, title=name),
+            draw_distributions({name: transform.decode(torch.randn(9, transform.size))}, transform.spec, title=name),
+        ]
+        for figure in figures[:: 1 if index < 3 else 4]:
+            assert_saves(figure)
+        assert figures[0].get_suptitle().startswith(name)
+        assert class_name(index, ODD) == " ".join(given.split()).replace("\udcff", "\\udcff")
+
+
+def test_a_parameter_may_have_dollars() -> None:
+    spec = tuple(replace(one, name=f"$k_{number}", unit="US$ to $") for number, one in enumerate(Affine().spec))
+    u = torch.randn(9, len(spec))
+    drawn = {"drawn": {one.name: u[:, place].abs() + one.identity for place, one in enumerate(spec)}}
+    assert_saves(draw_distributions(drawn, spec))

@@ -53,6 +53,10 @@ def test_the_hardest_images_with_both_predictions(teacher: nn.Module, student: n
     for wrong in ({"columns": 0}, {"student": {}}):
         with pytest.raises(ValueError, match="at least one"):
             gallery(hard, **({"student": student} | wrong))
+    with pytest.raises(TypeError, match="batch: expected a HardBatch, got Tensor"):
+        gallery(hard.images, student)  # type: ignore[arg-type]  # the mistake that is tested
+    with pytest.raises(TypeError, match="expected a Module, got list"):
+        gallery(hard, [student])  # type: ignore[arg-type]  # the mistake that is tested
 
 
 def test_several_students_and_the_difference_of_small_edits(

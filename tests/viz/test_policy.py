@@ -29,6 +29,8 @@ def test_history_records_what_is_drawn(teacher: nn.Module, student: nn.Module, i
     for early in (lambda: draw_policy(history), history.last):
         with pytest.raises(ValueError, match="nothing has been recorded"):
             early()
+    with pytest.raises(TypeError, match="history: expected a PolicyHistory, got HardAugmenter"):
+        draw_policy(augmenter)  # type: ignore[arg-type]  # the mistake that is tested
     assert history.scalars() == {}
     generator = augmenter.state_dict()["generator"]
     for step in range(3):

@@ -83,6 +83,7 @@ def corrupt(
         raise ValueError(f"images of {height} x {width}: expected at least {SMALLEST} pixels; pad or resize them")
     values = parameters(corruption, severity, table_for(min(height, width)) if table is None else table)
     size = chunk(height, width)
+    severity, seed, first = int(severity), int(seed), int(first)
     if first % size:
         raise ValueError(f"first={first}: expected a multiple of {size}, the number of images in a chunk")
     changed = [images[:0]]

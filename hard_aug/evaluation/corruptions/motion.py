@@ -17,7 +17,7 @@ from hard_aug.evaluation.corruptions.severities import Parameters
 
 def taps(radius: float, deviation: float) -> Tensor:
     """Return the weights of the pixels 0, 1, ... away, `(2 radius + 1,)`, whose sum is 1."""
-    distances = torch.arange(2 * math.ceil(radius) + 1, dtype=torch.float64)
+    distances = torch.arange(2 * math.ceil(radius) + 1, dtype=torch.float64, device="cpu")
     weights = torch.exp(-(distances**2) / (2 * deviation**2))
     return (weights / weights.sum()).to(torch.float32)
 
@@ -33,12 +33,12 @@ def along_line(images: Tensor, *, radius: float, deviation: float, angles: Tenso
     """
     height, width = images.shape[-2:]
     right, down = torch.cos(torch.deg2rad(angles)), torch.sin(torch.deg2rad(angles))
-    batch = torch.arange(len(images))[:, None, None]
+    batch = torch.arange(len(images), device="cpu")[:, None, None]
     blurred = torch.zeros_like(images)
     for distance, weight in enumerate(taps(radius, deviation)):
         moved_right, moved_down = (torch.ceil(distance * part - 0.5).to(torch.int64) for part in (right, down))
-        columns = (torch.arange(width) + moved_right[:, None]).clamp(0, width - 1)
-        rows = (torch.arange(height) + moved_down[:, None]).clamp(0, height - 1)
+        columns = (torch.arange(width, device="cpu") + moved_right[:, None]).clamp(0, width - 1)
+        rows = (torch.arange(height, device="cpu") + moved_down[:, None]).clamp(0, height - 1)
         seen = images[batch, :, rows[:, :, None], columns[:, None, :]]
         blurred += weight * seen.permute(0, 3, 1, 2)
     return blurred

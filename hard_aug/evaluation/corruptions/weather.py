@@ -23,7 +23,9 @@ DIRECTIONS, ICE = 5, (0.86, 0.94, 1.0)
 
 
 def _grey(images: Tensor) -> Tensor:
-    return images if images.shape[1] == 1 else (images * torch.tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    return (
+        images if images.shape[1] == 1 else (images * images.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    )
 
 
 def snow(images: Tensor, parameters: Parameters, generator: np.random.Generator) -> Tensor:
@@ -32,7 +34,7 @@ def snow(images: Tensor, parameters: Parameters, generator: np.random.Generator)
     count, _, height, width = images.shape
     flakes = torch.from_numpy(generator.normal(mean, deviation, (count, 1, height, width)).astype(np.float32))
     flakes = clipped_zoom(flakes, zoom)
-    flakes = torch.where(flakes < threshold, torch.zeros(()), flakes).clamp(0, 1)
+    flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     flakes = torch.floor(flakes * 255) / 255
     angles = torch.from_numpy(generator.uniform(-135, -45, count))
     fallen = along_line(flakes, radius=radius, deviation=spread, angles=angles)
@@ -42,7 +44,7 @@ def snow(images: Tensor, parameters: Parameters, generator: np.random.Generator)
 
 def frost_texture(count: int, size: int, generator: np.random.Generator) -> Tensor:
     """Draw frost textures, `(count, 3, size, size)` in [0, 1]."""
-    needles = torch.zeros(count, 1, size, size)
+    needles = torch.zeros(count, 1, size, size, dtype=torch.float32, device="cpu")
     length = max(3.0, size / 14)
     for _ in range(DIRECTIONS):
         noise = torch.from_numpy(generator.standard_normal((count, 1, size, size), dtype=np.float32))
@@ -55,7 +57,7 @@ def frost_texture(count: int, size: int, generator: np.random.Generator) -> Tens
     film = plasma(count, size, 1.9, generator)[:, None]
     ice = (0.15 + 0.5 * film + 0.75 * needles).clamp(0, 1)
     # thick ice is white, thin ice is bluish
-    tint = torch.tensor(ICE)[:, None, None]
+    tint = ice.new_tensor(ICE)[:, None, None]
     return ice * (tint + (1 - tint) * ice)
 
 
