@@ -172,7 +172,7 @@ def _read_torchvision(name: str, root: Path, download: bool) -> Splits:
         for place in (folder / "raw", folder):
             with suppress(OSError):  # a failed download leaves none that is empty
                 place.rmdir()
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         debian = " (Debian: apt-get install dataset-fashion-mnist)" if name == "fashion_mnist" else ""
         where = f"{kind.__name__} is not in {root}/ and was not downloaded ({reason}); "
         if _holds_files(folder):

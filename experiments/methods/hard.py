@@ -58,6 +58,7 @@ class Hard(Method):
         """See `Method.scalars`."""
         if self._last is None:
             return {}
+        self.augmenter.check()  # what calls on a GPU have found; these values synchronise with it anyway
         return {
             "teacher_consistency": float(self._last.teacher_consistent.float().mean()),
             "disagreement": float(self._last.disagreement.mean()),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -43,6 +45,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["link"] = lambda name: quote(os.fsencode(name))  # Jinja's own takes valid UTF-8 only
     shown = [_section(*section, more) for section, more in zip(sections, drawn, strict=True)]
     text = environment.get_template("page.html").render(sections=shown, unfinished=unfinished, files=files)
     write_text(path, text)

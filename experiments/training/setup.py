@@ -167,7 +167,20 @@ class Setup:
         teacher, found = self.teacher()
         seconds = round(time.perf_counter() - started, 2)
         record = {"accuracy": self.evaluate(teacher), "seconds": seconds, "cached": found}
+        self._warn_of_a_guessing_teacher(*next(iter(record["accuracy"].items())))
         return teacher, record | {"multiply_adds": multiply_adds(teacher, self.shape)}
+
+    def _warn_of_a_guessing_teacher(self, name: str, accuracy: float) -> None:
+        classes, images = len(self.splits.classes), len(self.splits.test)
+        guess = 1 / classes
+        if accuracy <= guess + 2 * (guess * (1 - guess) / images) ** 0.5:  # two standard errors
+            logger.warning(
+                "the teacher's accuracy on %s is %.1f %%, that of a guess among %d classes: nothing can be learned "
+                "from it; raise teacher.steps, or give teacher.weights=<file>",
+                name,
+                100 * accuracy,
+                classes,
+            )
 
     def student(self, teacher: nn.Module, *, other: bool = False) -> nn.Module:
         """Return the student that a method starts from, equal for all methods of a seed.

@@ -104,6 +104,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]  # PNG and PGM come with 16
         if bits > 16:
             raise ValueError(f"integers of {bits} bits, of which white is unknown: save it with 8 or 16 bits")
+        if pixels.min() < 0:
+            raise ValueError(f"integers from {pixels.min():g} to {pixels.max():g}, expected at least 0")
         white = 2.0**bits - 1
     return Image.fromarray(np.rint(pixels * (255 / white)).astype(np.uint8))
 

@@ -24,7 +24,6 @@ from hard_aug.utils.checks import as_seed, check_integer, check_kinds, check_lab
 
 #: Blocks with more parameters than this are diagnosed as a whole.
 MAX_SINGLE = 8
-#: Mean and standard deviation per channel.
 #: Largest position in a range, as a fraction; its end itself would be infinite `u`.
 END = 0.999
 

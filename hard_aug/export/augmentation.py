@@ -102,9 +102,13 @@ class LearnedAugmentation(Float32Module):
             policy: in place of the file's, from which it gets its parameters; required if that is no class of hard_aug.
 
         Raises:
+            TypeError: what is given is of the wrong class.
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, of another kind or of a later version, or what is given does not fit it.
         """
+        for kind, part in ((Transform, transform), (Policy, policy)):
+            if part is not None:
+                check_kinds(**{kind.__name__.lower(): (part, kind)})
         stored = files.read(Path(path), transform=transform, policy=policy)
         loaded = cls(stored.transform, stored.policy, p=stored.p)
         try:

@@ -54,7 +54,7 @@ def check_inputs(images: object, others: tuple[Any, ...], *, device: torch.devic
             of_shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
             raise TypeError(
                 f"got a {type(value).__name__}{of_shape} at {place}, which would not move with the image; this "
-                "augmentation is for images and their classes"
+                "augmentation is for images and their classes: pass these alone, augmentation(images, labels)"
             )
 
 

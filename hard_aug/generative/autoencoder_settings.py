@@ -88,7 +88,7 @@ def stride_of(config: Any) -> int:
     if ratio is not None:
         return int(ratio)
     candidates = ("encoder_block_out_channels", "down_block_out_channels", "block_out_channels")
-    stages: Any = next((config[name] for name in candidates if getattr(config, name, None)), (1,))
+    stages: Any = next(filter(None, (getattr(config, name, None) for name in candidates)), (1,))
     return int(2 ** (len(stages) - 1))
 
 

@@ -1,4 +1,4 @@
-"""LatentCodec: any autoencoder of diffusers, between images in [0, 1] and latents.
+"""LatentCodec: diffusers' autoencoders of images, between images in [0, 1] and latents.
 
 | class of diffusers | latents of an image |
 |---|---|

@@ -12,14 +12,9 @@ from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.inner_loop.exploration import Sample
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
-from hard_aug.inner_loop.scoring import (
-    Scores,
-    at_least_float32,
-    grad_or_none,
-    score_images,
-    score_images_with_gradient,
-)
+from hard_aug.inner_loop.scoring import Scores, grad_or_none, score_images, score_images_with_gradient
 from hard_aug.objectives import Disagreement, Reference
+from hard_aug.ops.elementwise import at_least_float32
 from hard_aug.transforms import Transform
 
 #: First gradients of the policy that are looked at: by then, some are not zero.

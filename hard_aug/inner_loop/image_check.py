@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hard_aug.models.normalized import Normalization
 from hard_aug.utils.checks import RANGE_TOLERANCE, check_image_form, raise_for_values
+from hard_aug.utils.host_copy import HostCopy
 
 OutOfRange = Literal["raise", "clamp"]
 #: Where a normalisation is undone: bfloat16 keeps values of up to 4 to 2^-7, times a standard deviation of up to 0.5.
@@ -27,7 +28,7 @@ class ImageCheck:
     """Checks the images that a `HardAugmenter` is called with, and undoes their normalisation.
 
     Values are read on the CPU at each call, on a GPU (where that synchronises with the device) at the first call of a
-    shape; later faults there are noted in `bad`, a bool scalar.
+    shape; later faults there are noted in `bad`, a bool scalar, and warned of once, some calls later.
 
     Args:
         device: of the networks.
@@ -50,6 +51,7 @@ class ImageCheck:
             raise ValueError(f"out_of_range={out_of_range!r}: expected one of {', '.join(get_args(OutOfRange))}")
         self.device, self.normalization, self.out_of_range = device, normalization, out_of_range
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self._bad_on_host, self._warns = HostCopy(self.bad), True
         self._seen: set[tuple[int, ...]] = set()
         self._compared_with_normalization = normalization is None
 
@@ -83,6 +85,7 @@ class ImageCheck:
             valid &= (low >= -tolerance) & (high <= 1 + tolerance)
         if images.is_cuda and tuple(images.shape) in self._seen:
             self.bad |= ~valid
+            self._warn_of_bad_values()
         else:
             if not bool(valid):
                 self._raise(images)
@@ -93,6 +96,15 @@ class ImageCheck:
             if images.is_cuda:
                 self._seen.add(tuple(images.shape))
         return images.clamp(0, 1) if clamps or self.normalization is not None else images
+
+    def _warn_of_bad_values(self) -> None:
+        if self._warns and self._bad_on_host():
+            self._warns = False
+            warnings.warn(
+                "an earlier batch held NaN, values outside [0, 1] or labels of no class, which a GPU finds without "
+                "being waited for; augmenter.check() raises for it",
+                stacklevel=5,
+            )
 
     @staticmethod
     def _denormalized(images: Tensor, normalization: Normalization) -> Tensor:

@@ -14,6 +14,7 @@ from hard_aug.objectives import Invariance
 from hard_aug.policies import Policy
 from hard_aug.utils.checks import check_positive_number
 from hard_aug.utils.distributed import ProcessGroup
+from hard_aug.utils.host_copy import HostCopy
 from hard_aug.utils.state_checks import check_like
 
 #: Steps that are dropped in turn before it is worth a warning. A single one is not: float16 overflows now and then.
@@ -63,13 +64,8 @@ class PolicyOptimizer:
         self.uniform_fraction = torch.full((), exploration.min_uniform_fraction, dtype=torch.float32, device=device)
         self.dropped = torch.zeros((), dtype=torch.int64, device=device)
         self._dropped_in_turn = torch.zeros_like(self.dropped)
-        #: The same, as it was some time ago: a copy that nobody waits for.
-        self._on_host: Tensor | None = None
+        self._dropped_on_host = HostCopy(self._dropped_in_turn)
         self._warns = True
-
-    def __getstate__(self) -> dict[str, object]:
-        """Return the state of a copy, without pinned memory."""
-        return vars(self) | {"_on_host": None}
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Sample:
         """Draw `u` for `images`, `(B, C, H, W)`, from the policy and in part uniformly."""
@@ -113,7 +109,7 @@ class PolicyOptimizer:
 
     def warn_of_dropped_steps(self) -> None:
         """Warn once if the last `MANY_DROPPED` steps were dropped; on a GPU later, since nothing waits for it."""
-        if self._warns and self._lately_dropped() >= MANY_DROPPED:
+        if self._warns and self._dropped_on_host() >= MANY_DROPPED:
             self._warns = False
             warnings.warn(
                 f"the last {MANY_DROPPED} policy updates or more were dropped, because their gradient was not finite: "
@@ -122,15 +118,6 @@ class PolicyOptimizer:
                 "augmenter.dropped_steps counts these updates",
                 stacklevel=3,
             )
-
-    def _lately_dropped(self) -> int:
-        if not self._dropped_in_turn.is_cuda:
-            return int(self._dropped_in_turn)
-        if self._on_host is None:
-            self._on_host = torch.zeros((), dtype=torch.int64, device="cpu", pin_memory=True)
-        found = int(self._on_host)
-        self._on_host.copy_(self._dropped_in_turn, non_blocking=True)
-        return found
 
     def _adam(self, gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):

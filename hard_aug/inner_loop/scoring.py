@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.objectives import Disagreement, Invariance, Reference, teacher_divergence
+from hard_aug.ops.elementwise import at_least_float32
 from hard_aug.utils.checks import check_same_classes
 
 #: The gradient of the logits enters a network with its largest value just under two to this. Larger ones overflow in
@@ -108,7 +109,7 @@ def score_images_with_gradient(
         check_same_classes(teacher_logits=teacher_logits, student_logits=student_logits)
         # Leaves of at least float32: gradients of logits in float16 would be zeros where the networks are confident.
         teacher, own_student, target = (
-            logits.detach().to(_promoted(logits)).requires_grad_(logits.requires_grad)
+            at_least_float32(logits.detach()).requires_grad_(logits.requires_grad)
             for logits in (teacher_logits, student_logits, reference.teacher_logits)
         )
         scores = _score_logits(teacher, own_student, replace(reference, teacher_logits=target), objective, invariance)
@@ -146,16 +147,7 @@ def _scaled_vjp(logits: Tensor, images: Tensor, gradient: Tensor) -> Tensor:
     exponent = exponent.clamp(-126, 126).to(gradient.dtype)
     scaled = gradient * torch.exp2(exponent)[:, None]
     (found,) = grad_or_zeros(logits, [images], scaled.to(logits.dtype))
-    return found.to(_promoted(found)) * torch.exp2(-exponent)[:, None, None, None]
-
-
-def _promoted(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return `tensor` in float32 if it is in half precision, else as it is."""
-    return tensor.to(_promoted(tensor))
+    return at_least_float32(found) * torch.exp2(-exponent)[:, None, None, None]
 
 
 def grad_or_zeros(

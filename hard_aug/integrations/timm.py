@@ -220,7 +220,7 @@ class _TaskStudent(nn.Module):
 
 def _create(augmenter: object, *, temperature: float | None, **given: Any) -> HardAugmenter:
     """Call the factory of an augmenter; its objective gets the temperature of the loss, if it sets none."""
-    found = f"a {type(augmenter).__name__}"
+    found = f"the class {augmenter.__name__}" if isinstance(augmenter, type) else f"a {type(augmenter).__name__}"
     try:
         if not callable(augmenter) or isinstance(augmenter, HardAugmenter):
             raise TypeError("it is no function that creates one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,8 +22,8 @@ ZERO_GRADIENT = "it is exactly zero for every image"
 PROJECTION_STD = 4.0
 #: Held while a network runs whose buffers are exchanged; threads may share it.
 _buffers_lock = threading.RLock()
-#: Of a forward: training mode, gradients enabled, images that require them.
-_Kind = tuple[bool, bool, bool]
+#: Of a forward: whether it is in training mode, and what else decides whether it writes; see `_kind`.
+_Kind = tuple[object, ...]
 
 
 class Network:
@@ -130,16 +131,29 @@ class Network:
             images: `(B, C, H, W)` in [0, 1].
             instead: What works without a gradient, for the error.
 
+        A gradient that vanishes in float16 only is warned of: that of many fresh networks does, until their BatchNorm
+        has statistics.
+
         Raises:
-            ValueError: If there is none, or if it is exactly zero for every image (and, of less than four images, for
-                noise too).
+            ValueError: If there is none, or if it is exactly zero for every image (and, of less than four images or of
+                constant ones, for noise too).
         """
         if self._has_gradient or not len(images):
             return
         with eval_mode(self.inner):
             fault = self._gradient_fault(images[:PROBES])
-            if fault == ZERO_GRADIENT and len(images) != PROBES:  # these may be blank
-                fault = self._gradient_fault(images if len(images) > PROBES else _drawn(torch.rand, images, PROBES))
+            if fault == ZERO_GRADIENT:
+                if len(images) < PROBES or bool((images == images[..., :1, :1]).all()):  # blank ones are no proof
+                    images = _drawn(torch.rand, images, PROBES)
+                fault = self._gradient_fault(images)
+            if fault == ZERO_GRADIENT and self._vanishes_in_float16(images):
+                warnings.warn(
+                    f"the gradient of the {self.name}'s logits is exactly zero in float16 (does its BatchNorm have no "
+                    "statistics yet?): as long as that lasts the policy learns nothing from it. Let it learn first, "
+                    "warmup_calls=100, or use bfloat16",
+                    stacklevel=2,
+                )
+                fault = ""
         if fault:
             raise ValueError(
                 f"the {self.name}'s logits carry no gradient to the images ({fault}), from which nothing can be "
@@ -173,6 +187,14 @@ class Network:
             return "there is none"
         return "" if bool(found.any()) else ZERO_GRADIENT
 
+    def _vanishes_in_float16(self, images: Tensor) -> bool:
+        """Return whether autocast is to float16, and there is a gradient in bfloat16, whose range is that of float32."""
+        kind = images.device.type
+        if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:
+            return False
+        with torch.autocast(kind, torch.bfloat16):
+            return not self._gradient_fault(images)
+
     def _fails_for_gradients(self, leaf: Tensor) -> bool:
         """Return whether the forward works without gradients, and fails again with them."""
         with torch.no_grad():
@@ -186,9 +208,10 @@ class Network:
 
     def _logits(self, module: nn.Module, images: Tensor, *, check_finite: bool) -> Tensor:
         if not len(images) and not getattr(module, "training", False):  # not every layer accepts empty batches
-            one = torch.cat((images, images.new_zeros(1, *images.shape[1:])))
+            with torch.autocast(images.device.type, enabled=False):  # on the CPU it refuses float16
+                one = torch.cat((images, images.new_zeros(1, *images.shape[1:])))
             return self._logits(module, one, check_finite=check_finite)[:0]
-        kind = (bool(getattr(module, "training", False)), torch.is_grad_enabled(), images.requires_grad)
+        kind = _kind(module, images)
         first = self._is_first(kind)
         try:
             with self._kept_buffers(kind, first):
@@ -248,6 +271,23 @@ class Network:
             finally:
                 for one, name, buffer in kept:
                     one._buffers[name] = buffer
+
+
+def _kind(module: nn.Module, images: Tensor) -> _Kind:
+    """Return the kind of a forward, without the batch size.
+
+    A resize, `contiguous()` or a cast at the network's start returns the images themselves where there is nothing to
+    do, and they are what it writes into then.
+    """
+    return (
+        bool(getattr(module, "training", False)),
+        torch.is_grad_enabled(),
+        images.requires_grad,
+        images.dtype,
+        images.shape[1:],
+        images.is_contiguous(),
+        torch.is_autocast_enabled(images.device.type),
+    )
 
 
 def _drawn(draw: Callable[..., Tensor], like: Tensor, rows: int) -> Tensor:

@@ -1,7 +1,7 @@
 """VAELatent: edits in the latents of a pretrained autoencoder, in the style of HARD-VAE (arXiv:2305.14890).
 
 "HARD-VAE-style": the paper edits posteriors of a very deep VAE, and its network for that is not published. Here the
-posterior mean `z` of any autoencoder of diffusers (`AutoencoderKL`, `AutoencoderTiny`) is edited, in units of
+posterior mean `z` of an autoencoder of images of diffusers (`AutoencoderKL`, `AutoencoderTiny`) is edited, in units of
 `latent_std`, the standard deviation of the latents:
 
     z' = m + scale (z - m) + latent_std (shift + up(local) + sum over k of direction_k D_k)

@@ -85,7 +85,7 @@ def as_seed(seed: object, *, name: str = "seed") -> int:
         ValueError: it is no integer in [-2^63, 2^64).
     """
     if not is_integer(seed) or not -(2**63) <= int(seed) < 2**64:
-        raise ValueError(f"{name}={seed}: expected an integer of at most 64 bits, such as {name}=0")
+        raise ValueError(f"{name}={seed!r}: expected an integer of at most 64 bits, such as {name}=0")
     return int(seed)
 
 

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from hard_aug.utils.host_copy import HostCopy
+
 
 def placement() -> tuple[int, int]:
     """Return the rank of this process and the number of processes, (0, 1) without a process group."""
@@ -34,6 +36,7 @@ class ProcessGroup:
     def __init__(self, device: torch.device) -> None:
         self.rank, self.count = placement()
         self.unequal = torch.zeros((), dtype=torch.bool, device=device)
+        self._unequal_on_host, self._warns = HostCopy(self.unequal), True
 
     @property
     def is_single(self) -> bool:
@@ -79,6 +82,13 @@ class ProcessGroup:
             unequal = (squares * self.count - total.square()).abs() > 0.5
             if counts.is_cuda:
                 self.unequal |= unequal
+                if self._warns and self._unequal_on_host():
+                    self._warns = False
+                    warnings.warn(
+                        f"earlier batches were of different size in the {self.count} processes, whose draws and means "
+                        "are those of equal ones; use a DistributedSampler, or drop_last=True",
+                        stacklevel=4,
+                    )
             elif error is None and bool(refused):
                 error = ValueError(f"{int(refused)} of {self.count} processes refused their batch; see their errors")
             elif error is None and bool(unequal):

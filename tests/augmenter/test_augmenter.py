@@ -57,6 +57,7 @@ def test_defaults(teacher: nn.Module, plain_student: nn.Module, images: Tensor) 
         warmup_calls=0,
         batch_norm="shared",
         normalization=None,
+        out_of_range="raise",
         backend=None,
         cuda_graph=False,
         seed=0,
@@ -253,7 +254,7 @@ def test_a_uniform_policy_draws_uniformly_and_is_never_updated(
     forwards: list[int] = []
     plain_student.register_forward_hook(lambda module, given, out: forwards.append(len(given[0])))
     hard = train(augmenter, plain_student, images, 3, rate=0.1)
-    assert forwards == [1, 16, 16, 16]  # the first call checks the student's logits, and each loss takes both views
+    assert forwards == [2, 16, 16, 16]  # the first call checks the student's logits, and each loss takes both views
     assert augmenter.dropped_steps == 0
     assert augmenter.uniform_fraction == 0
     assert hard.loss().requires_grad

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,3 +150,36 @@ def test_bad_labels(
 def test_parameters_of_the_wrong_width_are_named(width: int) -> None:
     with pytest.raises(ValueError, match=rf"\(B, 6\), got \(2, {width}\); its parameters are translation_x"):
         Affine().decode(torch.zeros(2, width))
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, torch.tensor])
+def test_numbers_of_numpy_and_tensors_are_pythons(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, integer: Any
+) -> None:
+    def make(whole: Any, real: Any) -> HardAugmenter:
+        return HardAugmenter(
+            teacher=teacher,
+            student=plain_student,
+            transform=Affine(translation=real(0.25)),
+            schedule=Alternating(every=whole(2), steps=whole(2), fraction=real(0.5)),
+            exploration=Exploration(min_variance=real(0.125)),
+            learning_rate=real(0.5),
+            hard_fraction=real(0.75),
+            warmup_calls=whole(1),
+            seed=whole(3),
+        )
+
+    plain, other = make(int, float), make(integer, np.float32)
+    assert repr(other) == repr(plain)
+    for _ in range(3):
+        assert torch.equal(other(images).images, plain(images).images)
+    buffer = io.BytesIO()
+    torch.save(other.state_dict(), buffer)
+    buffer.seek(0)
+    plain.load_state_dict(torch.load(buffer, weights_only=True))
+
+
+@pytest.mark.parametrize("seed", [True, 1.0, "1", 2**64, None])
+def test_what_is_no_seed(teacher: nn.Module, student: nn.Module, seed: Any) -> None:
+    with pytest.raises(ValueError, match=f"seed={seed!r}: expected an integer of at most 64 bits, such as seed=0"):
+        HardAugmenter(teacher=teacher, student=student, transform=Affine(), seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -88,6 +89,24 @@ def test_a_gradient_that_is_not_finite_is_dropped(
     switch.spoil = None
     train(augmenter, images, 1)
     assert not torch.equal(kept(augmenter)["policy"]["log_std"], before["policy"]["log_std"])
+
+
+def test_a_policy_that_learns_nothing_is_noticed_once(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    switch = Switch(teacher)
+    augmenter = HardAugmenter(teacher=switch, student=plain_student, transform=Affine(), schedule=Alternating(steps=3))
+    train(augmenter, images, 2)
+    switch.spoil = steep
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train(augmenter, images, 3)
+        assert said == []
+        train(augmenter, images, 20)
+    assert augmenter.dropped_steps == 69
+    assert len(said) == 1
+    assert "policy updates or more were dropped" in str(said[0].message)
+    assert said[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Hard views for a fraction of the batch, after a warm-up, of mixes, and of normalised images."""
+"""Hard views for a fraction of the batch, after a warm-up, and of mixes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from hard_aug import Exploration, HardAugmenter, Normalized
+from hard_aug import Exploration, HardAugmenter
 from hard_aug.losses import distillation_loss
 from hard_aug.objectives import ConfidenceGap, Penalty, kl_divergence
 from hard_aug.policies import Conditional, Gaussian
@@ -85,6 +85,25 @@ def test_a_warm_up_is_plain_distillation(
     assert resumed(images).num_hard == 8
 
 
+@pytest.mark.parametrize("settings", [{"warmup_calls": 1}, {"hard_fraction": 0.5}, {}])
+def test_the_memory_format_is_that_of_the_input(settings: dict[str, Any]) -> None:
+    networks = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)) for _ in range(2))
+    images = torch.rand(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    hard = augmenter_of(*networks, **settings)(images)
+    assert hard.images.is_contiguous(memory_format=torch.channels_last)
+    assert hard.images.data_ptr() != images.data_ptr()
+
+
+def test_a_student_whose_batch_norm_has_no_running_statistics(teacher: nn.Module, images: Tensor) -> None:
+    """It refuses a single image, so none is shown to it alone."""
+    student = nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.ReLU())
+    student.append(nn.Linear(16, 5))
+    hard = augmenter_of(teacher, student, schedule=Alternating())(images)
+    assert bool(hard.loss().isfinite())
+    with pytest.raises(ValueError, match=r"single image, .* use larger batches, or larger fractions"):
+        augmenter_of(teacher, student, hard_fraction=0.1, schedule=Alternating())(images)
+
+
 def test_at_least_one_image_is_hard(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:
     assert augmenter_of(teacher, student, hard_fraction=0.01)(images).num_hard == 1
     assert augmenter_of(teacher, student, hard_fraction=0.01)(images[:0]).num_hard == 0
@@ -152,49 +171,6 @@ def test_behind_a_fixed_pipeline(teacher: nn.Module, student: nn.Module, images:
         hard.loss().backward()
         optimizer.step()
     assert augmenter.dropped_steps == 0
-
-
-MEAN, STD = (0.45, 0.5, 0.4), (0.22, 0.25, 0.2)
-
-
-def colour_networks() -> tuple[Normalized, Normalized]:
-    networks = (nn.Sequential(nn.Flatten(), nn.Linear(300, 4)) for _ in range(2))
-    teacher, student = (Normalized(network, MEAN, STD) for network in networks)
-    return teacher, student
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_images_that_the_loader_normalises(dtype: torch.dtype) -> None:
-    teacher, student = colour_networks()
-    plain = torch.rand(6, 3, 10, 10)
-    plain[0], plain[1] = 0, 1
-    given = v2.functional.normalize(plain, list(MEAN), list(STD)).to(dtype)
-    augmenter = augmenter_of(teacher, student, normalization=(MEAN, STD))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
-        hard = augmenter(given)
-    tolerance = 1e-6 if dtype == torch.float32 else 5e-3
-    assert hard.clean_images.dtype == hard.images.dtype == dtype
-    assert torch.allclose(hard.clean_images.float(), plain, atol=tolerance)
-    assert float(hard.clean_images.min()) >= 0
-    assert float(hard.clean_images.max()) <= 1
-    if dtype == torch.float32:
-        expected = augmenter_of(teacher, student)(plain)
-        assert torch.allclose(hard.images, expected.images, atol=1e-5)
-
-
-def test_a_normalisation_that_does_not_fit() -> None:
-    teacher, student = colour_networks()
-    images = torch.rand(6, 3, 10, 10)
-    with pytest.raises(ValueError, match="once normalization is undone: expected"):
-        augmenter_of(teacher, student, normalization=(MEAN, (1.0, 1.0, 1.0)))(3 * images)
-    with pytest.raises(ValueError, match=r"say so with normalization=\(mean, std\)"):
-        augmenter_of(teacher, student)(3 * images - 1)
-    with pytest.raises(TypeError, match=r"normalization=0\.5: expected \(mean, std\)"):
-        augmenter_of(teacher, student, normalization=0.5)
-    with pytest.raises(ValueError, match="normalization has 1 channels, and the images have 3"):
-        augmenter_of(teacher, student, normalization=((0.5,), (0.2,)))(images)
-    with pytest.raises(ValueError, match=r"units of \[0, 255\]"):
-        augmenter_of(teacher, student, normalization=((120.0,) * 3, (50.0,) * 3))
 
 
 def test_labels_that_are_missing_or_out_of_range(teacher: nn.Module, student: nn.Module, images: Tensor) -> None:

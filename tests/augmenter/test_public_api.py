@@ -30,6 +30,7 @@ FOLDERS_WITH_ONE_TEST_FILE = {
 TESTED_ELSEWHERE = {
     "generative/conditioning.py": "generative/test_diffusion_model.py",
     "generative/hierarchical_vae_layers.py": "generative/test_hierarchical_vae.py",
+    "generative/known_settings.py": "generative/test_scheduler_settings.py",
     "generative/latent_codec.py": "generative/test_diffusion_model.py",
     "generative/latent_directions.py": "transforms/test_vae_latent.py",
     "generative/nfe.py": "synthesis/test_baselines.py",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from experiments.data.files import ImageFiles
 from hard_aug.data import list_image_files, read_image_files
@@ -135,6 +135,15 @@ def test_values_of_an_unknown_range_are_refused(tmp_path: Path, pixels: np.ndarr
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=rf"a\.tif cannot be decoded as an image \({message}"):
         read_image_files([tmp_path / "a.tif"], size=8)
+
+
+def test_negative_values_are_refused(tmp_path: Path) -> None:
+    pixels = np.array([[-1000, 0], [1000, 30000]], np.int16)
+    signed = TiffImagePlugin.ImageFileDirectory_v2()
+    signed[339] = 2  # SampleFormat
+    Image.fromarray(pixels.view(np.uint16)).save(tmp_path / "a.tif", tiffinfo=signed)
+    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded .*from -1000 to 30000, expected at least 0"):
+        read_image_files([tmp_path / "a.tif"], size=2)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

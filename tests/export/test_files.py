@@ -180,6 +180,8 @@ def test_a_transform_of_ones_own_is_given_at_load(images: Tensor, tmp_path: Path
     for other in (Turn(), Compose(Turn(20.0), Color(saturation=None, hue=None))):
         with pytest.raises(ValueError, match=r"augmentation\.safetensors was saved for other .*those of the transform"):
             LearnedAugmentation.load(path, transform=other)
+    with pytest.raises(TypeError, match="transform: expected a Transform, got the class Turn; pass an instance"):
+        LearnedAugmentation.load(path, transform=Turn)  # type: ignore[arg-type]
 
 
 def test_a_policy_of_ones_own_is_given_at_load(images: Tensor, tmp_path: Path) -> None:

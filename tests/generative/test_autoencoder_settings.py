@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,6 +257,7 @@ def test_strides() -> None:
         2,
         1 + 1,
     ]
+    assert stride_of(SimpleNamespace(block_out_channels=(4, 8, 8))) == 4  # a config of one's own
 
 
 def test_a_network_that_was_put_in_training_mode_is_put_back() -> None:

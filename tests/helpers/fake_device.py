@@ -28,7 +28,6 @@ import hard_aug.utils.rng
 from hard_aug import HardAugmenter
 from hard_aug.generative import HierarchicalVAE
 from hard_aug.generative.finite import FiniteCheck
-from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
 from hard_aug.models import Network
 from hard_aug.objectives import ConfidenceGap, Constraint, DecisionMaskedKL, Hinge, JensenShannon, ResponseChange
 from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
@@ -44,6 +43,7 @@ from hard_aug.transforms import (
     PatchMix,
     Perspective,
 )
+from hard_aug.utils.host_copy import HostCopy
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal")
 
@@ -134,7 +134,7 @@ def pretend() -> None:
     Network._is_first = lambda network, kind: False  # type: ignore[method-assign]
     Network.check_gradient = lambda network, images: None  # type: ignore[method-assign]
     hard_aug.inner_loop.adversary.PROBED_GRADIENTS = 0
-    PolicyOptimizer._lately_dropped = lambda optimizer: 0  # type: ignore[method-assign]  # from pinned memory
+    HostCopy.__call__ = lambda copy: 0  # type: ignore[method-assign]  # from pinned memory
 
 
 def networks() -> tuple[nn.Module, nn.Module]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.inner_loop.networks import Networks
-from hard_aug.inner_loop.scoring import at_least_float32, grad_or_zeros, score_images, score_images_with_gradient
+from hard_aug.inner_loop.scoring import grad_or_zeros, score_images, score_images_with_gradient
 from hard_aug.objectives import KL, Hinge, Penalty, Reference, kl_divergence
 from tests.helpers.confident_networks import confident_networks
 
@@ -109,13 +109,3 @@ def test_gradients_are_zero_for_inputs_that_are_not_used() -> None:
     assert torch.equal(second, torch.zeros(2))
     assert used.grad is None
     assert grad_or_zeros(used.sum(), []) == []
-
-
-def test_half_precision_is_promoted() -> None:
-    for dtype, expected in (
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ):
-        assert at_least_float32(torch.zeros(1, dtype=dtype)).dtype == expected

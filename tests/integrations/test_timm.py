@@ -178,7 +178,7 @@ def test_a_loader_whose_erasing_leaves_the_range(teacher: nn.Module, batches: li
     ("augmenter", "words"),
     [
         ("instance", "expected a function .* got a HardAugmenter "),
-        (HardAugmenter, "missing a required argument: 'transform'"),
+        (HardAugmenter, r"got the class HardAugmenter \(missing a required argument: 'transform'\)"),
         (None, "got a NoneType"),
         (Affine(), "got a Affine .*partial"),
         (lambda teacher, student: None, "got a function .*unexpected keyword argument 'normalization'"),

@@ -45,3 +45,17 @@ def test_bad_arguments() -> None:
         distillation_loss(student_logits=student, teacher_logits=teacher, temperature=0.0)
     with pytest.raises(ValueError, match="5"):
         distillation_loss(student_logits=student, teacher_logits=teacher[:, :4])
+
+
+@pytest.mark.parametrize(("student_classes", "teacher_classes"), [(1, 1), (1, 5), (5, 1)])
+def test_a_single_logit_is_refused(student_classes: int, teacher_classes: int) -> None:
+    """Its softmax is constant: the loss and its gradient would be exactly zero."""
+    student, teacher = torch.randn(6, student_classes), torch.randn(6, teacher_classes)
+    name = "student_logits" if student_classes == 1 else "teacher_logits"
+    with pytest.raises(ValueError, match=rf"{name} of shape \(6, 1\): expected at least two classes.*torch\.cat"):
+        distillation_loss(student_logits=student, teacher_logits=teacher)
+    logit = torch.randn(6, 1)  # what the error says is the logistic loss
+    both = torch.cat((torch.zeros_like(logit), logit), 1)
+    found = distillation_loss(student_logits=both, teacher_logits=100 * both.sign(), temperature=1.0)
+    expected = F.binary_cross_entropy_with_logits(logit, (logit > 0).float())
+    assert torch.allclose(found, expected, atol=1e-5)

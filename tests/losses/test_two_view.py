@@ -108,7 +108,8 @@ def test_settings(student: nn.Module) -> None:
     with pytest.raises(ValueError, match="expected one of shared, frozen, split"):
         TwoViewLoss(student, batch_norm="both")  # type: ignore[arg-type]  # the mistake
     found = repr(TwoViewLoss(nn.Identity(), temperature=4.0, batch_norm="split"))
-    assert found == "TwoViewLoss(student=Identity(), temperature=4.0, batch_norm='split', backend=None)"
+    settings = "temperature=4.0, batch_norm='split', backend=None, normalization=None"
+    assert found == f"TwoViewLoss(student=Identity(), {settings})"
 
 
 def test_evaluation_of_the_student(student: nn.Module, images: Tensor) -> None:

@@ -96,6 +96,24 @@ def test_images_are_never_written(writer: str) -> None:
         assert given._version == 0
 
 
+#: What a network may do first, and images of which that makes a copy; it makes none of `images()`.
+COPIES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "contiguous": (lambda x: x.contiguous(), lambda x: x.to(memory_format=torch.channels_last)),
+    "a cast": (lambda x: x.float(), lambda x: x.double()),
+    "a resize": (lambda x: x if x.shape[-1] == 8 else nn.functional.interpolate(x, 8), lambda x: x[..., :6, :6]),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_images_of_another_form_are_never_written(kind: str) -> None:
+    first, other = COPIES[kind]
+    network, given = Network(Start(lambda x: first(x).sub_(0.5)), name="teacher"), images()
+    network.evaluate(other(images()))
+    found = network.evaluate(given)
+    assert torch.equal(given, images())
+    assert torch.equal(found, network.evaluate(given))
+
+
 def test_images_are_never_written_in_training_alone() -> None:
     module = Start(lambda x: x.sub_(0.5) if module.training else x - 0.5)
     network, given = Network(module, name="student"), images()

@@ -99,22 +99,37 @@ def test_networks_with_a_gradient_are_tested_once(dtype: torch.dtype) -> None:
 
 
 def test_first_images_without_a_gradient_do_not_count() -> None:
-    given = torch.cat((torch.zeros(5, 3, 8, 8), images(1)))
-    module = nn.Sequential(nn.ReLU(), plain())
-    Network(module, name="teacher").check_gradient(given)
+    dark = images(5) * 0.4
+    module = Start(lambda x: (x - 0.5).relu())
+    Network(module, name="teacher").check_gradient(torch.cat((dark, images(1))))
     with pytest.raises(ValueError, match="exactly zero for every image"):
-        Network(module, name="teacher").check_gradient(given[:5])
+        Network(module, name="teacher").check_gradient(dark)
 
 
-def test_a_few_images_that_are_blank_are_no_proof() -> None:
-    blank = torch.zeros(2, 3, 8, 8)
-    Network(nn.Sequential(nn.ReLU(), plain()), name="teacher").check_gradient(blank)
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_images_that_are_blank_are_no_proof(count: int) -> None:
+    Network(nn.Sequential(nn.ReLU(), plain()), name="teacher").check_gradient(torch.zeros(count, 3, 8, 8))
+
+
+def test_no_gradient_for_noise_is_a_proof() -> None:
     dead = plain()
     with torch.no_grad():
         dead[0].bias -= 100
     for count in (1, 2, 3, 4, 5):
         with pytest.raises(ValueError, match="exactly zero for every image"):
             Network(dead, name="teacher").check_gradient(images(count))
+
+
+def test_a_gradient_that_vanishes_in_float16_alone_is_warned_of_once() -> None:
+    layers = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(8)]
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=0.004)
+    network = Network(nn.Sequential(*layers, plain()), name="student")
+    with torch.autocast("cpu", torch.float16), pytest.warns(UserWarning, match="zero in float16.*warmup_calls=100"):
+        network.check_gradient(images())
+    network.check_gradient(images())
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="exactly zero"):
+        Network(zero_head(), name="student").check_gradient(images())
 
 
 def test_an_error_of_a_forward_that_is_not_for_gradients_is_raised_as_it_is() -> None:

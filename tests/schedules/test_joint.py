@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -51,15 +52,16 @@ def test_the_gradient_is_that_of_separate_passes(
     hard = augmenter(images)
     (factor * hard.loss(clean_weight=0.3)).backward()
     pending = augmenter._runner._pending  # type: ignore[attr-defined]  # of this schedule
+    clean, generator_state = pending.clean, pending.generator_state
     augmenter._runner.flush()
     generator = torch.Generator()
-    generator.set_state(pending.generator_state)
+    generator.set_state(generator_state)
     with torch.enable_grad():
         u = augmenter.policy.sample(images, generator)
         assert torch.equal(u, hard.u)
         adversary = augmenter._adversary
         with adversary.networks.eval_mode():
-            _, expected = adversary._score_with_gradient(pending.clean.first(4), u[:4], adversary.optimizer.parameters)
+            _, expected = adversary._score_with_gradient(clean.first(4), u[:4], adversary.optimizer.parameters)
     assert len(found) == 1
     for ours, theirs in zip(found[0], expected, strict=True):
         torch.testing.assert_close(ours, theirs / 4, rtol=1e-4, atol=1e-6)
@@ -93,6 +95,22 @@ def test_without_a_backward_of_the_loss_the_policy_stays(
     augmenter(images).loss(clean_weight=1.0).backward()
     augmenter(images)
     assert torch.equal(parameters(augmenter), before)
+
+
+def test_many_calls_without_a_backward_of_the_loss_warn_once(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    """A loss of one's own gives the policy nothing to learn from."""
+    augmenter = make(teacher, plain_student)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(25):
+            hard = augmenter(images)
+            own = distillation_loss(student_logits=plain_student(hard.images), teacher_logits=hard.teacher_logits)
+            own.backward()
+    assert [str(one.message).partition(" for ")[0] for one in said] == [
+        "Joint has seen no backward of hard.loss() or hard.loss_and_logits()"
+    ]
 
 
 def test_the_student_learns_as_without(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:

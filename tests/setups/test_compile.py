@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.objectives import kl_divergence
-from hard_aug.schedules import Alternating, Threshold
+from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Elastic, Perspective, Transform
 
 
@@ -102,3 +102,68 @@ def test_networks_compiled_in_place_are_not_recompiled(
     settled = counting.graphs
     train(teacher, student, images, 8, schedule=schedule)
     assert counting.graphs == settled
+
+
+def trained_by(step: Any, parts: list[nn.Module], images: Tensor, steps: int) -> list[Tensor]:
+    """Return the losses of some training steps, and what has been learned."""
+    losses = [step(images.roll(number, 0)).detach() for number in range(steps)]
+    return [*losses, *(value.clone() for part in parts for value in part.state_dict().values())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schedule", "backend"),
+    [(Alternating(), "eager"), (Threshold(max_steps=1), "eager"), (Joint(), "eager"), (Joint(), "aot_eager")],
+)
+def test_a_whole_step_may_be_compiled(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any, backend: str
+) -> None:
+    """The call breaks the graph; the student of the loss is compiled."""
+    found = {}
+    for name in ("plain", "loss", "step"):
+        torch._dynamo.reset()
+        student = copy.deepcopy(plain_student)
+        augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine(), schedule=schedule)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+
+        def loss_of(views: Tensor, augmenter: HardAugmenter = augmenter) -> Tensor:
+            return augmenter(views).loss()
+
+        if name == "loss":
+            loss_of = torch.compile(loss_of, backend=backend)
+
+        def step(views: Tensor, loss_of: Any = loss_of, optimizer: Any = optimizer) -> Tensor:
+            loss: Tensor = loss_of(views)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        if name == "step":
+            step = torch.compile(step, backend=backend)
+        found[name] = trained_by(step, [student, augmenter.policy], images, 4)
+        assert augmenter.state_dict()["calls"] == 4
+    for name in ("loss", "step"):
+        for ours, theirs in zip(found[name], found["plain"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [Alternating(), Joint()])
+def test_a_compiled_loss_holds_the_student_and_is_compiled_once(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, schedule: Any
+) -> None:
+    operations: list[list[str]] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        operations.append([str(node.target) for node in graph.graph.nodes])
+        return graph.forward
+
+    augmenter = HardAugmenter(teacher=teacher, student=plain_student, transform=Affine(), schedule=schedule)
+    loss_of = torch.compile(lambda views: augmenter(views).loss(), backend=backend)
+    for _ in range(3):
+        loss_of(images).backward()
+    settled = len(operations)
+    assert sum(any("linear" in name for name in names) for names in operations) in (1, 2)  # at most a second time
+    for _ in range(10):
+        loss_of(images).backward()
+    assert len(operations) == settled

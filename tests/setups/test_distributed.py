@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hard_aug import Exploration, HardAugmenter
+from hard_aug import Exploration, HardAugmenter, Normalized
 from hard_aug.objectives import Constraint
 from hard_aug.policies import Conditional, Generator, Search, Uniform
 from hard_aug.schedules import Alternating, Joint, Threshold
@@ -179,11 +180,112 @@ def other_work(rank: int) -> dict[str, Any]:
     return {"policy": [p.detach().clone() for p in augmenter.policy.parameters()]}
 
 
-WORK = {"equal": equal_work, "dropped step": dropped_work, "unequal": unequal_work, "other": other_work}
+def with_batch_norm() -> tuple[nn.Module, nn.Module]:
+    """A teacher, and a student whose wrapper broadcasts buffers in its forwards."""
+    teacher, _ = networks()
+    student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(400, 5))
+    return teacher, student
+
+
+def alone_work(rank: int) -> dict[str, Any]:
+    """Train with and without evaluations that only one process makes, of 1 to 3 batches of any size."""
+    found: dict[str, Any] = {}
+    for name in ("with", "without"):
+        torch.manual_seed(0)
+        teacher, student = with_batch_norm()
+        wrapped = nn.parallel.DistributedDataParallel(student)
+        augmenter = HardAugmenter(teacher=teacher, student=wrapped, transform=transform(), schedule=Joint())
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.05)
+        for step, images in enumerate(batches()[:4]):
+            optimizer.zero_grad()
+            augmenter(images[4 * rank : 4 * rank + 4]).loss().backward()
+            optimizer.step()
+            if name == "with" and rank == step % 2:
+                wrapped.eval()
+                with torch.no_grad():
+                    for size in range(1, 2 + step):
+                        loss = augmenter(images[:size]).loss()
+                        assert bool(loss.isfinite())
+                wrapped.train()
+        found[name] = [value.clone() for value in (*student.state_dict().values(), augmenter.policy.mean.detach())]
+    return found
+
+
+class Looked(nn.Module):
+    """A student whose forward looks up the wrapper elsewhere, as that of a task that is wrapped later."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = inside
+        self.elsewhere: list[nn.Module] = [inside]
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.elsewhere[0](images)
+        return found
+
+
+class Step(nn.Module):
+    """A training step that is wrapped as a whole, as Lightning does."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.augmenter = [HardAugmenter(teacher=teacher, student=student, transform=transform())]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.augmenter[0](images).loss()
+
+
+def wrapper_work(rank: int, early: HardAugmenter) -> dict[str, Any]:
+    """Return the errors and warnings for students that nothing averages, and an augmenter that was made too early."""
+    ddp, images = nn.parallel.DistributedDataParallel, batches()[0][4 * rank : 4 * rank + 4]
+    found: dict[str, Any] = {}
+    try:
+        early(images)
+    except ValueError as error:
+        found["early"] = str(error)
+
+    def said(loss: Callable[[], Tensor]) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                loss().backward()
+        return [str(one.message) for one in caught if "drift apart" in str(one.message)]
+
+    def losses_of(student: nn.Module) -> Callable[[], Tensor]:
+        augmenter = HardAugmenter(teacher=networks()[0], student=student, transform=transform())
+        return lambda: augmenter(images).loss()
+
+    teacher, student = networks()
+    found["unwrapped"] = said(losses_of(student))
+    found["wrapped"] = said(losses_of(ddp(student)))
+    found["inside"] = said(losses_of(Normalized(ddp(student), (0.5,), (0.25,))))
+    looked = Looked(student)
+    looked.elsewhere[0] = ddp(student)
+    found["looked up"] = said(losses_of(looked))
+    step = ddp(Step(teacher, student))
+    found["whole step"] = said(lambda: step(images))
+    return found
+
+
+WORK: dict[str, Callable[..., dict[str, Any]]] = {
+    "equal": equal_work,
+    "dropped step": dropped_work,
+    "unequal": unequal_work,
+    "other": other_work,
+    "alone": alone_work,
+    "wrapper": wrapper_work,
+}
+
+
+def made_early() -> HardAugmenter:
+    teacher, student = networks()
+    return HardAugmenter(teacher=teacher, student=student, transform=transform())
 
 
 def process(rank: int, folder: str, kind: str) -> None:
     torch.set_num_threads(1)
+    given = [made_early()] if kind == "wrapper" else []
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.distributed.init_process_group(
         "gloo",
@@ -192,7 +294,7 @@ def process(rank: int, folder: str, kind: str) -> None:
         world_size=2,
         timeout=datetime.timedelta(seconds=60),
     )
-    torch.save(WORK[kind](rank), f"{folder}/{rank}.pt")
+    torch.save(WORK[kind](rank, *given), f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -252,3 +354,25 @@ def test_processes_that_differ_do_not_wait_for_ever(tmp_path: Path) -> None:
     found = both(tmp_path, "other")
     for ours, theirs in zip(found[0]["policy"], found[1]["policy"], strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_one_process_may_evaluate_alone(tmp_path: Path) -> None:
+    """It waits for no other one, and training is the same as without."""
+    found = both(tmp_path, "alone")
+    for rank in range(2):
+        for ours, theirs in zip(found[rank]["with"], found[rank]["without"], strict=True):
+            assert torch.equal(ours, theirs)
+    assert torch.equal(found[0]["with"][-1], found[1]["with"][-1])
+
+
+@pytest.mark.slow
+def test_students_that_nothing_averages_are_noticed(tmp_path: Path) -> None:
+    for rank, found in enumerate(both(tmp_path, "wrapper")):
+        assert (
+            f"created in process 0 of 1 and called in process {rank} of 2: create the augmenter after" in found["early"]
+        )
+        assert len(found["unwrapped"]) == 1
+        assert "2 processes train" in found["unwrapped"][0]
+        assert "HardAugmenter(student=DistributedDataParallel(student), ...)" in found["unwrapped"][0]
+        assert [found[name] for name in ("wrapped", "inside", "looked up", "whole step")] == [[]] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -137,6 +138,29 @@ def test_a_gradient_that_is_not_finite_is_dropped(
     assert all(torch.equal(value, before[key]) for key, value in augmenter.policy.state_dict().items())
     step(augmenter, images)
     assert not torch.equal(augmenter.policy.log_std, before["log_std"])
+
+
+def test_what_later_calls_find_is_said_without_waiting(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    augmenter = HardAugmenter(
+        teacher=teacher.cuda(), student=plain_student.cuda(), transform=Affine(), schedule=Alternating()
+    )
+    step(augmenter, images.cuda())
+    bad = images.cuda()
+    bad[0] = 3.0
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for given in (bad, *[images.cuda()] * 14):
+            augmenter(given)
+            torch.cuda.synchronize()
+            plain_student[1].weight.data.fill_(torch.inf)  # from now on no gradient is finite
+    assert [str(one.message).partition(",")[0] for one in said] == [
+        "an earlier batch held NaN",
+        "the last 10 policy updates or more were dropped",
+    ]
+    with pytest.raises(ValueError, match="values outside"):
+        augmenter.check()
 
 
 def test_check_reports_bad_values(teacher: nn.Module, plain_student: nn.Module, images: Tensor) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from hard_aug.utils.distributed import ProcessGroup
+from hard_aug.utils import distributed
+from hard_aug.utils.distributed import ProcessGroup, warn_unless_averaged
 
 CPU = torch.device("cpu")
 
@@ -31,9 +33,8 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], None]],
 
     def make(add_other: Callable[[Tensor], None]) -> ProcessGroup:
         monkeypatch.setattr(dist, "all_reduce", add_other)
-        processes = ProcessGroup(CPU)
-        processes.count = 2
-        return processes
+        monkeypatch.setattr(distributed, "placement", lambda: (0, 2))
+        return ProcessGroup(CPU)
 
     return make
 
@@ -80,3 +81,29 @@ def test_an_empty_batch_and_an_own_error_come_first(
     with pytest.raises(TypeError, match="own"):
         processes.validate_batch(4, TypeError("own"))
     assert [counts[2].item() for counts in exchanged] == [1, 1]  # the others hear of both
+
+
+def test_a_process_group_that_changes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = ProcessGroup(CPU)
+    processes.check_unchanged()
+    monkeypatch.setattr(distributed, "placement", lambda: (1, 4))
+    for refusing in (processes.check_unchanged, lambda: processes.validate_batch(8, None)):
+        with pytest.raises(
+            ValueError, match=r"created in process 0 of 1 and called in process 1 of 4: .*init_process_g"
+        ):
+            refusing()
+
+
+@pytest.mark.parametrize(("count", "frozen", "warned"), [(1, False, False), (2, True, False), (2, False, True)])
+def test_a_student_that_nothing_averages(
+    monkeypatch: pytest.MonkeyPatch, count: int, frozen: bool, warned: bool
+) -> None:
+    """`tests/setups/test_distributed.py` has wrapped ones."""
+    monkeypatch.setattr(distributed, "placement", lambda: (0, count))
+    student = nn.Linear(3, 2).requires_grad_(not frozen)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with warn_unless_averaged(student):
+            student(torch.rand(4, 3))
+    assert [str(one.message).partition(",")[0] for one in said] == ["2 processes train"] * warned
+    assert not torch.nn.modules.module._global_forward_pre_hooks

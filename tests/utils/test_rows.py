@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from hard_aug.utils.rows import rows_of
+from hard_aug.utils.rows import cat_rows, rows_of
 
 
 @pytest.mark.parametrize(
@@ -12,3 +13,13 @@ from hard_aug.utils.rows import rows_of
 )
 def test_a_fraction_of_a_batch(fraction: float, batch: int, rows: int) -> None:
     assert rows_of(fraction, batch) == rows
+
+
+def test_an_empty_batch_changes_nothing_of_the_other() -> None:
+    images = torch.rand(2, 3, 4, 4).half().contiguous(memory_format=torch.channels_last)
+    assert cat_rows(images, images[:0]) is images
+    assert cat_rows(images[:0], images) is images
+    with torch.autocast("cpu", torch.bfloat16):  # where torch.cat refuses float16
+        both = cat_rows(images, images)
+    assert both.dtype == torch.float16
+    assert torch.equal(both, torch.cat((images, images)))

@@ -179,7 +179,7 @@ def test_a_part_of_a_data_set_is_named_and_the_systems_is_read(
 def test_damaged_files_are_said_to_be_damaged(tmp_path: Path, content: bytes) -> None:
     write_mnist(tmp_path / "MNIST" / "raw")
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
-    with pytest.raises((FileNotFoundError, ValueError), match="damaged"):
+    with pytest.raises((FileNotFoundError, ValueError), match=r"damaged \(\w"):
         load("mnist", root=str(tmp_path), download=False)
 
 

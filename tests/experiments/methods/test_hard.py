@@ -48,6 +48,17 @@ def test_the_views_are_those_of_a_plain_augmenter(
     assert method.planned_evaluations == pytest.approx(8 + 0.25 * 4 / 6)
 
 
+def test_what_calls_on_a_gpu_have_found_is_raised_where_values_are_logged(
+    build: Any, teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    method = build("hard", teacher, plain_student)
+    method.loss(images, LABELS)
+    method.augmenter._check.bad.fill_(True)
+    with pytest.raises(ValueError, match="a batch since the last check held NaN"):
+        method.scalars()
+    assert method.scalars()["dropped_steps"] == 0
+
+
 def test_an_unused_augmenter_has_no_cost(build: Any, teacher: nn.Module, student: nn.Module) -> None:
     method = build("hard", teacher, student)
     assert method.evaluations(0) == 0

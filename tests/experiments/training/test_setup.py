@@ -125,6 +125,15 @@ def test_the_record_of_a_teacher(tmp_path: Path) -> None:
     assert record["seconds"] > 0
 
 
+def test_a_teacher_that_guesses_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = setup(tmp_path)
+    made._warn_of_a_guessing_teacher("clean", 0.5)
+    assert not caplog.messages
+    _, record = setup(tmp_path / "untrained", "teacher.steps=0").teacher_record()
+    accuracy = 100 * next(iter(record["accuracy"].values()))
+    assert caplog.messages[-1].startswith(f"the teacher's accuracy on clean is {accuracy:.1f} %, that of a guess")
+
+
 def test_students_start_equal_for_all_methods_of_a_seed(tmp_path: Path) -> None:
     made = setup(tmp_path)
     teacher, _ = made.teacher()
