@@ -276,7 +276,7 @@ class HardAugmenter(HoldsNetworks):
         if torch.compiler.is_dynamo_compiling():
             return outside_graphs(self.__call__, images, labels)
         if self._two_view_loss.evaluates:
-            return self._evaluate(images, labels)
+            return self.generate(images, labels)
         images = self._checked(images, labels)
         with use_backend(self._backend):
             self._runner.flush()
@@ -290,8 +290,21 @@ class HardAugmenter(HoldsNetworks):
             self._optimizer.warn_of_dropped_steps()
         return batch
 
-    def _evaluate(self, images: Tensor, labels: Tensor | None) -> HardBatch:
-        """Generate hard images, and change nothing; no other process is waited for."""
+    def generate(self, images: Tensor, labels: Tensor | None = None) -> HardBatch:
+        """Generate hard images and change nothing, for pictures and evaluations; no other process is waited for.
+
+        The policy does not learn from these images, and training goes on as if this had not been called.
+
+        Args:
+            images: as in a call.
+            labels: as in a call.
+
+        Raises:
+            TypeError: as in a call.
+            ValueError: as in a call.
+            RuntimeError: inference mode, for a `Search`.
+            FloatingPointError: as in a call.
+        """
         refines = self.policy.is_per_sample
         images = self._check(images, takes_gradients=refines)
         self._check_labels(labels, len(images))

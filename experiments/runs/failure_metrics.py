@@ -18,7 +18,7 @@ def views_of(method: Method, images: Tensor, labels: Tensor) -> Tensor | None:
         labels: `(B,)`.
     """
     if isinstance(method, Hard):
-        return method.augmenter(images, labels).images.detach()
+        return method.augmenter.generate(images, labels).images.detach()
     return method.second_view(images, labels) if isinstance(method, RandomViews) else None
 
 

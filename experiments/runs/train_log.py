@@ -96,16 +96,14 @@ class TrainLog:
         return last
 
     def draw(self, folder: Path) -> None:
-        """Draw `gallery.png` and `policy.png`. Collective: the processes draw the images together."""
-        if not isinstance(self.method, Hard) or self.history is None:
+        """Draw `gallery.png` and `policy.png`, in the process of rank 0."""
+        if not isinstance(self.method, Hard) or self.history is None or distributed.rank() != 0:
             return
-        shown = self.setup.splits.test[slice(0, GALLERY_IMAGES)].materialize()
-        hard = self.method.augmenter(shown.images, shown.labels)
-        if distributed.rank() == 0:
-            classes = self.setup.splits.classes
-            save_figure(gallery(hard, self.student, classes=classes, labels=shown.labels), folder / "gallery.png", 130)
-            title = "Learned augmentation distribution during training"
-            save_figure(draw_policy(self.history, title=title), folder / "policy.png", 110)
+        shown, classes = self.setup.splits.test[slice(0, GALLERY_IMAGES)].materialize(), self.setup.splits.classes
+        hard = self.method.augmenter.generate(shown.images, shown.labels)
+        save_figure(gallery(hard, self.student, classes=classes, labels=shown.labels), folder / "gallery.png", 130)
+        title = "Learned augmentation distribution during training"
+        save_figure(draw_policy(self.history, title=title), folder / "policy.png", 110)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all records."""

@@ -68,6 +68,7 @@ def evaluate(augmenter: HardAugmenter, student: nn.Module, images: Tensor) -> li
         assert all(float(batch.disagreement.mean()) >= -1e-6 for batch in batches)
     student.train()
     assert torch.equal(losses[0], losses[1])
+    assert torch.equal(augmenter.generate(images).images, batches[0].images)  # in training mode and with gradients too
     return losses
 
 
