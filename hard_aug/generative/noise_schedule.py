@@ -105,6 +105,8 @@ def make_noise_schedule(scheduler: Any, steps: int, device: torch.device) -> Noi
         sigmas = scheduler.sigmas.cpu()
         sigmas = torch.cat((sigmas[:count:every], sigmas[count : count + 1])).double()
         scale = 1 / (1 + sigmas**2).sqrt()
+        if family.levels == "scaled":  # the result, `x0 + sigma e`, is shown to no denoiser
+            scale[-1] = 1
         signal, noise = (1 - sigmas, sigmas) if has_flow_levels(scheduler) else (scale, sigmas * scale)
         following = torch.stack((signal[1:], noise[1:]))
     if bool((noise.diff() > 1e-6).any()):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.generative import DiffusionModel, DiffusionSampler
-from hard_aug.generative.scheduler_settings import scheduler_family
 from tests.helpers.generative_parts import labels
 
 diffusers = pytest.importorskip("diffusers")
@@ -62,7 +61,7 @@ def made(name: str, settings: dict[str, Any]) -> Any:
 
 
 def own_samples(scheduler: Any, steps: int = STEPS) -> Tensor:
-    """Sample as the pipelines of diffusers do; in the scale of the sampler."""
+    """Sample as the pipelines of diffusers do."""
     denoiser, name = Denoiser(), type(scheduler).__name__
     scheduler.set_timesteps(steps)
     sample = start() * float(getattr(scheduler, "init_noise_sigma", 1.0))
@@ -74,8 +73,6 @@ def own_samples(scheduler: Any, steps: int = STEPS) -> Tensor:
         if name == "SASolverScheduler":
             scheduler.last_sample = None  # so that nothing is corrected
         sample = scheduler.step(denoiser(shown, time)[0], time, sample, **more, return_dict=False)[0]
-    if scheduler_family(scheduler).levels == "scaled":
-        sample = sample / (1 + float(scheduler.sigmas[scheduler.step_index]) ** 2) ** 0.5
     return sample
 
 
