@@ -141,7 +141,8 @@ class HardBatch(HoldsNetworks):
         is that of the `num_hard` images; without any, as in a warm-up, the loss is KD(clean).
 
         Args:
-            temperature: of the distillation loss; None: the objective's.
+            temperature: of the distillation loss; None: the objective's. Another one leaves the objective as it is:
+                `HardAugmenter(objective=KL(temperature=...))` sets both.
             clean_weight: in [0, 1].
 
         Returns:

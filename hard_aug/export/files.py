@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,10 @@ def read(path: Path, *, transform: Transform | None = None, policy: Policy | Non
     """
     settings, tensors = _contents(path)
     spec = tuple(Parameter(*fields) for fields in settings["spec"])
-    transform = _build_transform(settings["transform"], path) if transform is None else transform
+    if transform is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ranges in unusual units: said where the transform was made
+            transform = _build_transform(settings["transform"], path)
     if policy is None:
         found = settings["policy"]
         if "settings" not in found or found["class"] not in POLICIES:

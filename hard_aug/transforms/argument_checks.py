@@ -52,7 +52,7 @@ def warn_of_units(**values: float | None) -> None:
     for name, value in values.items():
         is_other, unit = _UNITS[name]
         if value is not None and is_other(value):
-            warnings.warn(f"{name}={value:g} {unit.format(name=name)}", stacklevel=3)
+            warnings.warn(f"{name}={value:g} {unit.format(name=name)} (ignore this if that is meant)", stacklevel=3)
 
 
 def check_positive(**ranges: float | None) -> None:

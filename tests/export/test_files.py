@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,13 @@ def test_a_file_is_written_whole_or_not_at_all(path: Path, monkeypatch: pytest.M
     assert isinstance(LearnedAugmentation.load(path).transform, Color)
     with pytest.raises(FileNotFoundError, match=r"nowhere; create it first"):
         other.save(path.parent / "nowhere" / "a.safetensors")
+
+
+def test_unusual_ranges_are_not_questioned_again(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="rotation=0.5 is in degrees"):
+        transform = Affine(rotation=0.5)
+    LearnedAugmentation(transform, Uniform(transform.spec)).save(tmp_path / "learned.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = LearnedAugmentation.load(tmp_path / "learned.safetensors")
+    assert loaded.transform.spec == transform.spec
