@@ -110,7 +110,8 @@ class ImageCheck:
     def _denormalized(images: Tensor, normalization: Normalization) -> Tensor:
         if images.shape[1] != len(normalization.mean):
             raise ValueError(
-                f"normalization has {len(normalization.mean)} channels, and the images have {images.shape[1]}"
+                f"normalization has {len(normalization.mean)} channels, and the images have {images.shape[1]}: "
+                "expected a mean and a std for each channel"
             )
         return normalization.denormalize(images)
 
@@ -132,7 +133,9 @@ class ImageCheck:
         """Warn if the first images are none that the normalisation has been applied to."""
         self._compared_with_normalization = True
         normalization = self.normalization
-        if normalization is not None and any(mean > 0 for mean in normalization.mean) and bool(given.amin() >= 0):
+        if normalization is None or not any(mean > 0 for mean in normalization.mean):
+            return
+        if bool((given.amin() >= 0) & (given.amax() <= 1 + RANGE_TOLERANCE)):  # normalised bright images go beyond
             warnings.warn(
                 f"normalization=(mean, std) is undone, and no value of the first images is below 0 (they lie in "
                 f"[{float(given.amin()):.3g}, {float(given.amax()):.3g}]), as those below the mean would be: they look "

@@ -98,7 +98,7 @@ class TwoViewLoss(SettingsRepr):
         if torch.is_grad_enabled():
             return False
         student = self._network.inner
-        layers = [module for module in student.modules() if next(module.children(), None) is None]
+        layers = (module for module in student.modules() if next(module.children(), None) is None)
         return not (getattr(student, "training", True) and any(getattr(one, "training", True) for one in layers))
 
     def __call__(

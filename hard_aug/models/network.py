@@ -188,11 +188,11 @@ class Network:
         return "" if bool(found.any()) else ZERO_GRADIENT
 
     def _vanishes_in_float16(self, images: Tensor) -> bool:
-        """Return whether autocast is to float16, and there is a gradient in bfloat16, whose range is that of float32."""
+        """Return whether autocast is to float16, and in bfloat16, with the range of float32, there is a gradient."""
         kind = images.device.type
         if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:
             return False
-        with torch.autocast(kind, torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):  # the cache holds weights in float16
             return not self._gradient_fault(images)
 
     def _fails_for_gradients(self, leaf: Tensor) -> bool:

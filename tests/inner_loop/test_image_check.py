@@ -74,6 +74,7 @@ def test_images_that_are_not_normalised_are_noticed_once() -> None:
         warnings.simplefilter("error")
         check(IMAGES)
         ImageCheck(CPU, NORMALIZATION)(NORMALIZATION.normalize(IMAGES))
+        ImageCheck(CPU, NORMALIZATION)(NORMALIZATION.normalize(1 - IMAGES / 10))  # bright ones
         centred = ImageCheck(CPU, Normalization((0.0,) * 3, (0.5,) * 3))  # implies no value below 0
         centred(IMAGES)
         later = ImageCheck(CPU, NORMALIZATION)

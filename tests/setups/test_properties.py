@@ -25,6 +25,8 @@ from tests.helpers.random_settings import Setup, setups
 LIBRARY = Path(hard_aug.__file__).parent
 NAMED = (TypeError, ValueError, RuntimeError, FloatingPointError)
 CALLS = 3
+#: Of the weights of an interpolation, whose sum is 1.
+ROUNDING = 1e-6
 #: Of warnings: the policy's gradient is zero, or a mix has a single image.
 NOTHING_TO_LEARN = ("learns nothing", "has only itself to be mixed")
 few = settings(
@@ -184,7 +186,8 @@ class World:
             hard = self.augmenter(images, labels)
         assert (hard.images.dtype, hard.images.shape) == (images.dtype, images.shape)
         assert hard.u.dtype == torch.float32
-        assert bool(((hard.images >= 0) & (hard.images <= 1)).all()), "not in [0, 1]"
+        within = (hard.images >= 0) & (hard.images <= 1 + ROUNDING)
+        assert bool(within.all()), "not in [0, 1]"
         assert not len(images) or hard.images.is_contiguous(memory_format=setup.memory_format), "memory format"
         assert not hard.images.requires_grad
         if setup.teacher.norm != "batch without statistics":  # its logits depend on the rest of the batch
