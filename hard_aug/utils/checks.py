@@ -235,8 +235,9 @@ def looks_channels_last(shape: tuple[int, ...], channels: int | None = None) -> 
     _, second, height, last = shape
     if channels is not None:
         return second != channels and last == channels
-    # Of one column, only squares: others are signals with many channels.
-    return last in (1, 3, 4) and min(second, height) > 4 and (last > 1 or second == height)
+    # Signals and features have many channels and few columns, too: of one column, only squares are images.
+    low, high = sorted((second, height))
+    return last in (1, 3, 4) and 4 < low and high <= (low if last == 1 else 4 * low)
 
 
 def check_logits(logits: object, *, batch: int, network: str) -> Tensor:

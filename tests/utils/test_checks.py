@@ -33,6 +33,7 @@ from hard_aug.utils.checks import (
     images_in_range,
     is_integer,
     is_number,
+    looks_channels_last,
     raise_for_values,
 )
 
@@ -293,3 +294,19 @@ def test_what_is_negative_or_no_number_raises(value: Any) -> None:
     check_nonnegative(weight=0, other=2.5)
     with pytest.raises(ValueError, match=rf"weight={value}: expected a number >= 0"):
         check_nonnegative(weight=value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((8, 32, 32, 3), True),
+        ((8, 48, 160, 3), True),
+        ((8, 28, 28, 1), True),
+        ((8, 3, 32, 32), False),
+        ((8, 64, 5, 3), False),  # features
+        ((8, 12, 1000, 1), False),  # signals
+        ((8, 3, 4, 4), False),
+    ],
+)
+def test_the_form_of_channels_last(shape: tuple[int, ...], expected: bool) -> None:
+    assert looks_channels_last(shape) is expected
