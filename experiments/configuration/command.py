@@ -86,10 +86,8 @@ def write_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):  # replaced, as in a notebook
             continue
-        if stream.isatty() or "PYTHONIOENCODING" in os.environ:
-            stream.reconfigure(errors="backslashreplace")
-        else:  # names of files that are not valid UTF-8 are written as they are
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+        own = stream.isatty() or "PYTHONIOENCODING" in os.environ
+        stream.reconfigure(encoding=None if own else "utf-8", errors="backslashreplace")
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
             handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")

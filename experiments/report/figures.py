@@ -34,7 +34,8 @@ def draw(group: Group, folder: Path, suffix: str = "") -> dict[str, Path]:
     hard, students = saved[name], {each: run.student() for each, run in saved.items()}
     augmenter, splits = hard.augmenter(), hard.splits
     shown, more = (splits.test[slice(0, count)].materialize() for count in (GALLERY_IMAGES, DIAGNOSIS_IMAGES))
-    drawn = gallery(augmenter.generate(shown.images, shown.labels), students, classes=splits.classes, labels=shown.labels)
+    batch = augmenter.generate(shown.images, shown.labels)
+    drawn = gallery(batch, students, classes=splits.classes, labels=shown.labels)
     kd = next((each for each in group.kd if each in students), "untrained")
     students.setdefault("untrained", hard.setup.student(hard.teacher))
     settings = {"labels": more.labels, "values": DIAGNOSIS_VALUES, "max_images": None, "seed": seed}
