@@ -237,7 +237,7 @@ def looks_channels_last(shape: tuple[int, ...], channels: int | None = None) -> 
         return second != channels and last == channels
     # Signals and features have many channels and few columns, too: of one column, only squares are images.
     low, high = sorted((second, height))
-    return last in (1, 3, 4) and 4 < low and high <= (low if last == 1 else 4 * low)
+    return last in (1, 3, 4) and low > 4 and high <= (low if last == 1 else 4 * low)
 
 
 def check_logits(logits: object, *, batch: int, network: str) -> Tensor:
