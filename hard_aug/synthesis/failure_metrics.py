@@ -106,6 +106,7 @@ def failure_metrics(
         ValueError: there are no images, or the shapes differ.
 
     Example:
+        >>> import torch
         >>> teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)) for _ in range(2))
         >>> images, labels = torch.full((4, 1, 8, 8), 0.5), torch.tensor([0, 1, 0, 1])
         >>> metrics = failure_metrics(images + 0.1, images, labels, teacher=teacher, student=student)
