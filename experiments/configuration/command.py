@@ -247,7 +247,11 @@ def describe(error: BaseException) -> str:
     line = re.sub(r"[.:;]; ", "; ", line)
     if not _is_explained(error):
         return f"{type(error).__name__}: {line}"
-    where = error.override if isinstance(error, OverrideParseException) else getattr(error, "full_key", None)
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        fix = f"; quote a value with such characters twice: '{key}=\"{value}\"'" if value else ""
+        return f"{error.override}: {line}{fix}"
+    where = getattr(error, "full_key", None)
     return f"{where}: {line}" if where else line
 
 

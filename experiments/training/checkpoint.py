@@ -58,7 +58,10 @@ def read(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # of many kinds
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise DamagedFileError(f"{path} is damaged, or no checkpoint ({reason}); remove it, and run again") from error
+        raise DamagedFileError(
+            f"{path} is damaged, or no checkpoint ({reason}); remove it, and run "
+            "the command that made it again (that of a finished run with resume=false)"
+        ) from error
     return state
 
 

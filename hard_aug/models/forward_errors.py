@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NoReturn
 
 import torch
@@ -106,6 +107,17 @@ def _channels_of(module: nn.Module) -> int | None:
 def _features_of(module: nn.Module) -> int | None:
     """Return the number of inputs of the first linear layer."""
     return next((one.in_features for one in module.modules() if isinstance(one, nn.Linear)), None)
+
+
+def warn_of_probabilities(logits: Tensor, *, name: str) -> None:
+    """Warn if what should be logits, `(B, K)`, is probabilities. Synchronises with the device."""
+    sums = logits.sum(1, dtype=torch.float32)
+    if bool((logits >= 0).all() & ((sums - 1).abs() < 1e-2).all()):
+        warnings.warn(
+            f"the {name} returns probabilities (no value is negative, and each row sums to 1): expected logits, of "
+            "which the softmax is taken here; leave out its last softmax, or take the logarithm",
+            stacklevel=2,
+        )
 
 
 def raise_for_logits(logits: Tensor, *, name: str) -> NoReturn:

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.models.eval_mode import eval_mode, unwrap_model
-from hard_aug.models.forward_errors import device_of, explain_failure, first_line, normalizes_itself, raise_for_logits
+from hard_aug.models.forward_errors import (
+    device_of,
+    explain_failure,
+    first_line,
+    normalizes_itself,
+    raise_for_logits,
+    warn_of_probabilities,
+)
 from hard_aug.models.normalized import Normalization
 from hard_aug.utils.checks import check_kinds, check_logits
 
@@ -155,11 +162,16 @@ class Network:
                 )
                 fault = ""
         if fault:
+            learn = (
+                "If its last layer starts at zero, or its fake quantisation has seen no images yet, let it learn "
+                "first: warmup_calls=1, or as many calls as come before the optimiser step that moves it"
+                if self.name == "student"
+                else "If its last layer is still zero, load its weights"
+            )
             raise ValueError(
                 f"the {self.name}'s logits carry no gradient to the images ({fault}), from which nothing can be "
                 "learned: does its forward run under torch.no_grad(), detach, round or use integer arithmetic (int8)? "
-                f"Remove that (frozen parameters are fine), or use {instead}, which needs no gradient. If its last "
-                "layer starts at zero, or its fake quantisation has seen no images yet, train first, warmup_calls=1"
+                f"Remove that (frozen parameters are fine), or use {instead}, which needs no gradient. {learn}"
             )
         self._has_gradient = True
 
@@ -228,6 +240,8 @@ class Network:
         # Reading values on a GPU synchronises with it, so only the first of each kind are.
         if check_finite and (first or logits.device.type == "cpu") and not bool(logits.detach().isfinite().all()):
             raise_for_logits(logits.detach(), name=self.name)
+        if check_finite and len(self._writes_input) == 1 and first and len(images):
+            warn_of_probabilities(logits.detach(), name=self.name)
         # Tensors of inference mode (a teacher decorated with it) cannot be used in a loss.
         return logits.clone() if logits.is_inference() and not torch.is_inference_mode_enabled() else logits
 

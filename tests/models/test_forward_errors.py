@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -86,3 +88,16 @@ def test_a_cast_by_autocast_is_no_mistake() -> None:
         assert network.evaluate(torch.rand(2, 3, 16, 16).bfloat16()).shape == (2, 5)
         with pytest.raises(ValueError, match="float64: its weights are"):
             network.evaluate(torch.rand(2, 3, 16, 16).double())
+
+
+def test_probabilities_in_place_of_logits_are_warned_of_once() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Softmax(1))
+    network = Network(module, name="teacher")
+    with pytest.warns(UserWarning, match="the teacher returns probabilities"):
+        network.evaluate(torch.rand(4, 3, 2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network.evaluate(torch.rand(5, 3, 2, 2))
+        network.check_gradient(torch.rand(5, 3, 2, 2))
+        for logits in (nn.Identity(), nn.ReLU(), nn.LogSoftmax(1)):
+            Network(nn.Sequential(module[:2], logits), name="teacher").evaluate(torch.rand(4, 3, 2, 2))

@@ -36,7 +36,11 @@ def started(folder: Path, *words: str, torchrun: bool = False) -> subprocess.Pop
         (["steps.x=3"], "unknown key steps.x; steps has no keys"),
         (["method=hrad"], "method=hrad: did you mean hard? expected one of hard, kd"),
         (["experiment=x"], "experiment=x: expected one of short"),
-        (["steps=a=b"], "steps=a=b: mismatched input '=' expecting <EOF>"),
+        (
+            ["steps=a=b"],
+            "steps=a=b: mismatched input '=' expecting <EOF>; quote a value with such characters twice: "
+            "'steps=\"a=b\"'",
+        ),
         (["steps"], "steps: Error parsing override 'steps'; missing EQUAL at '<EOF>'"),
         (["steps=${nothing}"], "steps: Interpolation key 'nothing' not found"),
         (["steps=0"], "steps=0: expected an integer >= 1"),
