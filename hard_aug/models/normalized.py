@@ -147,9 +147,9 @@ class NetworkNormalizations(NamedTuple):
             return cls(one, one)
         if set(given) != {"teacher", "student"} or None in given.values():
             raise TypeError(
-                f'{name}={given!r}: expected (mean, std), or {{"teacher": (mean, std), "student": (mean, std)}}. If one '
-                "network takes images in [0, 1], wrap it, Normalized(network, (0.0,) * C, (1.0,) * C) for C channels, "
-                "and give (mean, std) alone"
+                f'{name}={given!r}: expected (mean, std), or {{"teacher": (mean, std), "student": (mean, std)}}. If '
+                "one network takes images in [0, 1], wrap it, Normalized(network, (0.0,) * C, (1.0,) * C) for C "
+                "channels, and give (mean, std) alone"
             )
         return cls(*(_parse_pair(given[key], f'{name}["{key}"]') for key in ("teacher", "student")))
 
