@@ -16,6 +16,7 @@ from experiments.data.files import ImageFiles
 from hard_aug.data import list_image_files, read_image_files
 from hard_aug.data.image_files import list_class_folders, list_image_tree, open_image
 from tests.helpers.damage import damaged
+from tests.helpers.defaults import defaults
 from tests.helpers.group_parts import save_color
 
 
@@ -163,11 +164,8 @@ def test_damaged_files_are_named_or_decoded(tmp_path: Path, suffix: str) -> None
 
 def test_images_are_float32_whatever_the_default(tmp_path: Path) -> None:
     save_color(tmp_path / "a.png", 5)
-    torch.set_default_dtype(torch.float64)
-    try:
+    with defaults(torch.float64):
         assert read_image_files([tmp_path / "a.png"], size=8).dtype == torch.float32
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def test_hidden_and_other_files_are_not_listed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hard_aug import Exploration, HardAugmenter, LearnedAugmentation
 from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix
+from tests.helpers.defaults import defaults
 
 
 def grey() -> Compose:
@@ -257,9 +258,7 @@ def test_the_default_dtype_and_casts_change_nothing(images: Tensor, default: tor
     augmentation = LearnedAugmentation(transform, Generator(transform.spec), uniform_fraction=0.3)
     torch.manual_seed(1)
     expected = augmentation(given)
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(default)
+    with defaults(default):
         made = LearnedAugmentation(grey(), Generator(transform.spec), uniform_fraction=0.3)
         cast = nn.Sequential(LearnedAugmentation(grey(), Generator(transform.spec), uniform_fraction=0.3)).to(default)
         for other in (made, cast):
@@ -267,8 +266,6 @@ def test_the_default_dtype_and_casts_change_nothing(images: Tensor, default: tor
             found = other(given)
             assert found.dtype == dtype
             assert torch.equal(found, expected)
-    finally:
-        torch.set_default_dtype(before)
 
 
 def test_numbers_of_numpy(images: Tensor) -> None:

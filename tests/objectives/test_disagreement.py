@@ -28,6 +28,7 @@ from hard_aug.objectives import (
 )
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine
+from tests.helpers.defaults import defaults
 
 EVERY: list[Disagreement] = [
     KL(3.0),
@@ -237,11 +238,8 @@ def test_temperatures_of_numpy(kind: type[KL]) -> None:
 def test_scores_are_float32_whatever_the_default_dtype(objective: Disagreement, dtype: torch.dtype) -> None:
     teacher, student, reference = logits(dtype=torch.float32)
     expected = objective(teacher_logits=teacher, student_logits=student, reference=reference)
-    torch.set_default_dtype(dtype)
-    try:
+    with defaults(dtype):
         found = objective(teacher_logits=teacher, student_logits=student, reference=reference)
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hard_aug.objectives import Constraint, Hinge, Penalty, teacher_divergence
+from tests.helpers.defaults import defaults
 
 
 def test_teacher_divergence_is_at_temperature_one() -> None:
@@ -65,13 +66,8 @@ def test_the_cost_of_logits_with_a_masked_class_is_that_without(mask: float) -> 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_multipliers_are_float32(make: Any, dtype: torch.dtype) -> None:
     expected = make()
-    torch.set_default_dtype(dtype)
-    torch.set_default_device("meta")
-    try:
+    with defaults(dtype, "meta"):
         found = make()
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
     nn.ModuleList([found]).to(dtype)
     for invariance in (expected, found):
         for _ in range(100):

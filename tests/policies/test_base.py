@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from hard_aug import HardAugmenter
 from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Search, Uniform
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine, Color, Compose, Filter, Transform
+from tests.helpers.defaults import defaults
 
 TRANSFORM = Compose(Affine(), Color())
 SPEC = TRANSFORM.spec
@@ -51,17 +50,6 @@ def test_draws_come_from_the_given_generator_only(make: Any) -> None:
     assert not torch.equal(draw(policy), draw(policy, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
     assert draw(policy, images=BLANK[:0]).shape == (0, len(SPEC))
-
-
-@contextmanager
-def defaults(dtype: torch.dtype, device: str) -> Iterator[None]:
-    torch.set_default_dtype(dtype)
-    torch.set_default_device(device)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
 
 
 def search(spec: Any) -> Search:

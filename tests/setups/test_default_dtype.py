@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +34,12 @@ from hard_aug.transforms import (
 )
 from hard_aug.viz import parameter_grid
 from tests.helpers import generative_parts
+from tests.helpers.defaults import defaults
 from tests.helpers.generative_parts import autoencoder_kl, make_sampler
 from tests.helpers.generative_parts import seeds as seeds_of
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 PACKAGE = Path(__file__).parents[2] / "hard_aug"
-
-
-@contextmanager
-def defaults(dtype: torch.dtype = torch.float32, device: str | None = None) -> Iterator[None]:
-    torch.set_default_dtype(dtype)
-    torch.set_default_device(device)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
 
 
 def networks(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:

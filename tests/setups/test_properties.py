@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import hard_aug
 from hard_aug import HardAugmenter, HardBatch
+from tests.helpers.defaults import defaults
 from tests.helpers.random_settings import Setup, setups
 
 LIBRARY = Path(hard_aug.__file__).parent
@@ -283,13 +284,9 @@ class World:
 def check(setup: Setup) -> None:
     """Build a setup, and call it several times with a backward after each; see the head of this file."""
     torch.manual_seed(setup.seed)
-    torch.set_default_dtype(setup.default_dtype)
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            _check(setup, said)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with defaults(setup.default_dtype), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        _check(setup, said)
 
 
 def _check(setup: Setup, said: list[warnings.WarningMessage]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from hard_aug.transforms import Affine, Compose, Context, Filter, PatchMix, Transform, make_context
 from hard_aug.utils import rng
+from tests.helpers.defaults import defaults
 
 BOTH = Compose(Filter(), PatchMix(image_size=12, patch_size=4))
 
@@ -104,13 +105,8 @@ def test_small_batches(rows: int) -> None:
 def test_the_default_dtype_changes_no_draw(dtype: torch.dtype) -> None:
     images = torch.rand(4, 1, 12, 12)
     expected = make_context(BOTH, images, generator=generator())
-    torch.set_default_dtype(dtype)
-    torch.set_default_device("meta")
-    try:
+    with defaults(dtype, "meta"):
         found = make_context(BOTH, images, generator=generator())
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
     for one, other in ((found.noise, expected.noise), (found.partner_images, expected.partner_images)):
         assert one is not None
         assert other is not None

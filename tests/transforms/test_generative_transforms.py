@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from hard_aug.policies import Search
 from hard_aug.transforms import Diffusion, HierarchicalLatent, Transform, VAELatent
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.hierarchical_latent import measure_latent_std
+from tests.helpers.defaults import defaults
 from tests.helpers.generative_parts import (
     CONDITION,
     SIZE,
@@ -62,15 +62,6 @@ MAKE: dict[str, Callable[[], Transform]] = {
 }
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 def edited(transform: Transform, *, count: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
     u = torch.randn(3, transform.size, generator=torch.Generator().manual_seed(7), dtype=torch.float32)
     with torch.no_grad():
@@ -83,7 +74,7 @@ def test_whatever_the_default_dtype(name: str, dtype: torch.dtype) -> None:
     """Settings, random patterns and noise are made under it; results are those under float32."""
     expected = edited(MAKE[name]())
     networks = MAKE[name]()
-    with default_dtype(dtype):
+    with defaults(dtype):
         found = edited(rebuild(networks))
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
@@ -219,5 +210,5 @@ def test_statistics_need_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatc
 def test_directions_are_the_same_under_any_default_dtype() -> None:
     model = autoencoder_kl()
     expected = latent_directions(model, IMAGES, 2)
-    with default_dtype(torch.bfloat16):
+    with defaults(torch.bfloat16):
         assert torch.equal(latent_directions(model, IMAGES, 2), expected)

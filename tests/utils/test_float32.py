@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.utils.float32 import Float32Module
+from tests.helpers.defaults import defaults
 
 
 class Learned(Float32Module):
@@ -67,11 +68,8 @@ def test_they_move_with_the_module_that_holds_them(dtype: torch.dtype | None) ->
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_what_another_default_dtype_has_created_becomes_float32(dtype: torch.dtype) -> None:
-    torch.set_default_dtype(dtype)
-    try:
+    with defaults(dtype):
         learned = Learned()
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert dtypes(learned) == {dtype}
     assert dtypes(learned.to("cpu")) == {torch.float32}
     assert torch.allclose(learned.value, torch.full((3,), 1 / 3), rtol=1e-2)

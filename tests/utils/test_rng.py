@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hard_aug.utils.rng import ShardedGenerator, derangement, rand, randn, restore_generator
+from tests.helpers.defaults import defaults
 
 
 def generators(processes: int) -> list[ShardedGenerator]:
@@ -52,14 +53,9 @@ def test_a_rank_out_of_range() -> None:
 def test_draws_are_the_same_whatever_the_defaults(dtype: torch.dtype, device: str) -> None:
     (generator,) = generators(1)
     expected = randn((4, 3), generator), rand(4, generator), derangement(4, generator)
-    torch.set_default_dtype(dtype)
-    torch.set_default_device(device)
-    try:
+    with defaults(dtype, device):
         (generator,) = generators(1)
         found = randn((4, 3), generator), rand(4, generator), derangement(4, generator)
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
     assert found[0].dtype == found[1].dtype == torch.float32
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
