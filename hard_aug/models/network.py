@@ -132,14 +132,12 @@ class Network:
     def check_gradient(self, images: Tensor, *, instead: str = "policy=Search(transform.spec)") -> None:
         """Raise unless the images have a gradient of the logits, in evaluation mode; tested once.
 
-        It is the gradient of a random projection of the logits. Synchronises with the device.
+        It is the gradient of a random projection of the logits. Synchronises with the device. One that vanishes in
+        float16 only is warned of: that of many fresh networks does, until their BatchNorm has statistics.
 
         Args:
             images: `(B, C, H, W)` in [0, 1].
             instead: What works without a gradient, for the error.
-
-        A gradient that vanishes in float16 only is warned of: that of many fresh networks does, until their BatchNorm
-        has statistics.
 
         Raises:
             ValueError: If there is none, or if it is exactly zero for every image (and, of less than four images or of
