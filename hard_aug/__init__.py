@@ -2,6 +2,7 @@
 
 from hard_aug.augmenter import HardAugmenter
 from hard_aug.batch import HardBatch
+from hard_aug.calibration import Calibration, calibrate
 from hard_aug.diagnosis import Diagnosis, diagnose
 from hard_aug.export import LearnedAugmentation
 from hard_aug.inner_loop.exploration import Exploration
@@ -9,7 +10,7 @@ from hard_aug.models import Normalized
 from hard_aug.objectives import KL, Constraint, Hinge, Penalty
 from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
 from hard_aug.schedules import Alternating, Threshold
-from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective
+from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective, menu
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "KL",
     "Affine",
     "Alternating",
+    "Calibration",
     "Color",
     "Compose",
     "Conditional",
@@ -39,5 +41,7 @@ __all__ = [
     "Threshold",
     "Uniform",
     "__version__",
+    "calibrate",
     "diagnose",
+    "menu",
 ]

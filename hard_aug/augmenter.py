@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug.batch import HardBatch
+from hard_aug.calibration import Calibration
+from hard_aug.calibration.first_calls import FirstCalls
 from hard_aug.compatibility import check_cuda_graph, complete_parts
 from hard_aug.export import LearnedAugmentation
 from hard_aug.generation import Generation
@@ -24,10 +26,10 @@ from hard_aug.models.batch_norm import BatchNormMode
 from hard_aug.models.normalized import NetworkNormalizations, Pair
 from hard_aug.objectives import Disagreement, Invariance
 from hard_aug.ops.backend import Backend, check_backend, use_backend
-from hard_aug.policies import Policy
+from hard_aug.policies import GroupBandit, Policy
 from hard_aug.schedules import Schedule
 from hard_aug.state import AugmenterState
-from hard_aug.transforms import Transform
+from hard_aug.transforms import Transform, menu
 from hard_aug.utils.checks import (
     as_python,
     as_seed,
@@ -70,8 +72,9 @@ class HardAugmenter(HoldsNetworks):
     Args:
         teacher: network from images in [0, 1] to logits `(B, K)`, on one device with the student. See `Normalized`.
         student: likewise.
-        transform: what may be done to an image.
-        policy: where its parameters come from; None: `Gaussian(transform.spec)`.
+        transform: what may be done to an image; None: everything, `menu()`.
+        policy: where its parameters come from; None: `GroupBandit(transform.spec)` for the menu of the line above, else
+            `Gaussian(transform.spec)`.
         objective: what is maximised; None: `KL()`.
         invariance: how the teacher's prediction is kept; None: `Penalty()`, or `Hinge()` for a `Search`.
         schedule: when the policy is updated; None: `Alternating(fraction=0.25, every=6)`, or `Alternating()` for a
@@ -90,6 +93,9 @@ class HardAugmenter(HoldsNetworks):
             nearest valid ones, "clamp".
         backend: of the operations, "auto", "torch" or "triton"; None: see `hard_aug.ops.backend`.
         cuda_graph: replay policy updates from a CUDA graph; see `hard_aug.inner_loop.cuda_graph`.
+        calibration: whether the policy starts from the ranges in which the teacher keeps its predictions: they are
+            measured by `calibrate` on the first 256 images, and until then calls are plain distillation; or the result
+            of an earlier `calibrate`. None: measured if `transform` is None.
         seed: of the augmenter's own generator, the source of every draw.
 
     Raises:
@@ -97,9 +103,8 @@ class HardAugmenter(HoldsNetworks):
         ValueError: settings out of range, or parts that cannot work together.
 
     Example:
-        >>> from hard_aug.transforms import Affine
         >>> teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)) for _ in range(2))
-        >>> augmenter = HardAugmenter(teacher=teacher, student=student, transform=Affine())
+        >>> augmenter = HardAugmenter(teacher=teacher, student=student)
         >>> hard = augmenter(torch.rand(4, 1, 8, 8))
         >>> hard.loss().backward()
         >>> hard.images.shape
@@ -113,7 +118,7 @@ class HardAugmenter(HoldsNetworks):
         *,
         teacher: nn.Module,
         student: nn.Module,
-        transform: Transform,
+        transform: Transform | None = None,
         policy: Policy | None = None,
         objective: Disagreement | None = None,
         invariance: Invariance | None = None,
@@ -127,9 +132,15 @@ class HardAugmenter(HoldsNetworks):
         out_of_range: OutOfRange = "raise",
         backend: Backend | None = None,
         cuda_graph: bool = False,
+        calibration: bool | Calibration | None = None,
         seed: int = 0,
     ) -> None:
-        check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module), transform=(transform, Transform))
+        check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module))
+        calibration = transform is None if calibration is None else calibration
+        if transform is None:
+            transform = menu()
+            policy = GroupBandit(transform.spec) if policy is None else policy
+        check_kinds(transform=(transform, Transform))
         policy, objective, invariance, schedule, exploration = complete_parts(
             transform,
             policy=policy,
@@ -158,6 +169,7 @@ class HardAugmenter(HoldsNetworks):
             "backend": backend,
             "seed": seed,
             "cuda_graph": cuda_graph,
+            "calibration": bool(calibration),
         }
         normalizations = None if normalization is None else NetworkNormalizations.parse(normalization)
         loaders = None if normalizations is None else normalizations.student
@@ -193,8 +205,20 @@ class HardAugmenter(HoldsNetworks):
             check_cuda_graph(self.device, policy=policy, schedule=schedule, processes=processes)
             self._adversary.update = GraphedUpdate(self._adversary)
         self._runner = schedule.make_runner(self._adversary)
+        self._first_calls = FirstCalls(
+            teacher=networks.teacher,
+            transform=transform,
+            policy=self._optimizer.policy,
+            processes=processes,
+            seed=seed,
+            calibration=calibration,
+        )
         self._state = AugmenterState(
-            optimizer=self._optimizer, runner=self._runner, generator=self._generator, seed=seed
+            optimizer=self._optimizer,
+            runner=self._runner,
+            first_calls=self._first_calls,
+            generator=self._generator,
+            seed=seed,
         )
         self._generation = Generation(
             adversary=self._adversary,
@@ -223,6 +247,11 @@ class HardAugmenter(HoldsNetworks):
     def invariance(self) -> Invariance:
         """How the teacher's prediction is kept."""
         return self._optimizer.invariance
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The ranges that the policy started from; None: not calibrated, or not yet."""
+        return self._first_calls.calibration
 
     @property
     def dropped_steps(self) -> int:
@@ -280,6 +309,8 @@ class HardAugmenter(HoldsNetworks):
         images = self._checked(images, labels)
         with use_backend(self._backend):
             self._runner.flush()
+        with self._state.restored_on_error(policy=not self._first_calls.done), use_backend(self._backend):
+            self._first_calls.add(images, labels)
         rows = self._rows(len(images))
         updates = rows > 0 and self.schedule.is_due(self._state.calls - self._warmup_calls)
         refines = updates and self.policy.is_per_sample
@@ -314,7 +345,8 @@ class HardAugmenter(HoldsNetworks):
 
     def _rows(self, batch: int) -> int:
         """Return how many images of a batch get hard views in the current call."""
-        return rows_of(self._hard_fraction, batch) if self._state.calls >= self._warmup_calls else 0
+        starts = self._state.calls >= self._warmup_calls and self._first_calls.done
+        return rows_of(self._hard_fraction, batch) if starts else 0
 
     def _check_labels(self, labels: Tensor | None, batch: int) -> None:
         check_labels(labels, batch=batch, required_by=self.objective if self.objective.requires_labels else None)

@@ -111,8 +111,10 @@ def check_parts(
     """
     objective_name, policy_name, schedule_name = (type(part).__name__ for part in (objective, policy, schedule))
     policy.check_spec(transform.spec)
-    if schedule.requires_learned_policy and (policy.is_per_sample or not list(policy.parameters())):
-        what = "optimises each image's own" if policy.is_per_sample else "learns none"
+    has_gradient = bool(list(policy.parameters()))
+    learns = has_gradient or (policy.learns_from_scores and not schedule.requires_distillation_loss)
+    if schedule.requires_learned_policy and (policy.is_per_sample or not learns):
+        what = "optimises each image's own" if policy.is_per_sample else "learns none by gradients"
         raise ValueError(
             f"{schedule_name} updates a policy's parameters, and {policy_name} {what}; use schedule=Alternating()"
         )

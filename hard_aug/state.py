@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hard_aug.calibration.first_calls import FirstCalls
 from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
 from hard_aug.schedules import ScheduleRunner
 from hard_aug.utils.checks import check_integer
@@ -20,6 +21,7 @@ class AugmenterState:
     Args:
         optimizer: of the policy.
         runner: of the schedule.
+        first_calls: the calibration of the policy's start.
         generator: source of every draw.
         seed: of the generator, for states that come from another kind of device.
 
@@ -29,9 +31,16 @@ class AugmenterState:
     """
 
     def __init__(
-        self, *, optimizer: PolicyOptimizer, runner: ScheduleRunner, generator: torch.Generator, seed: int
+        self,
+        *,
+        optimizer: PolicyOptimizer,
+        runner: ScheduleRunner,
+        first_calls: FirstCalls,
+        generator: torch.Generator,
+        seed: int,
     ) -> None:
         self._optimizer, self._runner, self._generator, self._seed = optimizer, runner, generator, seed
+        self._first_calls = first_calls
         self.calls, self.has_evaluated = 0, False
 
     @contextmanager
@@ -43,6 +52,7 @@ class AugmenterState:
         """
         optimizer = self._optimizer.state_dict() if policy else None
         runner, generator = self._runner.state_dict(), self._generator.get_state()
+        first_calls = None if self._first_calls.done else self._first_calls.state_dict()
         try:
             yield
         except BaseException:
@@ -50,6 +60,8 @@ class AugmenterState:
             self._runner.load_state_dict(runner)
             if optimizer is not None:
                 self._optimizer.load_state_dict(optimizer)
+            if first_calls is not None:
+                self._first_calls.load_state_dict(first_calls)
             raise
 
     @contextmanager
@@ -67,6 +79,7 @@ class AugmenterState:
             **self._optimizer.state_dict(),
             "calls": self.calls,
             "schedule": self._runner.state_dict(),
+            "calibration": self._first_calls.state_dict(),
             "generator": self._generator.get_state(),
         }
 
@@ -89,6 +102,7 @@ class AugmenterState:
     def _load(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state)
         self._runner.load_state_dict(state["schedule"])
+        self._first_calls.load_state_dict(state["calibration"])
         calls = int(state["calls"])
         restore_generator(self._generator, state["generator"].cpu(), fallback_seed=self._seed + 1 + calls)
         self.calls = calls

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hard_aug.utils.text_table import aligned
+
 #: Transfer gap, beyond the student's disagreement on clean images, from which on a parameter counts as missing.
 MIN_GAP = 0.05
 #: Transfer gap and number of images below which no fraction of the gap is given.
@@ -165,7 +167,7 @@ class Diagnosis:
             )
             for row in self.rows
         ]
-        return _aligned([("parameter", "unit", *names, "transfer gap"), *lines])
+        return aligned([("parameter", "unit", *names, "transfer gap"), *lines])
 
     def gap_closed(self, before: Diagnosis) -> str:
         """Format a plain-text table: the transfer gaps before and now, and the fraction of the gap that is closed.
@@ -186,7 +188,7 @@ class Diagnosis:
         for was, row in zip(before.rows, self.rows, strict=True):
             texts = (f"{100 * was.transfer_gap:.0f} %", f"{100 * row.transfer_gap:.0f} %")
             lines.append((row.name, *texts, before._closed(was.transfer_gap, row.transfer_gap)))
-        return _aligned([head, *lines])
+        return aligned([head, *lines])
 
     def check_same_parameters(self, other: Diagnosis) -> None:
         """Raise `ValueError` unless both diagnoses have the same parameters."""
@@ -231,14 +233,3 @@ class Diagnosis:
                 else f"No parameter adds {100 * MIN_GAP:.0f} % to that."
             )
         )
-
-
-def _aligned(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )

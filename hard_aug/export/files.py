@@ -26,7 +26,7 @@ from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, Paramet
 from hard_aug.utils.files import write_bytes
 from hard_aug.utils.settings_repr import settings_of
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS, DIGEST = "hard_aug.LearnedAugmentation", "sha256"
 #: Those that settings alone describe: others have networks, or code, that is not in a file.
 TRANSFORMS: dict[str, type[Transform]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ class Adversary:
     def update_policy(
         self, clean: CleanBatch, sample: Sample | None = None, *, student: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Update the policy along the gradient of the scores of one sample.
+        """Update the policy along the gradient of the scores of one sample, or from these alone.
 
         Args:
             clean: the clean batch.
@@ -80,6 +81,12 @@ class Adversary:
             The mean disagreement before the update, a scalar tensor.
         """
         optimizer, rows = self.optimizer, len(clean)
+        if not optimizer.parameters:
+            with torch.no_grad():
+                u = optimizer.sample(clean.images, self.generator).u
+                scores = self.score(self.transform.render(clean.images, u, clean.context), self.reference(clean, u))
+            self._learn(clean, u, scores)
+            return scores.disagreement.mean()
         with torch.enable_grad():
             sample = optimizer.sample(clean.images, self.generator) if sample is None else sample
             if optimizer.parameters and not sample.u.requires_grad:
@@ -90,7 +97,21 @@ class Adversary:
                 )
             scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.parameters, student)
         optimizer.step([g / rows for g in gradients], sample.masked_sum(scores.teacher_divergence), clean.images)
+        self._learn(clean, sample.u.detach(), scores)
         return scores.disagreement.mean()
+
+    @torch.no_grad()
+    def _learn(self, clean: CleanBatch, u: Tensor, scores: Scores) -> None:
+        """Have a policy that learns from scores learn by how much the changes raise the disagreement on each image."""
+        if not self.optimizer.policy.learns_from_scores:
+            return
+        student_logits = at_least_float32(self.networks.student(clean.images))
+        before = self.objective(
+            teacher_logits=at_least_float32(clean.reference.teacher_logits),
+            student_logits=student_logits,
+            reference=replace(clean.reference, student_logits=student_logits),
+        )
+        self.optimizer.learn(u, torch.where(scores.kept, scores.disagreement - before, 0.0))
 
     def refine(self, clean: CleanBatch, u: Tensor) -> Tensor:
         """Return `u`, `(B, P)`, as the policy improves it for each image by itself; most policies leave it as it is."""

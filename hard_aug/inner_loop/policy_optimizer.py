@@ -102,6 +102,24 @@ class PolicyOptimizer:
             self._update_statistics(mean_divergence, images)
         self._count(finite)
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything that an update changes."""
+        return bool(self.parameters) or self.policy.learns_from_scores
+
+    @torch.no_grad()
+    def learn(self, u: Tensor, scores: Tensor) -> None:
+        """Have the policy learn from the scores of one sample; those that are not finite count 0.
+
+        Args:
+            u: the sample, `(n, P)`.
+            scores: see `Policy.statistics`, `(n,)`.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            statistics = self.policy.statistics(u, scores.float().nan_to_num(0.0, 0.0, 0.0))
+            means = self.processes.mean([one / len(u) for one in statistics], len(u))
+            self.policy.learn([one * (len(u) * self.processes.count) for one in means])
+
     def _count(self, finite: Tensor) -> None:
         self.dropped += ~finite
         self._dropped_in_turn += 1

@@ -29,11 +29,13 @@ class Scores:
         total: `(B,)`, `D - cost(I)`.
         disagreement: `(B,)`, `D`.
         teacher_divergence: `(B,)`, `I`, in nats.
+        kept: `(B,)` bool, whether the teacher's prediction is that of the reference.
     """
 
     total: Tensor
     disagreement: Tensor
     teacher_divergence: Tensor
+    kept: Tensor
 
 
 def score_images(
@@ -118,7 +120,9 @@ def score_images_with_gradient(
         image_gradient = _scaled_vjp(teacher_logits, images, teacher_gradient)
         student_part = _scaled_vjp(student_logits, images, others.pop(0)) if student is None else student[1]
         image_gradient = image_gradient + student_part
-    detached = Scores(scores.total.detach(), scores.disagreement.detach(), scores.teacher_divergence.detach())
+    detached = Scores(
+        *(part.detach() for part in (scores.total, scores.disagreement, scores.teacher_divergence, scores.kept))
+    )
     return detached, image_gradient, others[0] if others else None
 
 
@@ -132,7 +136,7 @@ def _score_logits(
     disagreement = objective(teacher_logits=teacher_logits, student_logits=student_logits, reference=reference)
     divergence = teacher_divergence(reference_logits=reference.teacher_logits, hard_logits=teacher_logits)
     total = disagreement if invariance is None else disagreement - invariance.cost(divergence)
-    return Scores(total, disagreement, divergence)
+    return Scores(total, disagreement, divergence, teacher_logits.argmax(1) == reference.teacher_logits.argmax(1))
 
 
 def _scaled_vjp(logits: Tensor, images: Tensor, gradient: Tensor) -> Tensor:

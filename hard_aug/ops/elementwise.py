@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 _SQRT_HALF = math.sqrt(0.5)
+#: Largest fraction whose inverse is finite in float32.
+END = 1 - 1e-6
 
 
 class _Clamp(torch.autograd.Function):
@@ -34,6 +36,11 @@ def clamp_with_gradient(images: Tensor) -> Tensor:
 def unit_interval(u: Tensor) -> Tensor:
     """Return `2 Phi(u) - 1`, at least float32: reals go to (-1, 1), and N(0, 1) to the uniform distribution on it."""
     return torch.erf(at_least_float32(u) * _SQRT_HALF)
+
+
+def at_fraction(fraction: Tensor) -> Tensor:
+    """Return the inverse of `unit_interval`: reals for [-1, 1], finite at its ends."""
+    return math.sqrt(2) * torch.erfinv(at_least_float32(fraction).clamp(-END, END))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -75,6 +75,8 @@ class Policy(Float32Module, ABC):
     is_conditional: bool = False
     #: Forwards and backwards of the two networks for each image that `refine` is called for.
     refine_evaluations: int = 0
+    #: Whether `learn` updates the policy from scores of draws.
+    learns_from_scores: bool = False
     #: Whether `refine` optimises the parameters of each image by itself.
     is_per_sample: bool = False
     one_sided: Tensor
@@ -131,6 +133,40 @@ class Policy(Float32Module, ABC):
         Args:
             images: `(B, C, H, W)`, for a conditional policy.
         """
+
+    def set_reach(self, reach: Tensor) -> None:
+        """Start with draws that spread over a part of each range, as wide as uniform draws from it.
+
+        Args:
+            reach: `(P, 2)`, the part of each range below and above the identity, in (0, 1]; see `calibrate`.
+
+        Raises:
+            NotImplementedError: the policy has no such start.
+            ValueError: another shape, or values out of range.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it starts from calibrated ranges; define set_reach, or use "
+            "calibrate=False"
+        )
+
+    def checked_reach(self, reach: Tensor) -> Tensor:
+        """Return `reach`, `(P, 2)`, or raise `ValueError`; see `set_reach`."""
+        if tuple(reach.shape) != (self.size, 2) or not bool(((reach > 0) & (reach <= 1)).all()):
+            raise ValueError(f"reach: expected ({self.size}, 2) numbers in (0, 1], got shape {tuple(reach.shape)}")
+        return reach
+
+    def statistics(self, u: Tensor, scores: Tensor) -> list[Tensor]:
+        """Return sums over images that `learn` needs, if the policy `learns_from_scores`.
+
+        Args:
+            u: drawn parameters, `(n, P)`.
+            scores: `(n,)`, by how much the disagreement is above that on the clean image; 0 where the teacher's
+                prediction has changed.
+        """
+        return []
+
+    def learn(self, statistics: list[Tensor]) -> None:
+        """Update the policy from `statistics`, which are means over several processes if there are any."""
 
     def relative_variance_of(self, u: Tensor) -> Tensor:
         """Estimate `relative_variance()` from a sample of `u`, `(N, P)`."""
@@ -190,6 +226,16 @@ def building() -> Iterator[dict[str, Any]]:
     """Yield the arguments that put layers on the CPU, in float32, whatever the defaults; keep the global generator."""
     with torch.random.fork_rng(devices=[]):
         yield {"device": "cpu", "dtype": torch.float32}
+
+
+def std_of_reach(reach: Tensor) -> Tensor:
+    """Return `(P,)`, the standard deviation of `u ~ N(0, std^2)` whose decoded values vary as uniform ones in a reach.
+
+    The variance of `2 Phi(u) - 1` is `(2 / pi) asin(s^2 / (1 + s^2))`, that of a uniform fraction in `(-r, r)`
+    `r^2 / 3`. For a reach `(P, 2)` the mean of both sides' squares counts.
+    """
+    part = torch.sin(torch.pi / 6 * reach.square().mean(1)).clamp(max=0.5)
+    return (part / (1 - part)).sqrt()
 
 
 def normal_quantiles(count: int) -> Tensor:

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hard_aug.policies.base import Policy, building, initialise_network, log_std_at_start, normal_quantiles
+from hard_aug.policies.base import (
+    Policy,
+    building,
+    initialise_network,
+    log_std_at_start,
+    normal_quantiles,
+    std_of_reach,
+)
 from hard_aug.transforms.spec import Parameter
 from hard_aug.utils.checks import as_seed, check_integer
 from hard_aug.utils.rng import randn
@@ -72,6 +79,11 @@ class Conditional(Policy):
         initialise_network(self.network, torch.Generator().manual_seed(self.seed))
         self.log_std = nn.Parameter(log_std_at_start(spec, std))
         self.register_buffer("quantiles", normal_quantiles(QUANTILES), persistent=False)
+
+    @torch.no_grad()
+    def set_reach(self, reach: Tensor) -> None:
+        """See `Policy.set_reach`."""
+        self.log_std.copy_(std_of_reach(self.checked_reach(reach)).log())
 
     def distribution(self, images: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of `u`, `(B, P)` each, for images `(B, C, H, W)`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, log_std_at_start, normal_quantiles
+from hard_aug.policies.base import LARGEST_FULL_BLOCK, Policy, log_std_at_start, normal_quantiles, std_of_reach
 from hard_aug.transforms.spec import Parameter
 from hard_aug.utils.rng import randn
 
@@ -43,6 +43,11 @@ class Gaussian(Policy):
         self.lower = nn.Parameter(torch.zeros(self.size, self.size, dtype=torch.float32, device="cpu"))
         self.register_buffer("mask", _same_block(spec).tril(-1), persistent=False)
         self.register_buffer("quantiles", normal_quantiles(QUANTILES), persistent=False)
+
+    @torch.no_grad()
+    def set_reach(self, reach: Tensor) -> None:
+        """See `Policy.set_reach`."""
+        self.log_std.copy_(std_of_reach(self.checked_reach(reach)).log())
 
     def scale(self) -> Tensor:
         """Return `L`, `(P, P)`. Rows are learned in units of their own standard deviation, for one learning rate."""

@@ -12,6 +12,7 @@ from hard_aug.policies.base import (
     gaussian_relative_entropy,
     initialise_network,
     log_std_at_start,
+    std_of_reach,
 )
 from hard_aug.transforms.spec import Parameter
 from hard_aug.utils.checks import as_seed, check_integer
@@ -67,6 +68,11 @@ class Generator(Policy):
             )
         initialise_network(self.network, generator)
         self.register_buffer("probes", randn((PROBES, self.size), generator), persistent=False)
+
+    @torch.no_grad()
+    def set_reach(self, reach: Tensor) -> None:
+        """See `Policy.set_reach`."""
+        self.log_std.copy_(std_of_reach(self.checked_reach(reach)).log())
 
     def transport(self, noise: Tensor) -> Tensor:
         """Return `u`, `(N, P)`, for noise `(N, P)`."""

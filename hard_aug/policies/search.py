@@ -77,10 +77,23 @@ class Search(Policy):
         self.refine_evaluations = (2 * candidates if candidates > 1 else 0) + (4 * steps + 2 if steps else 0)
         self.learning_rate = proposal.learning_rate
         self.is_conditional = proposal.is_conditional
+        self.learns_from_scores = proposal.learns_from_scores
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Policy.sample`."""
         return self.proposal.sample(images, generator)
+
+    def set_reach(self, reach: Tensor) -> None:
+        """See `Policy.set_reach`; it is that of the proposal."""
+        self.proposal.set_reach(reach)
+
+    def statistics(self, u: Tensor, scores: Tensor) -> list[Tensor]:
+        """See `Policy.statistics`; they are those of the proposal."""
+        return self.proposal.statistics(u, scores)
+
+    def learn(self, statistics: list[Tensor]) -> None:
+        """See `Policy.learn`; the proposal does."""
+        self.proposal.learn(statistics)
 
     def refine(
         self,

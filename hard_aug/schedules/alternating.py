@@ -43,7 +43,7 @@ class Alternating(Schedule):
 class _AlternatingRunner(ScheduleRunner):
     def __init__(self, schedule: Alternating, adversary: Adversary) -> None:
         self._adversary = adversary
-        self._steps = schedule.steps if adversary.optimizer.parameters else 0
+        self._steps = schedule.steps if adversary.optimizer.learns else 0
 
     def before_sample(self, clean: CleanBatch) -> None:
         for _ in range(self._steps):

@@ -69,12 +69,16 @@ class Affine(PlannedSpatialTransform):
         if translation is not None:
             for axis, length in (("x", "width"), ("y", "height")):
                 unit = f"fraction of {length}"
-                spec.append(Parameter(f"translation_{axis}", -translation, translation, 0.0, unit, block="affine"))
+                spec.append(
+                    Parameter(
+                        f"translation_{axis}", -translation, translation, 0.0, unit, block="affine", group="translation"
+                    )
+                )
         if rotation is not None:
             spec.append(Parameter("rotation", -rotation, rotation, 0.0, "degrees", block="affine"))
         if scale is not None:
             for axis in "xy":
-                spec.append(Parameter(f"scale_{axis}", 1 / scale, scale, 1.0, "factor", True, "affine"))
+                spec.append(Parameter(f"scale_{axis}", 1 / scale, scale, 1.0, "factor", True, "affine", group="scale"))
         if shear is not None:
             spec.append(Parameter("shear", -shear, shear, 0.0, "tangent", block="affine"))
         if not spec:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ from hard_aug.ops.warp_color import PaddingMode
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter, squash
 from hard_aug.utils.settings_repr import SettingsRepr
+
+if TYPE_CHECKING:
+    from hard_aug.transforms.narrowed import Narrowed
 
 #: Number of parameter names that an error message lists; some transforms have thousands.
 NAMES_SHOWN = 12
@@ -85,6 +90,19 @@ class Transform(SettingsRepr, ABC):
 
     def check_channels(self, channels: int) -> None:
         """Raise `ValueError` if images with this number of channels can't be transformed."""
+
+    def narrowed(self, ranges: Mapping[str, tuple[float, float]]) -> Narrowed:
+        """Return this transform within narrower ranges; see `Narrowed`.
+
+        Args:
+            ranges: By name of a parameter or a group, the lowest and the highest value in the parameter's unit.
+
+        Raises:
+            ValueError: If a name is unknown, or a range is not inside the parameter's or excludes its identity.
+        """
+        from hard_aug.transforms.narrowed import Narrowed  # a subclass of this one
+
+        return Narrowed(self, ranges)
 
     def pop_nonfinite_reports(self) -> list[str]:
         """Return and clear the reports of non-finite values inside the transform's networks on a GPU.

@@ -28,18 +28,18 @@ from hard_aug.utils.checks import as_python
 class Color(ColorTransform):
     """Colour changes with parameters in symmetric ranges. `u = 0` is the identity.
 
-    A range of None switches that part off. For images with one channel: `Color(saturation=None, hue=None)`.
+    A range of None switches that part off. On images with one channel saturation and hue are the identity.
     Gradients: images yes, parameters yes, second order no.
 
     Args:
         brightness: Largest offset, in intensity (images are in [0, 1]).
         contrast: Largest factor, above 1; its reciprocal is the smallest.
-        saturation: Largest factor, above 1; its reciprocal is the smallest. Requires 3 channels.
-        hue: Largest rotation about the grey axis, degrees. Requires 3 channels.
+        saturation: Largest factor, above 1; its reciprocal is the smallest. For 3 channels.
+        hue: Largest rotation about the grey axis, degrees. For 3 channels.
 
     Raises:
         ValueError: If a range is not positive, a factor is not above 1, or every part is switched off; at a call, if
-            the number of channels is not supported.
+            the number of channels is not 1 or 3, or nothing is left that changes images with 1.
 
     Example:
         >>> import torch
@@ -77,15 +77,13 @@ class Color(ColorTransform):
 
     def check_channels(self, channels: int) -> None:
         """See `Transform.check_channels`."""
-        chromatic = [p.name for p in self.spec if p.name in ("saturation", "hue")]
-        if channels == 3 or (channels == 1 and not chromatic):
-            return
-        if channels == 1:
+        if channels not in (1, 3):
+            raise ValueError(f"Color expected images with 1 or 3 channels, got {channels}")
+        if channels == 1 and self.brightness is None and self.contrast is None:
             raise ValueError(
-                f"Color({', '.join(chromatic)}) requires 3 channels, got images with 1; "
-                "use Color(saturation=None, hue=None) for grey images"
+                "this Color has only saturation and hue, which do not change images with 1 channel; add brightness or "
+                "contrast"
             )
-        raise ValueError(f"Color expected images with 1 or 3 channels, got {channels}")
 
     def color_matrix(self, u: Tensor, channels: int) -> Tensor:
         """See `ColorTransform.color_matrix`."""

@@ -23,7 +23,7 @@ from hard_aug.transforms.spec import Parameter
 class Compose(Transform):
     """Apply `stages` in order; `u` is the concatenation of theirs.
 
-    If two stages share the name of a parameter or a block, that of the later one gets a suffix: `rotation`,
+    If two stages share the name of a parameter, a block or a group, that of the later one gets a suffix: `rotation`,
     `rotation_2`. A colour stage before a spatial stage costs another gather. Gradients: images yes, parameters yes,
     second order no.
 
@@ -60,8 +60,10 @@ class Compose(Transform):
         self.fused_stages = fuse(stages)
         spec: list[Parameter] = []
         for stage in stages:
-            names, blocks = {p.name for p in spec}, {p.block for p in spec}
-            spec += [replace(p, name=_unique(p.name, names), block=_unique(p.block, blocks)) for p in stage.spec]
+            taken = {field: {getattr(p, field) for p in spec} for field in ("name", "block", "group")}
+            for p in stage.spec:
+                name, block, group = (_unique(getattr(p, field), used) for field, used in taken.items())
+                spec.append(replace(p, name=name, block=block, group=group))
         self.spec = tuple(spec)
 
     def __repr__(self) -> str:

@@ -89,7 +89,7 @@ class Diffusion(Transform):
         channels, rows, columns = self.latent_shape
         names = [(c, r, s) for c in range(channels) for r in range(rows) for s in range(columns)]
         self.spec = tuple(
-            Parameter(f"noise_{c}_{r}_{s}", -1.0, 1.0, 0.0, "quantile of the noise", block=f"noise_{c}")
+            Parameter(f"noise_{c}_{r}_{s}", -1.0, 1.0, 0.0, "quantile of the noise", block=f"noise_{c}", group="noise")
             for c, r, s in names
         )
 

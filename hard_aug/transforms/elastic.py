@@ -73,6 +73,7 @@ class Elastic(DisplacementTransform):
                 0.0,
                 f"fraction of {length}",
                 block="elastic",
+                group="elastic",
             )
             for axis, length in (("x", "width"), ("y", "height"))
             for row in range(rows)

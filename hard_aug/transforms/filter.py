@@ -16,6 +16,7 @@ They are applied in the order of the table. Those with a strength have their ide
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from kornia.enhance import sharpness
@@ -99,7 +100,9 @@ class Filter(Transform):
                 unit = units.get(name, "strength")
                 spec.append(Parameter(name, 0.0, value, 0.0, unit, block="filter", one_sided=True))
         if motion_blur is not None:
-            spec.append(Parameter("motion_angle", -MAX_ANGLE, MAX_ANGLE, 0.0, "degrees", block="filter"))
+            spec.append(
+                Parameter("motion_angle", -MAX_ANGLE, MAX_ANGLE, 0.0, "degrees", block="filter", group="motion_blur")
+            )
         if noise is not None:
             spec.append(Parameter("noise", 0.0, noise, 0.0, "intensity", block="filter", one_sided=True))
         if not spec:
@@ -132,11 +135,9 @@ class Filter(Transform):
                     "Filter(sharpness=...) requires images of at least 3 x 3 pixels, got "
                     f"{out.shape[-2]} x {out.shape[-1]}; use Filter(sharpness=None)"
                 )
-            out = sharpness(out, 1 + values["sharpness"])
+            out = _where_used(out, values["sharpness"], lambda part, strength: sharpness(part, 1 + strength))
         if "blur" in values:
-            # kornia's gaussian_blur2d reads the value of sigma, which synchronises with a GPU.
-            kernel = get_gaussian_kernel1d(self.blur_size, values["blur"].clamp(min=MIN_SIGMA)[:, None])
-            out = filter2d_separable(out, kernel, kernel, border_type="replicate")
+            out = _where_used(out, values["blur"], self._blurred)
         if "motion_blur" in values:
             direction = torch.zeros_like(values["motion_angle"])  # 0: symmetric about the pixel
             blurred = motion_blur(out, self.motion_length, values["motion_angle"], direction, "replicate", "bilinear")
@@ -149,6 +150,22 @@ class Filter(Transform):
                 )
             out = out + _per_image(values["noise"]) * context.noise.to(compute)
         return out.to(images.dtype).contiguous(memory_format=memory_format_of(images))
+
+    def _blurred(self, images: Tensor, sigma: Tensor) -> Tensor:
+        # kornia's gaussian_blur2d reads the value of sigma, which synchronises with a GPU.
+        kernel = get_gaussian_kernel1d(self.blur_size, sigma.clamp(min=MIN_SIGMA)[:, None])
+        return filter2d_separable(images, kernel, kernel, border_type="replicate")
+
+
+def _where_used(images: Tensor, strength: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Apply a filter to the images of a strength above 0, the identity; on a GPU, where that synchronises, to all."""
+    if strength.is_cuda:
+        return function(images, strength)
+    used = strength.detach() > 0
+    if bool(used.all()):
+        return function(images, strength)
+    rows = used.nonzero()[:, 0]
+    return images.index_copy(0, rows, function(images[rows], strength[rows])) if len(rows) else images
 
 
 def _per_image(values: Tensor) -> Tensor:

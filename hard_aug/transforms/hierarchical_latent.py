@@ -173,7 +173,9 @@ class HierarchicalLatent(LatentEdit):
                 maximum, unit = ranges[group]
                 high = float(cast(float, maximum))
                 spec += [
-                    Parameter(f"{group}_{level}_{c}", -high, high, identity=0.0, unit=unit, block=f"level_{level}")
+                    Parameter(
+                        f"{group}_{level}_{c}", -high, high, 0.0, unit, block=f"level_{level}", group=f"{group}_{level}"
+                    )
                     for c in range(self.channels)
                 ]
         self.spec = tuple(spec)

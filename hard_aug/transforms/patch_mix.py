@@ -95,6 +95,7 @@ class PatchMix(Transform):
                 0.0,
                 "weight of the partner",
                 block="mask",
+                group="mask",
                 one_sided=True,
                 start=START,
             )

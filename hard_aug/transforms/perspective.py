@@ -62,5 +62,7 @@ class Perspective(PlannedSpatialTransform):
         warn_of_units(tilt=tilt, focal_length=focal_length)
         tilt, focal_length = float(tilt), float(focal_length)
         self.tilt, self.focal_length, self.padding_mode = tilt, focal_length, padding_mode
-        self.spec = tuple(Parameter(f"tilt_{axis}", -tilt, tilt, 0.0, "degrees", block="perspective") for axis in "xy")
+        self.spec = tuple(
+            Parameter(f"tilt_{axis}", -tilt, tilt, 0.0, "degrees", block="perspective", group="tilt") for axis in "xy"
+        )
         self.plan = make_plan("perspective", self.spec, focal_length=focal_length)

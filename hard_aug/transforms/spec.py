@@ -33,6 +33,8 @@ class Parameter:
         block: Name of the block; a policy may correlate the parameters of one block.
         one_sided: Whether the identity is `low` and values are folded there.
         start: Initial standard deviation of `u` in a policy that is given no other.
+        group: Name of the group of parameters that make one kind of change, such as both translations: they are
+            calibrated, used and reported together. Empty: the parameter is a group by itself, of its own name.
 
     Example:
         >>> from hard_aug.transforms import Parameter
@@ -50,6 +52,19 @@ class Parameter:
     block: str = "default"
     one_sided: bool = False
     start: float = 0.3
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.name)
+
+
+def columns_by_group(spec: tuple[Parameter, ...]) -> dict[str, list[int]]:
+    """Return the columns of `u` of each group of parameters, by its name, in their order."""
+    groups: dict[str, list[int]] = {}
+    for column, parameter in enumerate(spec):
+        groups.setdefault(parameter.group, []).append(column)
+    return groups
 
 
 def squash(u: Tensor, spec: tuple[Parameter, ...]) -> dict[str, Tensor]:

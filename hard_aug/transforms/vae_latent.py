@@ -120,7 +120,7 @@ class VAELatent(LatentEdit):
 
         def add(group: str, names: list[str], low: float, high: float, **more: Any) -> None:
             self._columns[group] = slice(len(spec), len(spec) + len(names))
-            spec.extend(Parameter(f"{group}_{name}", low, high, block=group, **more) for name in names)
+            spec.extend(Parameter(f"{group}_{name}", low, high, block=group, group=group, **more) for name in names)
 
         channels = [str(c) for c in range(self.channels)]
         if self.shift is not None:
