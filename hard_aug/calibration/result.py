@@ -125,7 +125,7 @@ class Calibration:
         }
 
     def narrowed(self) -> Narrowed:
-        """Return the transform within the joint ranges, in which uniform draws are random augmentation of the right size."""
+        """Return the transform within the joint ranges, for random augmentation by uniform draws."""
         return self.transform.narrowed(self.ranges(joint=True))
 
     def __str__(self) -> str:

@@ -114,7 +114,7 @@ class GroupBandit(Policy):
         fewest, most = (min(number, groups) for number in self.groups)
         # All from one draw, of uniform numbers on (-1, 1).
         drawn = unit_interval(randn((count, self.size + groups + 1), generator))
-        fraction, race, number = torch.split(drawn, (self.size, groups, 1), dim=1)
+        fraction, race, number = torch.split(drawn, [self.size, groups, 1], dim=1)
         # The first of independent exponential times, with these rates, is each group's with probability `weights`.
         times = -torch.log((1 + race) / 2) / self.weights.clamp(min=1e-12)
         order = times.argsort(1).argsort(1)
