@@ -34,16 +34,21 @@ from benchmarks.timing import (
     write,
 )
 from experiments.training.allocator import keep_freed_memory
-from hard_aug import HardAugmenter
+from hard_aug import HardAugmenter, calibrate
 from hard_aug.compatibility import DEFAULT_SCHEDULE
 from hard_aug.inner_loop.cuda_graph import WARM_UP
 from hard_aug.losses import distillation_loss
+from hard_aug.policies import GroupBandit, Policy, Uniform
 from hard_aug.schedules import Alternating, Joint, Schedule, Threshold
-from hard_aug.transforms import Affine
+from hard_aug.transforms import Affine, Transform, make_context, menu
 
 BASELINE = "KD + random augmentation"
+#: The same with `menu()`: uniform in all of its parameters, and one to three groups of them for each image.
+RANDOM_MENU, FEW_OF_MENU = "KD + random, all of the menu", "KD + random, 1 to 3 groups of the menu"
+#: `HardAugmenter(teacher=, student=)`: the menu and `GroupBandit`, after the calibration.
+MENU = "default, menu"
 TEMPERATURE = 2.0
-#: The row of `HardAugmenter`'s default configuration.
+#: The row of `HardAugmenter`'s default configuration for a given transform.
 DEFAULT = "default"
 #: Suffix of the rows whose policy updates are replayed from a CUDA graph.
 GRAPHED = ", CUDA graph"
@@ -85,17 +90,26 @@ def autocast(images: Tensor, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(images.device.type, dtype=precision, enabled=precision != torch.float32)
 
 
-def random_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision: torch.dtype) -> Callable[[], object]:
-    """Build the baseline's training step."""
-    transform = Affine()
+def random_step(
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor,
+    precision: torch.dtype,
+    *,
+    transform: Transform,
+    policy: Policy | None = None,
+) -> Callable[[], object]:
+    """Build the training step of random augmentation, the baseline's with `Affine`."""
+    policy = (Uniform(transform.spec) if policy is None else policy).to(images.device)
+    generator = torch.Generator(images.device).manual_seed(0)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
     def step() -> None:
         with autocast(images, precision):
             with torch.no_grad():
-                u = torch.randn(len(images), transform.size, device=images.device)
-                augmented = transform(images, u)
+                u = policy.sample(images, generator)
+                augmented = transform.render(images, u, make_context(transform, images, generator=generator))
                 clean_logits, augmented_logits = teacher(images), teacher(augmented)
             clean, hard = student(torch.cat((images, augmented))).chunk(2)
             loss = 0.5 * distillation_loss(student_logits=clean, teacher_logits=clean_logits, temperature=TEMPERATURE)
@@ -152,6 +166,30 @@ def hard_step(
     return step
 
 
+def menu_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision: torch.dtype) -> Callable[[], object]:
+    """Build the training step with the `HardAugmenter` of two lines, calibrated."""
+    transform = menu()
+    calibration = calibrate(teacher, images, transform, max_images=32, progress=False)
+    augmenter = HardAugmenter(
+        teacher=teacher,
+        student=student,
+        transform=transform,
+        policy=GroupBandit(transform.spec),
+        calibration=calibration,
+    )
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    student.train()
+
+    def step() -> None:
+        with autocast(images, precision):
+            loss = augmenter(images).loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Return the memory format in which convolutions are fastest on a device."""
     return torch.channels_last if device.type == "cuda" else torch.preserve_format
@@ -168,7 +206,14 @@ def steps(pair: str, device: torch.device, precision: torch.dtype = torch.float3
     def own_student() -> nn.Module:
         return copy.deepcopy(student).to(device)
 
-    rows = {BASELINE: random_step(teacher, own_student(), images, precision)}
+    affine, whole = Affine(), menu()
+    few = GroupBandit(whole.spec, power=0.0, floor=1.0)
+    rows = {
+        BASELINE: random_step(teacher, own_student(), images, precision, transform=affine),
+        RANDOM_MENU: random_step(teacher, own_student(), images, precision, transform=whole),
+        FEW_OF_MENU: random_step(teacher, own_student(), images, precision, transform=whole, policy=few),
+        MENU: menu_step(teacher, own_student(), images, precision),
+    }
     for name, schedule in schedules().items():
         rows[name] = hard_step(teacher, own_student(), images, schedule, precision)
         if device.type == "cuda" and not isinstance(schedule, Joint):

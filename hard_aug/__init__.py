@@ -3,12 +3,12 @@
 from hard_aug.augmenter import HardAugmenter
 from hard_aug.batch import HardBatch
 from hard_aug.calibration import Calibration, calibrate
-from hard_aug.diagnosis import Diagnosis, diagnose
+from hard_aug.diagnosis import Diagnosis, diagnose, teacher_stddev
 from hard_aug.export import LearnedAugmentation
 from hard_aug.inner_loop.exploration import Exploration
 from hard_aug.models import Normalized
-from hard_aug.objectives import KL, Constraint, Hinge, Penalty
-from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
+from hard_aug.objectives import KL, Constraint, Hinge, KeepRate, Penalty
+from hard_aug.policies import Conditional, Gaussian, Generator, GroupBandit, Search, Uniform
 from hard_aug.schedules import Alternating, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective, menu
 
@@ -29,9 +29,11 @@ __all__ = [
     "Filter",
     "Gaussian",
     "Generator",
+    "GroupBandit",
     "HardAugmenter",
     "HardBatch",
     "Hinge",
+    "KeepRate",
     "LearnedAugmentation",
     "Normalized",
     "PatchMix",
@@ -44,4 +46,5 @@ __all__ = [
     "calibrate",
     "diagnose",
     "menu",
+    "teacher_stddev",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hard_aug.augmenter_parts import AugmenterParts
 from hard_aug.batch import HardBatch
 from hard_aug.calibration import Calibration
 from hard_aug.calibration.first_calls import FirstCalls
@@ -26,10 +27,10 @@ from hard_aug.models.batch_norm import BatchNormMode
 from hard_aug.models.normalized import NetworkNormalizations, Pair
 from hard_aug.objectives import Disagreement, Invariance
 from hard_aug.ops.backend import Backend, check_backend, use_backend
-from hard_aug.policies import GroupBandit, Policy
+from hard_aug.policies import Policy
 from hard_aug.schedules import Schedule
 from hard_aug.state import AugmenterState
-from hard_aug.transforms import Transform, menu
+from hard_aug.transforms import Menu, Transform, menu
 from hard_aug.utils.checks import (
     as_python,
     as_seed,
@@ -40,16 +41,16 @@ from hard_aug.utils.checks import (
     check_positive_number,
 )
 from hard_aug.utils.compilation import outside_graphs
-from hard_aug.utils.copying import HoldsNetworks
 from hard_aug.utils.distributed import ProcessGroup
 from hard_aug.utils.rng import ShardedGenerator
 from hard_aug.utils.rows import rows_of
+from hard_aug.utils.running_mean import RunningMean
 
 #: Of the distillation loss, for objectives that have none.
 DEFAULT_TEMPERATURE = 2.0
 
 
-class HardAugmenter(HoldsNetworks):
+class HardAugmenter(AugmenterParts):
     """Generates from each batch images on which the student disagrees with a teacher whose prediction is unchanged.
 
     A call leaves nothing behind in the networks: modes, buffers, `requires_grad`, `.grad` and the global generator are
@@ -73,7 +74,7 @@ class HardAugmenter(HoldsNetworks):
         teacher: network from images in [0, 1] to logits `(B, K)`, on one device with the student. See `Normalized`.
         student: likewise.
         transform: what may be done to an image; None: everything, `menu()`.
-        policy: where its parameters come from; None: `GroupBandit(transform.spec)` for the menu of the line above, else
+        policy: where its parameters come from; None: `GroupBandit(transform.spec)` for a `menu()`, else
             `Gaussian(transform.spec)`.
         objective: what is maximised; None: `KL()`.
         invariance: how the teacher's prediction is kept; None: `Penalty()`, or `Hinge()` for a `Search`.
@@ -94,8 +95,8 @@ class HardAugmenter(HoldsNetworks):
         backend: of the operations, "auto", "torch" or "triton"; None: see `hard_aug.ops.backend`.
         cuda_graph: replay policy updates from a CUDA graph; see `hard_aug.inner_loop.cuda_graph`.
         calibration: whether the policy starts from the ranges in which the teacher keeps its predictions: they are
-            measured by `calibrate` on the first 256 images, and until then calls are plain distillation; or the result
-            of an earlier `calibrate`. None: measured if `transform` is None.
+            measured by `calibrate` on the first 128 images, and until then calls are plain distillation; or the result
+            of an earlier `calibrate`. None: measured for a `menu()`, unless the policy has no start, as `Uniform`.
         seed: of the augmenter's own generator, the source of every draw.
 
     Raises:
@@ -136,10 +137,7 @@ class HardAugmenter(HoldsNetworks):
         seed: int = 0,
     ) -> None:
         check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module))
-        calibration = transform is None if calibration is None else calibration
-        if transform is None:
-            transform = menu()
-            policy = GroupBandit(transform.spec) if policy is None else policy
+        transform = menu() if transform is None else transform
         check_kinds(transform=(transform, Transform))
         policy, objective, invariance, schedule, exploration = complete_parts(
             transform,
@@ -149,6 +147,8 @@ class HardAugmenter(HoldsNetworks):
             schedule=schedule,
             exploration=exploration,
         )
+        if calibration is None:
+            calibration = isinstance(transform, Menu) and policy.starts_from_reach
         learning_rate = policy.learning_rate if learning_rate is None else learning_rate
         check_positive_number(learning_rate=learning_rate)
         check_fraction(hard_fraction=hard_fraction)
@@ -183,6 +183,7 @@ class HardAugmenter(HoldsNetworks):
         networks = Networks(teacher=teacher, student=student, normalization=normalizations)
         self.device = networks.device
         self._check = ImageCheck(self.device, loaders, out_of_range=out_of_range)
+        self._kept = RunningMean(self.device)
         processes = ProcessGroup(self.device)
         self._generator = ShardedGenerator(self.device, rank=processes.rank, processes=processes.count)
         self._generator.manual_seed(seed)
@@ -228,56 +229,6 @@ class HardAugmenter(HoldsNetworks):
             check=self._check,
         )
 
-    @property
-    def transform(self) -> Transform:
-        """What may be done to an image."""
-        return self._adversary.transform
-
-    @property
-    def objective(self) -> Disagreement:
-        """What is maximised."""
-        return self._adversary.objective
-
-    @property
-    def policy(self) -> Policy:
-        """Where the transform's parameters come from."""
-        return self._optimizer.policy
-
-    @property
-    def invariance(self) -> Invariance:
-        """How the teacher's prediction is kept."""
-        return self._optimizer.invariance
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """The ranges that the policy started from; None: not calibrated, or not yet."""
-        return self._first_calls.calibration
-
-    @property
-    def dropped_steps(self) -> int:
-        """Number of policy updates dropped for a gradient that was not finite. Synchronises with the device."""
-        return int(self._optimizer.dropped)
-
-    @property
-    def uniform_fraction(self) -> float:
-        """Fraction of draws that are uniform instead of the policy's, in [0, 0.95]. Synchronises with the device.
-
-        It is `exploration.min_uniform_fraction` while the policy's variance is large enough. If it rises, the teacher
-        has too little invariance, within the transform's ranges, to transfer; see `hard_aug.inner_loop.exploration`.
-        """
-        return float(self._optimizer.uniform_fraction)
-
-    def __copy__(self) -> NoReturn:
-        raise TypeError("a shallow copy would draw from the generator of the original; use copy.deepcopy(augmenter)")
-
-    def __repr__(self) -> str:
-        names = ("transform", "policy", "objective", "invariance", "schedule", "exploration")
-        parts = [f"{name}={getattr(self, name)!r}" for name in names]
-        parts += [f"{name}={value!r}" for name, value in self._settings.items()]
-        return (
-            "HardAugmenter(\n" + "".join(f"  {part},\n".replace("\n", "\n  ", part.count("\n")) for part in parts) + ")"
-        )
-
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw `u`, `(B, P)`, as a call does: from the policy, and in part uniformly (but without a search).
 
@@ -309,14 +260,17 @@ class HardAugmenter(HoldsNetworks):
         images = self._checked(images, labels)
         with use_backend(self._backend):
             self._runner.flush()
-        with self._state.restored_on_error(policy=not self._first_calls.done), use_backend(self._backend):
-            self._first_calls.add(images, labels)
-        rows = self._rows(len(images))
-        updates = rows > 0 and self.schedule.is_due(self._state.calls - self._warmup_calls)
-        refines = updates and self.policy.is_per_sample
-        with self._state.restored_on_error(policy=updates):
+        due = self.schedule.is_due(self._state.calls - self._warmup_calls)
+        with self._state.restored_on_error(policy=due or not self._first_calls.done):
+            with use_backend(self._backend):
+                self._first_calls.add(images, labels)
+            rows = self._rows(len(images))
+            updates = rows > 0 and due
+            refines = updates and self.policy.is_per_sample
             batch = self._generation(images, labels, rows, updates=updates, refines=refines)
         self._state.calls += 1
+        if rows:
+            self._kept.add(batch.teacher_consistent[:rows].to(torch.float32).mean())
         if updates:
             self._optimizer.warn_of_dropped_steps()
         return batch

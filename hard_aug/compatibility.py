@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 
 from hard_aug.inner_loop.exploration import Exploration
-from hard_aug.objectives import KL, Constraint, Disagreement, Hinge, Invariance, Penalty
-from hard_aug.policies import Gaussian, Policy
+from hard_aug.objectives import KL, Constraint, Disagreement, Hinge, Invariance, KeepRate, Penalty
+from hard_aug.policies import Gaussian, GroupBandit, Policy
 from hard_aug.schedules import Alternating, Schedule
-from hard_aug.transforms import Transform
+from hard_aug.transforms import Menu, Transform
 from hard_aug.utils.checks import check_kinds
 from hard_aug.utils.distributed import ProcessGroup
 
@@ -53,7 +53,8 @@ def complete_parts(
         TypeError: parts of the wrong class.
         ValueError: parts that cannot work together.
     """
-    policy = Gaussian(transform.spec) if policy is None else policy
+    if policy is None:
+        policy = GroupBandit(transform.spec) if isinstance(transform, Menu) else Gaussian(transform.spec)
     objective = KL() if objective is None else objective
     check_kinds(policy=(policy, Policy), objective=(objective, Disagreement))
     if invariance is None:
@@ -132,6 +133,11 @@ def check_parts(
         raise ValueError(
             f"Constraint bounds the mean over batches, and {policy_name} scores each image by itself; use "
             f"invariance=Hinge(epsilon={invariance.epsilon})"
+        )
+    if policy.is_per_sample and isinstance(invariance, KeepRate):
+        raise ValueError(
+            f"KeepRate follows a fraction of many images, and {policy_name} scores each image by itself; use "
+            "invariance=Hinge()"
         )
     if transform.requires_partner and (objective.requires_one_class or objective.requires_student_reference):
         raise ValueError(

@@ -57,9 +57,14 @@ class Method(ABC):
         """
         return self.network_evaluations
 
+    @property
+    def fixed_evaluations(self) -> float:
+        """Network evaluations that do not depend on the number of steps, such as those of a calibration."""
+        return 0.0
+
     def evaluations(self, images: int) -> float:
         """Return the network evaluations so far; `images`: number of images trained on, each batch counted anew."""
-        return images * self.network_evaluations
+        return images * self.network_evaluations + self.fixed_evaluations
 
     @property
     def failure_metrics(self) -> dict[str, float]:

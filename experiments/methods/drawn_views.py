@@ -15,19 +15,35 @@ from experiments.configuration.parts import completed
 from experiments.methods.base import TwoViewMethod
 from experiments.tasks.random_views import random_views
 from experiments.training.setup import Setup
+from hard_aug import Calibration, calibrate
+from hard_aug.calibration.first_calls import IMAGES
+from hard_aug.evaluation.network_evaluations import FORWARD
+from hard_aug.policies import GroupBandit, Policy, Uniform
 from hard_aug.transforms import Transform
 
 
 @dataclass(eq=False, kw_only=True)
 class RandomViews(TwoViewMethod):
-    """The second view is drawn uniformly from `scale`, a fraction in (0, 1], of each range's centre of a transform."""
+    """The second view is drawn from a policy that learns nothing.
+
+    Attributes:
+        transform: makes the views.
+        policy: of its parameters; None: uniform in its ranges.
+        calibration: what the ranges were calibrated by, whose cost counts; None: they were not.
+    """
 
     transform: Transform
-    scale: float = 1.0
+    policy: Policy | None = None
+    calibration: Calibration | None = None
 
     def second_view(self, images: Tensor, labels: Tensor) -> Tensor:
         """See `TwoViewMethod.second_view`."""
-        return random_views(self.transform, images, self._generator, scale=self.scale, labels=labels)
+        return random_views(self.transform, images, self._generator, policy=self.policy, labels=labels)
+
+    @property
+    def fixed_evaluations(self) -> float:
+        """See `Method.fixed_evaluations`."""
+        return 0.0 if self.calibration is None else FORWARD * self.calibration.evaluations
 
 
 def finished_transform(transform: Transform | Callable[..., Transform], setup: Setup) -> Transform:
@@ -41,13 +57,48 @@ def build_random(
     *,
     transform: Transform | Callable[..., Transform],
     scale: float,
+    groups: tuple[int, int] | None = None,
+    calibration: bool = False,
     temperature: float,
     seed: int,
     setup: Setup,
 ) -> RandomViews:
-    """Build random augmentation; see `RandomViews`, whose arguments these are, and `finished_transform`."""
+    """Build random augmentation, uniform in a fraction of the ranges of a transform.
+
+    Args:
+        teacher: the frozen network.
+        student: the network to be trained.
+        transform: makes the views; see `finished_transform`.
+        scale: fraction of the ranges that is used, in (0, 1].
+        groups: the smallest and the largest number of groups of parameters that change an image, as in RandAugment;
+            None: all do.
+        calibration: whether the ranges are those in which the teacher keeps its predictions, see `hard_aug.calibrate`;
+            without `groups` they are the joint ones.
+        temperature: of the distillation.
+        seed: of the draws.
+        setup: of the run.
+    """
     made = finished_transform(transform, setup)
-    return RandomViews(teacher, student, transform=made, scale=scale, temperature=temperature, seed=seed)
+    found = calibrated(teacher, made, setup, seed=seed) if calibration else None
+    policy: Policy = Uniform(made.spec, scale=scale)
+    if groups is not None:
+        policy = GroupBandit(made.spec, groups=tuple(groups), power=0.0, floor=1.0)
+        reach = torch.ones(made.size, 2) if found is None else found.reach
+        policy.set_reach(scale * reach)
+    elif found is not None:
+        made = found.narrowed()
+        policy = Uniform(made.spec, scale=scale)
+    return RandomViews(
+        teacher, student, transform=made, policy=policy, calibration=found, temperature=temperature, seed=seed
+    )
+
+
+def calibrated(teacher: nn.Module, transform: Transform, setup: Setup, *, seed: int) -> Calibration | None:
+    """Return the calibration of a transform on training images; None for the untrained teacher of a check."""
+    if setup.untrained:
+        return None
+    images = setup.splits.train[slice(0, 4 * IMAGES)].materialize().images
+    return calibrate(teacher, images, transform, max_images=IMAGES, seed=seed, progress=False)
 
 
 def oracle_views(teacher: nn.Module, student: nn.Module, *, temperature: float, seed: int, setup: Setup) -> RandomViews:
@@ -57,7 +108,8 @@ def oracle_views(teacher: nn.Module, student: nn.Module, *, temperature: float, 
         ValueError: the task has no known invariance.
     """
     transform, scale = setup.task.oracle(setup.shape[-1])
-    return RandomViews(teacher, student, transform=transform, scale=scale, temperature=temperature, seed=seed)
+    policy = Uniform(transform.spec, scale=scale)
+    return RandomViews(teacher, student, transform=transform, policy=policy, temperature=temperature, seed=seed)
 
 
 @contextmanager

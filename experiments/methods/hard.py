@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from experiments.configuration.parts import completed
 from experiments.methods.base import Method
-from experiments.methods.drawn_views import finished_transform
+from experiments.methods.drawn_views import calibrated, finished_transform
 from experiments.training.distributed import local_rows
 from experiments.training.setup import Setup
 from hard_aug import Exploration, HardAugmenter, HardBatch
 from hard_aug.compatibility import check_parts
-from hard_aug.evaluation.network_evaluations import TWO_VIEWS, augmenter_evaluations, planned_augmenter_evaluations
+from hard_aug.evaluation.network_evaluations import (
+    FORWARD,
+    TWO_VIEWS,
+    augmenter_evaluations,
+    planned_augmenter_evaluations,
+)
 from hard_aug.policies import Policy
 
 
@@ -49,6 +54,12 @@ class Hard(Method):
     def planned_evaluations(self) -> float:
         """See `Method.planned_evaluations`."""
         return self.network_evaluations + planned_augmenter_evaluations(self.augmenter)
+
+    @property
+    def fixed_evaluations(self) -> float:
+        """See `Method.fixed_evaluations`."""
+        found = self.augmenter.calibration
+        return 0.0 if found is None else FORWARD * found.evaluations
 
     def evaluations(self, images: int) -> float:
         """See `Method.evaluations`."""
@@ -108,7 +119,8 @@ def build_hard(
         check_parts(**parts)
     except ValueError as error:
         raise UnsupportedPartsError(str(error)) from error
+    calibration = calibrated(teacher, transform, setup, seed=seed) if augmenter.calibration else None
     exploration = {key: augmenter[key] for key in ("entropy_weight", "min_variance", "min_uniform_fraction")}
     settings = {key: augmenter[key] for key in ("batch_norm", "learning_rate")}
-    settings |= {"exploration": Exploration(**exploration), "seed": seed}
+    settings |= {"exploration": Exploration(**exploration), "seed": seed, "calibration": calibration or False}
     return Hard(HardAugmenter(teacher=teacher, student=student, **parts, **settings), temperature=temperature)

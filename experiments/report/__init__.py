@@ -2,7 +2,8 @@
 
 A path is a folder, searched for records (`metrics.json`), or a file written by `--json`. Runs of one configuration are
 one table; a row is a method with its settings. Of several trials of a row, the one with the highest mean validation
-accuracy over the seeds that all of them share is shown, and `--select` writes it for `settings_from`.
+accuracy over the seeds that all of them share is shown, and `--select` writes it for `settings_from`. `--overview` is
+one table of all methods over configurations that differ in the task.
 
 The tables in `experiments/results` are made there by
 

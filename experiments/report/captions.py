@@ -23,6 +23,26 @@ def titles(groups: Sequence[Group]) -> list[str]:
         config = group.config
         parts = (_data(config), task(config), _name(config.get("student")), f"{config.get('steps')} steps")
         found.append(", ".join(filter(None, parts)))
+    return _told_apart(found, groups)
+
+
+def short_titles(groups: Sequence[Group]) -> list[str]:
+    """Return the main test set of each group, after the first word of the data set's name if it is not the usual one.
+
+    The usual one is that of the most groups. Equal titles are followed by the settings in which the groups differ.
+    """
+    data = [data_of(group.config) for group in groups]
+    usual = max(data, key=data.count, default="")
+    found = []
+    for group, name in zip(groups, data, strict=True):
+        words = ([] if name == usual else [name.partition("_")[0]]) + [group.main.replace("_", " ")]
+        found.append(" ".join(words))
+    return _told_apart(found, groups)
+
+
+def _told_apart(found: list[str], groups: Sequence[Group]) -> list[str]:
+    """Return titles, equal ones followed by the settings in which the groups differ."""
+    found = list(found)
     for title in set(found):
         same = [number for number, each in enumerate(found) if each == title]
         settings = distinguish({str(number): groups[number].config for number in same})
@@ -79,10 +99,14 @@ def selection(group: Group) -> str:
     )
 
 
+def data_of(config: dict[str, Any]) -> str:
+    """Return the name of the data set."""
+    return str((config.get("data") or {}).get("name", ""))
+
+
 def _data(config: dict[str, Any]) -> str:
-    data = config.get("data") or {}
-    fraction = data.get("fraction") or 1.0
-    return str(data.get("name", "")) + ("" if fraction == 1.0 else f" ({100 * fraction:g} % of the training images)")
+    fraction = (config.get("data") or {}).get("fraction") or 1.0
+    return data_of(config) + ("" if fraction == 1.0 else f" ({100 * fraction:g} % of the training images)")
 
 
 def _name(node: Any) -> str:

@@ -11,7 +11,8 @@ import pandas as pd
 from experiments.configuration.command import write_any_text
 from experiments.report.captions import titles
 from experiments.report.groups import HARD, split, write_selection
-from experiments.report.records import gather, write_records
+from experiments.report.overview import overview
+from experiments.report.records import gather, joined, write_records
 from experiments.report.tables import Table, accuracy, pivot, tables, verdict
 from experiments.runs import status
 from hard_aug.utils.files import write_text
@@ -23,10 +24,11 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("paths", nargs="+", type=Path, help="folders, searched for metrics.json, and files written by --json")
     add("--json", type=Path, metavar="FILE", help="write the records to a file that can be read again")
-    add("--csv", type=Path, metavar="FILE", help="write a line for each run and test set")
+    add("--csv", type=Path, metavar="FILE", help="write a line for each run and test set; of an overview, task and row")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     add("--html", type=Path, metavar="FILE", help="write a page, and its JSON and CSV beside it")
     add("--figures", action="store_true", help="with --html: a gallery and a diagnosis of the saved students")
+    add("--overview", action="store_true", help="one table of all methods on all tasks, in place of one for each task")
     add("--select", type=Path, metavar="FILE", help="write the selected settings, for settings_from=FILE")
     add("--select-on", choices=("clean", "main", "sum"), help="validation accuracy that trials are selected by")
     example = "accuracy of hard by settings: augmenter.objective augmenter.policy,augmenter.schedule"
@@ -48,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _report(chosen: argparse.Namespace) -> None:
     if chosen.figures and not chosen.html:
         raise ValueError("--figures are shown on a page; add --html report.html")
+    if chosen.overview and chosen.pivot:
+        raise ValueError("--overview and --pivot are different tables; leave one out")
     unfinished = {
         folder: one
         for folder, one in status.find([path for path in chosen.paths if path.is_dir()]).items()
@@ -67,9 +71,13 @@ def _report(chosen: argparse.Namespace) -> None:
             raise ValueError(f"--select {chosen.select} is a folder; expected a file, such as settings.yaml")
         chosen.select.parent.mkdir(parents=True, exist_ok=True)
         write_selection(chosen.select, groups, chosen.paths)
-    for title, group, shown in zip(named, groups, found, strict=True):
-        command = group.joined("command")
-        parts = [f"## {title}", *([f"`{command}`"] if command else []), f"**{verdict(group)}**"]
+    whole = overview(groups) if chosen.overview else None
+    sections = list(zip(named, groups, found, strict=True))
+    printed = [(title, group.joined("command"), verdict(group), shown) for title, group, shown in sections]
+    if whole:
+        printed = [(whole.title, joined(records, "command"), whole.verdict, whole.tables)]
+    for title, command, sentence, shown in printed:
+        parts = [f"## {title}", *(f"`{command}`" for _ in command[:1]), *(f"**{sentence}**" for _ in sentence[:1])]
         parts += [
             one.markdown() if chosen.markdown else one.plain() for one in shown if chosen.markdown or not one.folded
         ]
@@ -85,12 +93,11 @@ def _report(chosen: argparse.Namespace) -> None:
         from experiments.report.page import write_page  # requires matplotlib
 
         files = [path.name for path in (chosen.csv, chosen.json) if path.parent == chosen.html.parent]
-        sections = list(zip(named, groups, found, strict=True))
-        write_page(chosen.html, sections, unfinished=unfinished, files=files, figures=chosen.figures)
+        write_page(chosen.html, sections, overview=whole, unfinished=unfinished, files=files, figures=chosen.figures)
     if chosen.json:
         write_records(chosen.json, records, command=chosen.command, note=chosen.note)
     if chosen.csv:
-        lines = [pd.DataFrame(), *(group.csv(title) for title, group in zip(named, groups, strict=True))]
-        write_text(chosen.csv, pd.concat(lines).to_csv(index=False))
+        lines = [whole.csv()] if whole else [group.csv(title) for title, group in zip(named, groups, strict=True)]
+        write_text(chosen.csv, pd.concat([pd.DataFrame(), *lines]).to_csv(index=False))
     for path in filter(None, (chosen.select, chosen.json, chosen.csv, chosen.html)):
         print(f"wrote {path}", file=sys.stderr)

@@ -123,9 +123,14 @@ def _panel(points: pd.DataFrame, names: Sequence[str], title: str, x_label: str)
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.ticklabel_format(axis="y", useOffset=False)
-        written = io.StringIO()
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return [inline_svg(figure, f"{title}, {x_label}")]
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """Return a figure as an SVG element of the page; `label` is read out. Call it under `STYLE`."""
+    written = io.StringIO()
+    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = written.getvalue().replace("#000000", "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
-    return [svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}, {x_label}")}" ', 1)]
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

@@ -11,26 +11,30 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from experiments.report import overview_figure
 from experiments.report.curves import panels, style
 from experiments.report.groups import HARD, Group
+from experiments.report.overview import Overview
 from experiments.report.tables import Table, verdict
 from hard_aug.utils.files import write_text
 
 #: Figures in the folders of runs that are shown.
-RUN_FIGURES = ("gallery.png", "policy.png")
+RUN_FIGURES = ("gallery.png", "policy.png", "summary.png")
 
 
 def write_page(
     path: Path,
     sections: Sequence[tuple[str, Group, Sequence[Table]]],
     *,
+    overview: Overview | None = None,
     unfinished: Mapping[Path, dict[str, Any]],
     files: Sequence[str],
     figures: bool,
 ) -> None:
     """Write the page of groups with their titles and tables, and of unfinished runs with their status.
 
-    `files` beside the page are linked. With `figures`, those of saved students are drawn beside the page and shown.
+    An `overview` comes first. `files` beside the page are linked. With `figures`, those of saved students are drawn
+    beside the page and shown, and that of the overview is written as `overview.png`.
     """
     drawn: list[dict[str, Path]] = [{} for _ in sections]
     if figures:
@@ -38,6 +42,8 @@ def write_page(
 
         suffixes = ["", *(f"-{number}" for number in range(2, len(sections) + 1))]
         drawn = [draw(group, path.parent, suffix) for suffix, (_, group, _) in zip(suffixes, sections, strict=False)]
+        if overview:
+            overview_figure.save(overview, path.parent / "overview.png")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         autoescape=True,
@@ -47,7 +53,12 @@ def write_page(
     )
     environment.filters["link"] = lambda name: quote(os.fsencode(name))  # Jinja's own takes valid UTF-8 only
     shown = [_section(*section, more) for section, more in zip(sections, drawn, strict=True)]
-    text = environment.get_template("page.html").render(sections=shown, unfinished=unfinished, files=files)
+    first = {"title": overview.title, "verdict": overview.verdict, "tables": overview.tables} if overview else None
+    if overview and first:
+        first |= {"figure": overview_figure.svg(overview), "caption": overview_figure.CAPTION}
+    text = environment.get_template("page.html").render(
+        overview=first, sections=shown, unfinished=unfinished, files=files
+    )
     write_text(path, text)
 
 

@@ -24,6 +24,10 @@ REQUIRED = ("method", "row", "settings", "seed", "group", "student", "teacher", 
 SHARED = ("group", "row", "teacher", "versions")
 #: Keys that a result file does not contain in its runs.
 NOT_WRITTEN = ("config", "folder", "file", "command", "note")
+#: A policy with more parameters is neither listed nor written to a result file.
+MAX_PARAMETERS = 12
+#: What a result file contains of each row of a policy's summary, rounded to four digits.
+SUMMARY = ("name", "frequency", "drawn")
 #: Columns that identify a run.
 RUN = ["group", "method", "row", "settings", "seed"]
 #: Columns in %, and other numbers.
@@ -80,8 +84,9 @@ def _checked(path: Path, record: Any) -> Record:
 def write_records(path: Path, records: Sequence[Record], *, command: str = "", note: str = "") -> None:
     """Write a result file: one run a line, what several runs share once in `configs`.
 
-    The `config` of a run is left out: it consists of `group`, `row`, `settings` and `seed`. By default, command and
-    note are those of the records.
+    The `config` of a run is left out: it consists of `group`, `row`, `settings` and `seed`. So is the learned
+    distribution of a policy with many parameters; of a policy's summary the `SUMMARY` is kept. By default, command
+    and note are those of the records.
     """
     configs: dict[str, Any] = {}
     runs = []
@@ -89,10 +94,21 @@ def write_records(path: Path, records: Sequence[Record], *, command: str = "", n
         shared = {key: cache_key(record[key])[:8] for key in SHARED if key in record}
         configs |= {shared[key]: record[key] for key in shared}
         kept = {key: value for key, value in record.items() if key not in NOT_WRITTEN}
+        if len(kept.get("policy", ())) > MAX_PARAMETERS:
+            del kept["policy"]
+        if "summary" in kept:
+            rows = [{key: _rounded(row[key]) for key in SUMMARY} for row in kept["summary"]["rows"]]
+            kept["summary"] = {**kept["summary"], "rows": rows}
         runs.append({**kept, **shared})
     head = {"command": command or joined(records, "command"), "note": note or joined(records, "note")}
     text = json.dumps({**head, "runs": runs, "configs": configs}, ensure_ascii=False)
     write_text(path, text.replace('}, {"method"', '},\n{"method"') + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def joined(records: Iterable[Record], key: str) -> str:
@@ -139,9 +155,14 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
             raise ValueError(f"different runs of {method} {settings} with seed {seed}: {where}; give one of them")
     found = found.drop_duplicates([*RUN, "set"])
     found["name"] = _names(found, records)
-    places = {name: number for number, name in enumerate((*FIRST, "", *LAST))}
-    found["place"] = found.method.map(lambda method: places.get(method, places[""]))
+    found["place"] = found.method.map(place)
     return found.sort_values(["place", "name", "settings", "seed"], kind="stable").drop(columns="place")
+
+
+def place(method: str) -> int:
+    """Return the place of a method's rows in tables; those of equal place are in alphabetical order."""
+    places = {name: number for number, name in enumerate((*FIRST, "", *LAST))}
+    return places.get(method, places[""])
 
 
 def _names(found: pd.DataFrame, records: Sequence[Record]) -> pd.Series:

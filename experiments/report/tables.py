@@ -11,14 +11,12 @@ import pandas as pd
 
 from experiments.report.captions import caption, selection
 from experiments.report.groups import HARD, Group
-from experiments.report.records import accuracies, short
+from experiments.report.records import MAX_PARAMETERS, accuracies, short
 
 #: The gap between kd and teacher must be at least so large, percentage points, for a fraction of it to be meaningful.
 MIN_GAP = 2.0
 #: Fractions of the gap beyond this are not shown, %.
 MAX_CLOSED = 200.0
-#: A policy with more parameters is not listed.
-MAX_PARAMETERS = 12
 #: Costs of a curve's point, with their titles.
 COSTS = {"step": "steps", "evaluations": "evaluations, millions", "seconds": "seconds"}
 

@@ -192,6 +192,9 @@ class StudentRun:
         if isinstance(method, Hard):
             record["policy_updates"] = count_policy_updates(method.augmenter)
             found["policy"] = log.learned_distribution()
+            found["summary"] = method.augmenter.summary(
+                setup.splits.validation[slice(0, 256)].materialize().images
+            ).to_dict()
         if distributed.rank() == 0:  # before further images are drawn, which changes the method's state
             state = {
                 "model": student.state_dict(),
@@ -257,7 +260,8 @@ class StudentRun:
     def _steps(self, method: Method) -> int:
         """Return the number of steps: `steps`, or the number that costs as much as `steps` on two views."""
         if self.config.budget == "nfe":
-            return max(1, round(self.config.steps * TWO_VIEWS / method.planned_evaluations))
+            wanted = self.config.steps * TWO_VIEWS - method.fixed_evaluations / self.batch_size
+            return max(1, round(wanted / method.planned_evaluations))
         return int(self.config.steps)
 
     def _failure_metrics(self, teacher: nn.Module, student: nn.Module, method: Method) -> dict[str, float]:

@@ -12,7 +12,7 @@ from experiments.training import distributed
 from experiments.training.files import save_figure
 from experiments.training.setup import Setup
 from experiments.training.trackers import Trackers, trackers
-from hard_aug.viz import PolicyHistory, draw_policy, gallery
+from hard_aug.viz import PolicyHistory, draw_policy, draw_summary, gallery
 from hard_aug.viz.policy import DRAWS
 
 #: Number of test images from which the gallery shows the hardest.
@@ -96,7 +96,7 @@ class TrainLog:
         return last
 
     def draw(self, folder: Path) -> None:
-        """Draw `gallery.png` and `policy.png`, in the process of rank 0."""
+        """Draw `gallery.png`, `policy.png` and `summary.png`, in the process of rank 0."""
         if not isinstance(self.method, Hard) or self.history is None or distributed.rank() != 0:
             return
         shown, classes = self.setup.splits.test[slice(0, GALLERY_IMAGES)].materialize(), self.setup.splits.classes
@@ -104,6 +104,7 @@ class TrainLog:
         save_figure(gallery(hard, self.student, classes=classes, labels=shown.labels), folder / "gallery.png", 130)
         title = "Learned augmentation distribution during training"
         save_figure(draw_policy(self.history, title=title), folder / "policy.png", 110)
+        save_figure(draw_summary(self.method.augmenter.summary(shown.images)), folder / "summary.png", 110)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all records."""

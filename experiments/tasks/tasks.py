@@ -121,18 +121,30 @@ class InvarianceTask(Plain):
         scale: of the transform.
         copies: views of each test image.
         distance: shift of a further test set, pixels, to which this teacher need not be invariant.
+        teacher_knows: False: the teacher is trained on clean images, and there is no invariance to be transferred.
     """
 
     def __init__(
-        self, *, name: str, transform: Transform, scale: float = 1.0, copies: int = 4, distance: int = 3
+        self,
+        *,
+        name: str,
+        transform: Transform,
+        scale: float = 1.0,
+        copies: int = 4,
+        distance: int = 3,
+        teacher_knows: bool = True,
     ) -> None:
         super().__init__(transform=transform, scale=scale)
-        self.main, self.copies, self.distance = name, copies, distance
+        self.main, self.copies, self.distance, self.teacher_knows = name, copies, distance, teacher_knows
+
+    def teacher_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Task.teacher_views`."""
+        return super().teacher_views(images, generator) if self.teacher_knows else images
 
     def sets(self, test: ImageSet) -> dict[str, ImageSet]:
         """See `Task.sets`."""
         test, generator = test.materialize(), torch.Generator().manual_seed(0)
-        views = [self.teacher_views(test.images, generator) for _ in range(self.copies)]
+        views = [super(InvarianceTask, self).teacher_views(test.images, generator) for _ in range(self.copies)]
         return {
             "clean": test,
             self.main: ImageSet(torch.cat(views), test.labels.repeat(self.copies)),

@@ -13,11 +13,12 @@ from hard_aug.calibration.result import Calibration
 from hard_aug.models.eval_mode import eval_mode
 from hard_aug.models.network import Network
 from hard_aug.policies import Policy
-from hard_aug.transforms import Transform
+from hard_aug.transforms import Transform, make_context
+from hard_aug.utils.checks import check_images, check_labels
 from hard_aug.utils.distributed import ProcessGroup
 
 #: Number of images, of all processes together.
-IMAGES = 256
+IMAGES = 128
 
 
 class FirstCalls:
@@ -65,7 +66,9 @@ class FirstCalls:
             policy.set_reach(calibration.reach)
             self.calibration = calibration
         elif calibration:
+            start = {name: value.clone() for name, value in policy.state_dict().items()}
             policy.set_reach(torch.ones(policy.size, 2, dtype=torch.float32, device="cpu"))  # whether it can
+            policy.load_state_dict(start)
 
     @property
     def done(self) -> bool:
@@ -77,13 +80,17 @@ class FirstCalls:
         """Collect images, `(B, C, H, W)` in [0, 1]; calibrate as soon as there are enough.
 
         Raises:
-            ValueError: labels that the transform requires are missing, or images of another size than before.
+            ValueError: labels that the transform requires are missing, images that it does not take, or images of
+                another size than before.
         """
         if self.done or not len(images):
             return
         if self._transform.requires_labels and labels is None:
             raise ValueError(f"{type(self._transform).__name__} requires labels: call augmenter(images, labels)")
-        if self._images is not None and self._images.shape[1:] != images.shape[1:]:
+        labels = labels.clone() if self._transform.requires_labels and labels is not None else None
+        if self._images is None:
+            self._check_form(images[:2], None if labels is None else labels[:2])
+        elif self._images.shape[1:] != images.shape[1:]:
             shapes = " and ".join(str(tuple(part.shape[1:])) for part in (self._images, images))
             raise ValueError(
                 f"images of different sizes, {shapes}, cannot be calibrated together; use calibration=False, or "
@@ -111,6 +118,13 @@ class FirstCalls:
         self._images = self._labels = None
         self.calibration = calibration
 
+    def _check_form(self, images: Tensor, labels: Tensor | None) -> None:
+        """Raise in the first call, before images are collected, what the transform raises for some of this form."""
+        generator = torch.Generator().manual_seed(self._seed)
+        context = make_context(self._transform, images, generator=generator, labels=labels)
+        u = images.new_zeros(len(images), self._transform.size, dtype=torch.float32)
+        self._transform.render(images, u, context)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the images so far, or the calibration; the policy's start is in the policy's own state."""
         found = self.calibration
@@ -121,8 +135,23 @@ class FirstCalls:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a state returned by `state_dict()`."""
-        result, device = state["result"], self._teacher.device
-        calibration = None if result is None else Calibration.from_state(dict(result), self._transform)
-        images, labels = (None if state[name] is None else state[name].to(device) for name in ("images", "labels"))
+        """Load a state returned by `state_dict()`, or change nothing.
+
+        Raises:
+            TypeError: an entry is of the wrong type.
+            ValueError: an entry is of the wrong form, or the state does not fit the settings.
+        """
+        images, labels, result = (state[name] for name in ("images", "labels", "result"))
+        if images is None:
+            calibration = None if result is None else Calibration.from_state(result, self._transform)
+            if labels is not None:
+                raise ValueError("calibration: it has labels and no images")
+        else:
+            if not self._wanted or result is not None:
+                raise ValueError("calibration: it has images that nothing is left to do with; use calibration=True")
+            calibration, images = None, check_images(images).to(self._teacher.device, copy=True)
+            check_labels(labels, batch=len(images))
+            if (labels is not None) != self._transform.requires_labels:
+                raise ValueError(f"calibration: labels do not fit {type(self._transform).__name__}")
+            labels = None if labels is None else labels.to(self._teacher.device, copy=True)
         self.calibration, self._images, self._labels = calibration, images, labels

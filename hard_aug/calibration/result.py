@@ -6,11 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hard_aug.transforms import Narrowed, Transform
 from hard_aug.transforms.narrowed import range_at
 from hard_aug.transforms.spec import columns_by_group
+from hard_aug.utils.state_checks import check_like
 from hard_aug.utils.text_table import aligned
 
 #: Groups with more parameters than this have one reach for all.
@@ -33,8 +35,20 @@ class CalibratedParameter:
         full_high: Highest value of the transform's range.
         below: Part of the transform's range below the identity that is kept, in [0, 1].
         above: Part of the transform's range above the identity that is kept, in [0, 1].
-        kept_below: Fraction of predictions that are kept on draws from the part below; NaN if there is none.
-        kept_above: The same above.
+        kept_below: Fraction of predictions that are kept at the lower end; NaN if there is no part below.
+        kept_above: The same at the upper end.
+
+    Example:
+        >>> import torch
+        >>> from hard_aug import calibrate
+        >>> from hard_aug.transforms import Color
+        >>> class Brightest(torch.nn.Module):
+        ...     def forward(self, images):
+        ...         return torch.stack((images.mean((1, 2, 3)), 1 - images.mean((1, 2, 3))), 1)
+        >>> images = torch.full((64, 1, 8, 8), 0.7)
+        >>> row = calibrate(Brightest(), images, Color(brightness=0.5, contrast=None)).rows[0]
+        >>> row.name, row.above, row.full_high
+        ('brightness', 1.0, 0.5)
     """
 
     name: str
@@ -57,7 +71,8 @@ class Calibration:
     Attributes:
         transform: The transform, with its full ranges.
         reach: `(P, 2)`, the part of each range below and above the identity, in (0, 1]: each group by itself.
-        kept: `(P, 2)`, the fraction of predictions that the teacher keeps there.
+        kept: `(P, 2)`, the fraction of predictions that the teacher keeps at these ends, before a group of several
+            parameters is narrowed as a whole. It is below `keep` where not even 1/64 of the range is tolerated.
         keep: Fraction of predictions that were to be kept at the end of each range.
         joint_scale: Factor of `reach`, in (0, 1], at which draws of all parameters together keep `joint_keep`.
         joint_kept: Fraction of predictions that they keep there.
@@ -131,8 +146,8 @@ class Calibration:
     def __str__(self) -> str:
         return (
             f"{self.table()}\n"
-            f"At the end of each range the teacher keeps its prediction on {100 * self.keep:.0f} % of {self.images} "
-            f"images;\non uniform draws of all parameters together on {100 * self.joint_kept:.0f} % at "
+            f"At the end of each range the teacher keeps {100 * self.keep:.0f} % of the probability of its predictions "
+            f"for {self.images} images;\non uniform draws of all parameters together {100 * self.joint_kept:.0f} %, at "
             f"{self.joint_scale:.2f} of these ranges."
         )
 
@@ -153,8 +168,11 @@ class Calibration:
         return aligned([head, *lines])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers, for JSON."""
-        return {"rows": [asdict(row) for row in self.rows], **{name: getattr(self, name) for name in NUMBERS}}
+        """Return all numbers, for JSON, which has no NaN: `kept_below` is None then."""
+        rows = [asdict(row) for row in self.rows]
+        for row in rows:
+            row["kept_below"] = None if math.isnan(row["kept_below"]) else row["kept_below"]
+        return {"rows": rows, **{name: getattr(self, name) for name in NUMBERS}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the two tensors and the numbers."""
@@ -167,9 +185,11 @@ class Calibration:
         """Return the calibration of a transform from a `state_dict()`.
 
         Raises:
-            ValueError: If it is of a transform with other parameters.
+            ValueError: If it is of a transform with other parameters, or has values of another kind or out of range.
         """
-        shapes = [tuple(state[name].shape) for name in ("reach", "kept")]
-        if shapes != [(transform.size, 2)] * 2:
-            raise ValueError(f"calibration: expected tensors of shape ({transform.size}, 2), got {shapes}")
-        return cls(transform=transform, **state)
+        pair = torch.zeros(transform.size, 2, dtype=torch.float32, device="cpu")
+        check_like(state, {"reach": pair, "kept": pair, **dict.fromkeys(NUMBERS, 0.0)}, "calibration")
+        reach, kept = (state[name].to("cpu", torch.float32, copy=True) for name in ("reach", "kept"))
+        if not bool(((reach > 0) & (reach <= 1) & (kept >= 0) & (kept <= 1)).all()):
+            raise ValueError("calibration: expected reach in (0, 1] and kept in [0, 1]")
+        return cls(transform=transform, **{**state, "reach": reach, "kept": kept})

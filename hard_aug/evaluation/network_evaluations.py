@@ -39,16 +39,21 @@ SCORE_GRADIENT = 2 * (FORWARD + IMAGE_BACKWARD)
 def count_policy_updates(augmenter: HardAugmenter) -> int:
     """Return the number of policy updates so far, including those dropped because a gradient was not finite.
 
+    Of a policy that learns from scores they are not counted, but those of all calls in which one was due.
+
     Args:
         augmenter: that has been called.
     """
+    if not _has_gradient(augmenter):
+        due = math.ceil(int(augmenter.state_dict()["calls"]) / augmenter.schedule.every)
+        return due * (augmenter.schedule.updates_per_call or 1) if augmenter.policy.learns_from_scores else 0
     moments = augmenter.state_dict()["optimizer"]["state"].values()
     steps = [int(state["step"]) for state in moments if "step" in state]
     return max(steps, default=0) + augmenter.dropped_steps
 
 
 def augmenter_evaluations(augmenter: HardAugmenter, images: int) -> float:
-    """Return the network evaluations that the policy updates and searches of an augmenter have cost so far.
+    """Return the network evaluations that calibration, policy updates and searches of an augmenter have cost so far.
 
     Args:
         augmenter: that has been called.
@@ -71,7 +76,10 @@ def augmenter_evaluations(augmenter: HardAugmenter, images: int) -> float:
     if not calls:
         return 0.0
     due = math.ceil(calls / augmenter.schedule.every)
-    return _cost(augmenter, batch=images / calls, due=due, updates=count_policy_updates(augmenter))
+    updates = count_policy_updates(augmenter)
+    found = augmenter.calibration
+    calibration = 0.0 if found is None else FORWARD * found.evaluations
+    return calibration + _cost(augmenter, batch=images / calls, due=due, updates=updates)
 
 
 def planned_augmenter_evaluations(augmenter: HardAugmenter) -> float:
@@ -90,7 +98,7 @@ def planned_augmenter_evaluations(augmenter: HardAugmenter) -> float:
             f"the cost of the schedule {type(schedule).__name__} is not known in advance: it decides during training. "
             "Budget training by steps, or use another schedule"
         )
-    learned = any(True for _ in augmenter.policy.parameters())
+    learned = _has_gradient(augmenter) or augmenter.policy.learns_from_scores
     return _cost(augmenter, batch=1.0, due=1 / schedule.every, updates=updates / schedule.every if learned else 0)
 
 
@@ -98,7 +106,14 @@ def _cost(augmenter: HardAugmenter, *, batch: float, due: float, updates: float)
     """Return the cost of calls on `batch` images each, `due` of which may update or search, with `updates` in all."""
     schedule, policy = augmenter.schedule, augmenter.policy
     rows = batch * schedule.fraction
-    cost = updates * rows * SCORE_GRADIENT + due * rows * (schedule.student_forwards + policy.refine_evaluations)
+    update = SCORE_GRADIENT if _has_gradient(augmenter) else 0.0
+    if policy.learns_from_scores:  # both networks on the hard images, the student on the clean ones
+        update += FORWARD if _has_gradient(augmenter) else 3 * FORWARD
+    cost = updates * rows * update + due * rows * (schedule.student_forwards + policy.refine_evaluations)
     if augmenter.objective.requires_student_reference:
         cost += due * batch * FORWARD
     return cost
+
+
+def _has_gradient(augmenter: HardAugmenter) -> bool:
+    return any(True for _ in augmenter.policy.parameters())

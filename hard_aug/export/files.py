@@ -3,7 +3,7 @@
 | key of the JSON | value |
 |---|---|
 | format | number of this format |
-| transform, policy | class and settings; for a `Compose` its stages; of other classes than hard_aug's the name only |
+| transform, policy | class and settings, or what a `Compose` or `Narrowed` holds; of other classes the name only |
 | spec | the transform's parameters, a list of fields each |
 | p | probability that an image is augmented |
 """
@@ -21,18 +21,35 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Uniform
-from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, Parameter, PatchMix, Perspective, Transform
+from hard_aug.policies import Conditional, Gaussian, Generator, GroupBandit, Policy, Uniform
+from hard_aug.transforms import (
+    Affine,
+    Color,
+    Compose,
+    Elastic,
+    Filter,
+    Menu,
+    Narrowed,
+    Operations,
+    Parameter,
+    PatchMix,
+    Perspective,
+    Transform,
+)
 from hard_aug.utils.files import write_bytes
 from hard_aug.utils.settings_repr import settings_of
 
 FORMAT = 2
 SETTINGS, DIGEST = "hard_aug.LearnedAugmentation", "sha256"
+#: Those that are described by their stages.
+COMPOSED: dict[str, type[Compose]] = {kind.__name__: kind for kind in (Compose, Menu)}
 #: Those that settings alone describe: others have networks, or code, that is not in a file.
 TRANSFORMS: dict[str, type[Transform]] = {
-    kind.__name__: kind for kind in (Affine, Color, Elastic, Filter, PatchMix, Perspective)
+    kind.__name__: kind for kind in (Affine, Color, Elastic, Filter, Operations, PatchMix, Perspective)
 }
-POLICIES: dict[str, type[Policy]] = {kind.__name__: kind for kind in (Conditional, Gaussian, Generator, Uniform)}
+POLICIES: dict[str, type[Policy]] = {
+    kind.__name__: kind for kind in (Conditional, Gaussian, Generator, GroupBandit, Uniform)
+}
 
 
 class Stored(NamedTuple):
@@ -113,16 +130,20 @@ def read(path: Path, *, transform: Transform | None = None, policy: Policy | Non
 
 def _describe(part: Transform | Policy) -> dict[str, Any]:
     kind = type(part)
-    if isinstance(part, Compose) and kind is Compose:
+    if isinstance(part, Compose) and kind in COMPOSED.values():
         return {"class": kind.__name__, "stages": [_describe(stage) for stage in part.stages]}
+    if isinstance(part, Narrowed) and kind is Narrowed:
+        return {"class": kind.__name__, "inner": _describe(part.inner), "ranges": dict(part.ranges)}
     if kind in (*TRANSFORMS.values(), *POLICIES.values()):
         return {"class": kind.__name__, "settings": settings_of(part, skip=("spec",))}
     return {"class": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def _build_transform(description: dict[str, Any], path: Path) -> Transform:
-    if "stages" in description:
-        return Compose(*(_build_transform(stage, path) for stage in description["stages"]))
+    if "stages" in description and description["class"] in COMPOSED:
+        return COMPOSED[description["class"]](*(_build_transform(stage, path) for stage in description["stages"]))
+    if "inner" in description:
+        return Narrowed(_build_transform(description["inner"], path), description["ranges"])
     if "settings" not in description or description["class"] not in TRANSFORMS:
         raise ValueError(_unknown(path, description["class"], "transform"))
     return TRANSFORMS[description["class"]](**description["settings"])

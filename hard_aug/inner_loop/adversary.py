@@ -17,6 +17,7 @@ from hard_aug.inner_loop.scoring import Scores, grad_or_none, score_images, scor
 from hard_aug.objectives import Disagreement, Reference
 from hard_aug.ops.elementwise import at_least_float32
 from hard_aug.transforms import Transform
+from hard_aug.utils.running_mean import RunningMean
 
 #: First gradients of the policy that are looked at: by then, some are not zero.
 PROBED_GRADIENTS = 3
@@ -34,6 +35,7 @@ class Adversary:
 
     Attributes:
         update: takes a `CleanBatch` and updates the policy once; `update_policy`, or its replay from a CUDA graph.
+        disagreement: its mean over the draws of about the last 100 policy updates.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Adversary:
         self.networks, self.transform, self.objective = networks, transform, objective
         self.optimizer, self.generator = optimizer, generator
         self.update: Callable[[CleanBatch], Tensor] = self.update_policy
+        self.disagreement = RunningMean(optimizer.dropped.device)
         self._probes_left = PROBED_GRADIENTS
 
     def reference(self, clean: CleanBatch, u: Tensor) -> Reference:
@@ -96,13 +99,16 @@ class Adversary:
                     "torch.no_grad(); remove that"
                 )
             scores, gradients = self._score_with_gradient(clean, sample.u, optimizer.parameters, student)
-        optimizer.step([g / rows for g in gradients], sample.masked_sum(scores.teacher_divergence), clean.images)
+        divergence = sample.masked_sum(scores.teacher_divergence)
+        kept = sample.masked_sum(scores.kept.to(divergence.total.dtype))
+        optimizer.step([g / rows for g in gradients], divergence, kept, clean.images)
         self._learn(clean, sample.u.detach(), scores)
         return scores.disagreement.mean()
 
     @torch.no_grad()
     def _learn(self, clean: CleanBatch, u: Tensor, scores: Scores) -> None:
         """Have a policy that learns from scores learn by how much the changes raise the disagreement on each image."""
+        self.disagreement.add(scores.disagreement.mean())
         if not self.optimizer.policy.learns_from_scores:
             return
         student_logits = at_least_float32(self.networks.student(clean.images))

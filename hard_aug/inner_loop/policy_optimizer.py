@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,20 @@ from hard_aug.utils.state_checks import check_like
 
 #: Steps that are dropped in turn before it is worth a warning. A single one is not: float16 overflows now and then.
 MANY_DROPPED = 10
+
+
+class DrawMeans(NamedTuple):
+    """Means over the policy's own draws in all processes; scalars.
+
+    Attributes:
+        divergence: of `I`, nats.
+        kept: of whether the teacher's prediction is that of the reference.
+        exist: bool, whether there are any such draws; without, the means are 0.
+    """
+
+    divergence: Tensor
+    kept: Tensor
+    exist: Tensor
 
 
 class PolicyOptimizer:
@@ -73,7 +87,7 @@ class PolicyOptimizer:
             u = self.policy.sample(images, generator)
             return mix_uniform(u, self.uniform_fraction, generator) if self.exploration.is_active else Sample(u)
 
-    def step(self, gradients: Sequence[Tensor], divergence: MaskedSum, images: Tensor) -> None:
+    def step(self, gradients: Sequence[Tensor], divergence: MaskedSum, kept: MaskedSum, images: Tensor) -> None:
         """Take one step of gradient ascent.
 
         A step with a gradient or a mean that is not finite changes nothing and is counted in `dropped`, in all
@@ -82,6 +96,7 @@ class PolicyOptimizer:
         Args:
             gradients: of the mean of `D - cost(I)` over this process's images, one per parameter of the policy.
             divergence: the sum of `I` over the policy's own draws, and how many these are.
+            kept: the number of these draws on which the teacher's prediction is that of the reference, likewise.
             images: `(n, C, H, W)` that the mean is over, for a policy that is conditional.
         """
         rows = len(images)
@@ -90,16 +105,21 @@ class PolicyOptimizer:
             bonus = torch.autograd.grad(entropy, self.parameters, allow_unused=True)
         weight = self.exploration.entropy_weight
         gradients = [g if b is None else g + weight * b for g, b in zip(gradients, bonus, strict=True)]
-        *gradients, total, count = self.processes.mean([*gradients, *(part / rows for part in divergence)], rows)
-        mean_divergence = torch.where(count > 0, total / count.clamp(min=1e-9), 0.0)
+        sums = (divergence.total, kept.total, divergence.rows)
+        *gradients, total, total_kept, count = self.processes.mean([*gradients, *(one / rows for one in sums)], rows)
+        exist = count > 0
+        mean_divergence, mean_kept = (
+            torch.where(exist, one / count.clamp(min=1e-9), 0.0) for one in (total, total_kept)
+        )
+        draws = DrawMeans(mean_divergence, mean_kept, exist)
         # Adam keeps the squares: one that overflows would stop it for good.
-        finite = torch.stack([g.square().isfinite().all() for g in gradients] + [mean_divergence.isfinite()]).all()
+        finite = torch.stack([g.square().isfinite().all() for g in gradients] + [draws.divergence.isfinite()]).all()
         if self.dropped.is_cuda:
-            self._step_on_device(gradients, mean_divergence, finite, images)
+            self._step_on_device(gradients, draws, finite, images)
             return
         if bool(finite):
             self._adam(gradients)
-            self._update_statistics(mean_divergence, images)
+            self._update_statistics(draws, images)
         self._count(finite)
 
     @property
@@ -146,8 +166,11 @@ class PolicyOptimizer:
             for parameter in self.parameters:
                 parameter.grad = None
 
-    def _update_statistics(self, mean_divergence: Tensor, images: Tensor) -> None:
-        self.invariance.update(mean_divergence)
+    def _update_statistics(self, draws: DrawMeans, images: Tensor) -> None:
+        before = [buffer.clone() for buffer in self.invariance.buffers()]
+        self.invariance.update(draws.divergence, draws.kept)
+        for buffer, old in zip(self.invariance.buffers(), before, strict=True):
+            buffer.copy_(torch.where(draws.exist, buffer, old))
         if self.exploration.min_variance is None:
             return
         with torch.autocast(self.dropped.device.type, enabled=False):
@@ -156,14 +179,12 @@ class PolicyOptimizer:
             (variance,) = self.processes.mean([variance], len(images))
         self.uniform_fraction.copy_(self.exploration.uniform_fraction(variance))
 
-    def _step_on_device(
-        self, gradients: Sequence[Tensor], mean_divergence: Tensor, finite: Tensor, images: Tensor
-    ) -> None:
+    def _step_on_device(self, gradients: Sequence[Tensor], draws: DrawMeans, finite: Tensor, images: Tensor) -> None:
         """Step, then restore everything where the step was not finite, all without synchronisation."""
         before = [tensor.clone() for tensor in self.tensors()]
         first = not self.optimizer.state
         self._adam([gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients])
-        self._update_statistics(mean_divergence.nan_to_num(0.0, 0.0, 0.0), images)
+        self._update_statistics(draws._replace(divergence=draws.divergence.nan_to_num(0.0, 0.0, 0.0)), images)
         with torch.no_grad():
             after = self.tensors()
             if first:  # Adam has only now created its moments, which start at zero

@@ -10,7 +10,7 @@ from hard_aug.objectives.disagreement import (
     Reference,
     ReverseKL,
 )
-from hard_aug.objectives.invariance import Constraint, Hinge, Invariance, Penalty, teacher_divergence
+from hard_aug.objectives.invariance import Constraint, Hinge, Invariance, KeepRate, Penalty, teacher_divergence
 from hard_aug.objectives.response import ResponseChange
 from hard_aug.ops.divergence import kl_divergence
 
@@ -25,6 +25,7 @@ __all__ = [
     "Hinge",
     "Invariance",
     "JensenShannon",
+    "KeepRate",
     "LogitMSE",
     "Penalty",
     "Reference",

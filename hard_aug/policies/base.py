@@ -75,6 +75,8 @@ class Policy(Float32Module, ABC):
     is_conditional: bool = False
     #: Forwards and backwards of the two networks for each image that `refine` is called for.
     refine_evaluations: int = 0
+    #: Whether `set_reach` is defined.
+    starts_from_reach: bool = False
     #: Whether `learn` updates the policy from scores of draws.
     learns_from_scores: bool = False
     #: Whether `refine` optimises the parameters of each image by itself.
@@ -141,12 +143,11 @@ class Policy(Float32Module, ABC):
             reach: `(P, 2)`, the part of each range below and above the identity, in (0, 1]; see `calibrate`.
 
         Raises:
-            NotImplementedError: the policy has no such start.
-            ValueError: another shape, or values out of range.
+            ValueError: another shape, values out of range, or a policy that has no such start.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} does not say how it starts from calibrated ranges; define set_reach, or use "
-            "calibrate=False"
+        raise ValueError(
+            f"{type(self).__name__} has no start that calibrated ranges could set; use calibration=False, and the "
+            "transform of calibrate(...).narrowed() if the ranges are wanted"
         )
 
     def checked_reach(self, reach: Tensor) -> Tensor:

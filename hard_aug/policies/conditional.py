@@ -49,6 +49,7 @@ class Conditional(Policy):
     """
 
     learning_rate = 0.003
+    starts_from_reach = True
     is_conditional = True
     quantiles: Tensor
 

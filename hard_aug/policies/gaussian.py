@@ -32,6 +32,7 @@ class Gaussian(Policy):
         torch.Size([6, 6])
     """
 
+    starts_from_reach = True
     mask: Tensor
     quantiles: Tensor
 

@@ -47,6 +47,7 @@ class Generator(Policy):
     """
 
     learning_rate = 0.003
+    starts_from_reach = True
     probes: Tensor
 
     def __init__(

@@ -10,7 +10,7 @@ Only scores of draws are needed, no gradient, so the teacher, the student and th
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from hard_aug.ops.elementwise import at_fraction, unit_interval
 from hard_aug.policies.base import Policy
 from hard_aug.transforms.spec import Parameter
-from hard_aug.utils.checks import check_integer, check_positive_number, check_unit_interval
+from hard_aug.utils.checks import check_nonnegative, check_positive_number, check_unit_interval, is_integer
 from hard_aug.utils.rng import randn
 
 #: Weight of the prior, in observed images for each group: that all groups cause equal disagreement.
@@ -30,6 +30,9 @@ class GroupBandit(Policy):
 
     What a change adds to the disagreement on the clean image is modelled as a sum over the groups in use, fitted by
     least squares to the images of past updates, which count less with age.
+
+    It learns from images on which the teacher keeps its prediction, and others count 0. So an `Invariance` has no
+    effect, and its multiplier stays as it is: the calibration of the ranges is what keeps the teacher's predictions.
 
     Args:
         spec: the transform's parameters, `transform.spec`; their `group` says what is used together.
@@ -57,6 +60,7 @@ class GroupBandit(Policy):
         (1, 2)
     """
 
+    starts_from_reach = True
     learns_from_scores = True
     membership: Tensor
     reach: Tensor
@@ -74,35 +78,26 @@ class GroupBandit(Policy):
         memory: float = 20.0,
     ) -> None:
         super().__init__(spec)
-        try:
-            fewest, most = groups
-        except TypeError:
+        numbers = list(groups) if isinstance(groups, Iterable) else []
+        if len(numbers) != 2 or not all(map(is_integer, numbers)) or not 1 <= numbers[0] <= numbers[1]:
             raise ValueError(
-                f"groups={groups!r}: expected the smallest and the largest number, such as (1, 3)"
-            ) from None
-        check_integer(smallest_number_of_groups=fewest, largest_number_of_groups=most)
-        if fewest > most:
-            raise ValueError(f"groups={groups!r}: expected the smallest number first")
-        if power:
-            check_positive_number(power=power)
+                f"groups={groups!r}: expected the smallest and the largest number, at least 1, such as (1, 3)"
+            )
+        check_nonnegative(power=power)
         check_unit_interval(floor=floor)
         check_positive_number(memory=memory)
-        self.groups, self.power, self.floor, self.memory = (
-            (int(fewest), int(most)),
-            float(power),
-            float(floor),
-            float(memory),
-        )
+        self.groups, self.power = (int(numbers[0]), int(numbers[1])), float(power)
+        self.floor, self.memory = float(floor), float(memory)
         self.names = tuple(dict.fromkeys(parameter.group for parameter in spec))
         count = len(self.names)
-        place: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
         member = [[float(parameter.group == name) for name in self.names] for parameter in spec]
-        self.register_buffer("membership", torch.tensor(member, **place), persistent=False)
-        self.register_buffer("reach", torch.ones(self.size, 2, **place))
-        self.register_buffer("weights", torch.full((count,), 1 / count, **place))
+        membership = torch.tensor(member, dtype=torch.float32, device="cpu")
+        self.register_buffer("membership", membership, persistent=False)
+        self.register_buffer("reach", membership.new_ones(self.size, 2))
+        self.register_buffer("weights", membership.new_full((count,), 1 / count))
         # Sums over the images of past updates: of the products of the groups in use, and of them with the scores.
-        self.register_buffer("moments", torch.zeros(count, count, **place))
-        self.register_buffer("targets", torch.zeros(count, **place))
+        self.register_buffer("moments", membership.new_zeros(count, count))
+        self.register_buffer("targets", membership.new_zeros(count))
 
     def set_reach(self, reach: Tensor) -> None:
         """See `Policy.set_reach`."""
@@ -143,7 +138,7 @@ class GroupBandit(Policy):
     def disagreement(self) -> Tensor:
         """Return `(G,)`, the disagreement that each group adds, in units of the objective, at least 0."""
         # The prior pulls toward what all groups would add if they added the same.
-        common = self.targets.sum() / self.moments.diagonal().sum().clamp(min=1e-9)
+        common = self.targets.sum() / self.moments.sum().clamp(min=1e-9)
         prior = PRIOR * torch.eye(len(self.names), dtype=self.moments.dtype, device=self.moments.device)
         found, _ = torch.linalg.solve_ex(self.moments + prior, self.targets + PRIOR * common)
         return found.clamp(min=0)  # type: ignore[no-any-return]  # untyped in torch

@@ -78,6 +78,7 @@ class Search(Policy):
         self.learning_rate = proposal.learning_rate
         self.is_conditional = proposal.is_conditional
         self.learns_from_scores = proposal.learns_from_scores
+        self.starts_from_reach = proposal.starts_from_reach
 
     def sample(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """See `Policy.sample`."""

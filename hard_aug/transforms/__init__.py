@@ -14,8 +14,9 @@ from hard_aug.transforms.diffusion_noise import Diffusion
 from hard_aug.transforms.elastic import Elastic
 from hard_aug.transforms.filter import Filter
 from hard_aug.transforms.hierarchical_latent import Hierarchical, HierarchicalLatent, measure_latent_std
-from hard_aug.transforms.menu import menu
+from hard_aug.transforms.menu import Menu, menu
 from hard_aug.transforms.narrowed import Narrowed
+from hard_aug.transforms.operations import Operations
 from hard_aug.transforms.patch_mix import PatchMix
 from hard_aug.transforms.perspective import Perspective
 from hard_aug.transforms.spec import Parameter
@@ -33,7 +34,9 @@ __all__ = [
     "Filter",
     "Hierarchical",
     "HierarchicalLatent",
+    "Menu",
     "Narrowed",
+    "Operations",
     "Parameter",
     "PatchMix",
     "Perspective",

@@ -127,5 +127,7 @@ def _flatten(stages: tuple[Transform, ...]) -> tuple[Transform, ...]:
     """Replace nested compositions by their stages."""
     flat: list[Transform] = []
     for stage in stages:
-        flat.extend(_flatten(stage.stages) if type(stage) is Compose else (stage,))
+        flat.extend(
+            _flatten(stage.stages) if isinstance(stage, Compose) and type(stage).apply is Compose.apply else (stage,)
+        )
     return tuple(flat)

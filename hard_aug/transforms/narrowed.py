@@ -13,6 +13,7 @@ from hard_aug.ops.elementwise import at_fraction, unit_interval
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
+from hard_aug.utils.checks import check_kinds
 
 
 class Narrowed(Transform):
@@ -31,7 +32,8 @@ class Narrowed(Transform):
         reach: `(P, 2)`, the part of each range of `inner` that is used below and above the identity, in [0, 1].
 
     Raises:
-        ValueError: If a name is unknown, or a range is not inside that of `inner` or excludes the identity.
+        TypeError: If `inner` is not a transform.
+        ValueError: If a name is unknown, or a range is no pair, is not inside that of `inner` or excludes the identity.
 
     Example:
         >>> import torch
@@ -45,13 +47,14 @@ class Narrowed(Transform):
     ranges: Mapping[str, tuple[float, float]]
 
     def __init__(self, inner: Transform, ranges: Mapping[str, tuple[float, float]]) -> None:
+        check_kinds(inner=(inner, Transform))
         ranges = _by_parameter(inner.spec, ranges)
-        while isinstance(inner, Narrowed):
-            ranges = {**inner.ranges, **ranges}
-            inner = inner.inner
+        if isinstance(inner, Narrowed):
+            ranges, inner = {**inner.ranges, **ranges}, inner.inner
         reach = [fractions_of(p, *ranges[p.name]) if p.name in ranges else (1.0, 1.0) for p in inner.spec]
         self.inner, self.ranges = inner, ranges
         self.reach = torch.tensor(reach, dtype=torch.float32, device="cpu")
+        self._reach: dict[torch.device, Tensor] = {}
         self.spec = tuple(
             replace(p, low=ranges[p.name][0], high=ranges[p.name][1]) if p.name in ranges else p for p in inner.spec
         )
@@ -100,7 +103,9 @@ class Narrowed(Transform):
     def inner_u(self, u: Tensor) -> Tensor:
         """Return the parameters `(B, P)` of `inner` that correspond to `u`, `(B, P)`."""
         fraction = unit_interval(u)
-        below, above = self.reach.to(fraction).unbind(1)
+        if fraction.device not in self._reach:  # a copy synchronises with a GPU
+            self._reach[fraction.device] = self.reach.to(fraction.device)
+        below, above = self._reach[fraction.device].to(fraction.dtype).unbind(1)
         return at_fraction(torch.where(fraction > 0, fraction * above, fraction * below))
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
@@ -143,10 +148,20 @@ def range_at(parameter: Parameter, below: float, above: float) -> tuple[float, f
 def _by_parameter(
     spec: tuple[Parameter, ...], ranges: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """Return the ranges by parameter, for ranges by parameter or group."""
+    """Return the checked ranges by parameter, for ranges by parameter or group."""
     names, groups = {p.name for p in spec}, {p.group for p in spec}
-    for name in ranges:
+    pairs: dict[str, tuple[float, float]] = {}
+    for name, ends in ranges.items():
         if name not in names | groups:
             raise ValueError(f"{name!r} is no parameter or group; expected some of {', '.join(sorted(groups))}")
-    given = {**{p.name: ranges[p.group] for p in spec if p.group in ranges and p.group not in names}, **ranges}
-    return {p.name: (float(given[p.name][0]), float(given[p.name][1])) for p in spec if p.name in given}
+        try:
+            low, high = ends
+        except (TypeError, ValueError):
+            expected = "the lowest and the highest value, such as (-5.0, 20.0)"
+            raise ValueError(f"{name}={ends!r}: expected {expected}") from None
+        pairs[name] = float(low), float(high)
+    given = {**{p.name: pairs[p.group] for p in spec if p.group in pairs and p.group not in names}, **pairs}
+    for parameter in spec:
+        if parameter.name in given:
+            fractions_of(parameter, *given[parameter.name])
+    return {p.name: given[p.name] for p in spec if p.name in given}

@@ -107,8 +107,10 @@ def test_inference_mode_raises_and_no_grad_does_not(teacher: nn.Module, student:
 
 
 def test_a_colour_transform_on_grey_images(teacher: nn.Module, student: nn.Module) -> None:
-    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Color())
-    with pytest.raises(ValueError, match=r"3 channels.*saturation=None, hue=None"):
+    hard = HardAugmenter(teacher=teacher, student=student, transform=Color())(GOOD)
+    assert not torch.equal(hard.images, GOOD)
+    augmenter = HardAugmenter(teacher=teacher, student=student, transform=Color(brightness=None, contrast=None))
+    with pytest.raises(ValueError, match=r"only saturation and hue, .* images with 1 channel; add brightness"):
         augmenter(GOOD)
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from hard_aug import HardAugmenter
 from hard_aug.compatibility import check_cuda_graph
-from hard_aug.objectives import ConfidenceGap, Constraint, DecisionMaskedKL, Hinge, ResponseChange
-from hard_aug.policies import Gaussian, Generator, Search, Uniform
+from hard_aug.objectives import ConfidenceGap, Constraint, DecisionMaskedKL, Hinge, KeepRate, ResponseChange
+from hard_aug.policies import Gaussian, Generator, GroupBandit, Search, Uniform
 from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, PatchMix
 from hard_aug.utils.distributed import ProcessGroup
@@ -25,12 +25,23 @@ INCOMPATIBLE: list[tuple[dict[str, Any], str]] = [
         {"policy": Search(SPEC), "schedule": Threshold()},
         r"Search optimises each image's own; use schedule=Alternating\(",
     ),
-    ({"policy": Uniform(SPEC), "schedule": Threshold()}, r"Uniform learns none; use schedule=Alternating\(\)"),
+    (
+        {"policy": Uniform(SPEC), "schedule": Threshold()},
+        r"Uniform learns none by gradients; use schedule=Alternating\(",
+    ),
+    (
+        {"policy": GroupBandit(SPEC), "schedule": Joint()},
+        r"GroupBandit learns none by gradients; use schedule=Alternating\(",
+    ),
     *(
         ({"objective": objective, "schedule": Threshold()}, rf"for {type(objective).__name__} .*or objective=KL\(\)")
         for objective in (ConfidenceGap(), DecisionMaskedKL(), ResponseChange())
     ),
     ({"policy": Search(SPEC), "invariance": Constraint(0.2)}, r"use invariance=Hinge\(epsilon=0\.2\)"),
+    (
+        {"policy": Search(SPEC), "invariance": KeepRate()},
+        r"Search scores each image by itself; use invariance=Hinge\(\)",
+    ),
     *(
         ({"transform": MIX, "objective": objective}, r"requires the prediction on one image.*use objective=KL\(\)")
         for objective in (ConfidenceGap(), ConfidenceGap(target="teacher"), ResponseChange())
@@ -52,6 +63,8 @@ def test_incompatible_parts(teacher: nn.Module, student: nn.Module, parts: dict[
         {"policy": Search(SPEC, proposal=Gaussian(SPEC)), "objective": ResponseChange()},
         {"policy": Generator(SPEC), "schedule": Threshold(), "invariance": Constraint(0.1)},
         {"policy": Uniform(SPEC), "invariance": Constraint(0.1)},
+        {"policy": Generator(SPEC), "invariance": KeepRate(0.8)},
+        {"policy": GroupBandit(SPEC), "schedule": Threshold(), "invariance": KeepRate()},
         {"transform": MIX, "schedule": Threshold()},
     ],
 )

@@ -96,7 +96,9 @@ def test_the_keys_of_a_state(teacher: nn.Module, plain_student: nn.Module) -> No
     """The networks are not in it, and neither are settings."""
     state = build(teacher, plain_student, Threshold(), Gaussian).state_dict()
     assert set(state) == {
-        "policy", "optimizer", "invariance", "uniform_fraction", "dropped_steps", "calls", "schedule", "generator",
+        "policy", "optimizer", "invariance", "uniform_fraction", "dropped_steps", "calls", "schedule", "calibration",
+        "generator",
     }  # fmt: skip
+    assert state["calibration"] == {"images": None, "labels": None, "result": None}
     assert state["schedule"] == {"updating": True, "clean": None, "hard": None, "idle_calls": 0}
     assert build(teacher, plain_student, Alternating(), Gaussian).state_dict()["schedule"] == {}

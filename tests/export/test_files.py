@@ -18,11 +18,22 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hard_aug import Exploration, HardAugmenter, LearnedAugmentation
+from hard_aug import Exploration, HardAugmenter, LearnedAugmentation, calibrate
 from hard_aug.export import files
-from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Uniform
+from hard_aug.policies import Conditional, Gaussian, Generator, GroupBandit, Policy, Uniform
 from hard_aug.schedules import Alternating
-from hard_aug.transforms import Affine, Color, Compose, Elastic, Filter, PatchMix, Perspective, Transform
+from hard_aug.transforms import (
+    Affine,
+    Color,
+    Compose,
+    Elastic,
+    Filter,
+    Narrowed,
+    PatchMix,
+    Perspective,
+    Transform,
+    menu,
+)
 from hard_aug.utils.settings_repr import settings_of
 
 
@@ -45,11 +56,16 @@ TRANSFORMS: dict[str, Transform] = {
     "PatchMix": PatchMix(image_size=12, patch_size=(4, 6), mode="relaxed", temperature=0.4),
     "Perspective": Perspective(tilt=10.0, focal_length=3.0, padding_mode="border"),
     "Compose": Compose(Affine(), Perspective(), Compose(Affine(translation=0.1), Color(saturation=None, hue=None))),
+    "Narrowed": Affine().narrowed({"rotation": (-0.1 / 3, 20.0), "scale": (0.9, 1.0)}),
+    "Narrowed inside": Compose(Affine().narrowed({"shear": (0.0, 0.1)}), Color()),
+    "Menu": menu(elastic=None, padding_mode="border"),
+    "a narrowed menu": menu().narrowed({"elastic": (-0.05, 0.02), "hue": (0.0, 0.0), "contrast": (0.5, 1.3)}),
 }
 SPEC = Affine().spec
 POLICIES: dict[str, Policy] = {
     "Gaussian": Gaussian(SPEC, std=0.4),
     "Generator": Generator(SPEC, width=8, seed=3),
+    "GroupBandit": GroupBandit(SPEC, groups=(1, 2), power=1.5, floor=0.2, memory=5.0),
     "Conditional": Conditional(SPEC, channels=1, std=0.5, width=4, seed=2),
     "Uniform": Uniform(SPEC, scale=0.6),
 }
@@ -60,6 +76,9 @@ def moved(policy: Policy) -> Policy:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    if isinstance(policy, GroupBandit):
+        policy.set_reach(0.1 + 0.9 * torch.rand(policy.size, 2))
+        policy.learn(policy.statistics(policy.sample(torch.zeros(50, 1, 1, 1), torch.Generator()), torch.rand(50)))
     return policy
 
 
@@ -81,7 +100,42 @@ def test_transforms_come_back(images: Tensor, tmp_path: Path, name: str) -> None
     augmentation.save(tmp_path / "augmentation.safetensors")
     loaded = LearnedAugmentation.load(tmp_path / "augmentation.safetensors")
     assert repr(loaded.transform) == repr(transform)
+    assert type(loaded.transform) is type(transform)
     assert_equal(loaded, augmentation, images)
+
+
+def test_what_a_calibrated_augmenter_has_learned_comes_back(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    found = calibrate(teacher, images, Affine(scale=None, shear=None))
+    augmenter = HardAugmenter(
+        teacher=teacher,
+        student=plain_student,
+        transform=found.transform,
+        policy=GroupBandit(found.transform.spec),
+        calibration=found,
+        schedule=Alternating(),
+    )
+    augmenter(images)
+    augmentation = augmenter.export()
+    augmentation.save(tmp_path / "a")
+    loaded = LearnedAugmentation.load(tmp_path / "a")
+    assert_equal(loaded, augmentation, images)
+    assert isinstance(loaded.policy, GroupBandit)
+    assert torch.equal(loaded.policy.reach, found.reach)
+    assert float(found.reach.min()) < 1
+
+
+def test_a_narrowed_transform_of_ones_own_is_given_at_load(images: Tensor, tmp_path: Path) -> None:
+    transform = Turn().narrowed({"rotation": (-2.0, 5.0)})
+    augmentation = LearnedAugmentation(transform, Uniform(transform.spec))
+    augmentation.save(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"saved with the transform .*Turn, whose code .*load\(path, transform="):
+        LearnedAugmentation.load(tmp_path / "a")
+    given = Turn().narrowed({"rotation": (-2.0, 5.0)})
+    assert_equal(LearnedAugmentation.load(tmp_path / "a", transform=given), augmentation, images)
+    with pytest.raises(ValueError, match="those of the transform"):
+        LearnedAugmentation.load(tmp_path / "a", transform=Turn())
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -97,7 +151,7 @@ def test_policies_come_back(images: Tensor, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("part", [*TRANSFORMS.values(), *POLICIES.values()], ids=lambda part: type(part).__name__)
 def test_every_setting_of_a_class_is_in_its_description(part: Transform | Policy) -> None:
-    if type(part) is Compose:
+    if isinstance(part, Compose | Narrowed):
         return
     assert settings_of(part).keys() == inspect.signature(type(part)).parameters.keys()
 
@@ -112,7 +166,7 @@ def test_every_class_without_networks_is_known() -> None:
         if inspect.isclass(kind)
         and issubclass(kind, Transform | Policy)
         and not inspect.isabstract(kind)
-        and name not in ("Compose", "Search", "VAELatent", "HierarchicalLatent", "Diffusion")
+        and name not in (*files.COMPOSED, "Narrowed", "Search", "VAELatent", "HierarchicalLatent", "Diffusion")
     }
     assert made_of_settings == files.TRANSFORMS.keys() | files.POLICIES.keys()
 
@@ -264,12 +318,14 @@ def test_a_file_of_another_kind(path: Path, kind: str) -> None:
         LearnedAugmentation.load(path)
 
 
-def test_a_later_format_is_named(path: Path) -> None:
+@pytest.mark.parametrize("number", [files.FORMAT - 1, files.FORMAT + 1])
+def test_another_format_is_named(path: Path, number: int) -> None:
     data = path.read_bytes()
     settings = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][files.SETTINGS])
-    text = json.dumps({"format": 2, "all": settings})
+    text = json.dumps({"format": number, "all": settings})
     safetensors.torch.save_file({}, path, {files.SETTINGS: text})
-    with pytest.raises(ValueError, match=r"learned é\.safetensors is of format 2, and .* reads format 1; install"):
+    words = rf"learned é\.safetensors is of format {number}, and .* reads format {files.FORMAT}; install"
+    with pytest.raises(ValueError, match=words):
         LearnedAugmentation.load(path)
 
 

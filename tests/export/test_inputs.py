@@ -124,7 +124,11 @@ def test_a_signal_is_no_image_with_its_channels_last() -> None:
 @pytest.mark.parametrize(
     ("augmentation", "problem", "advice"),
     [
-        (learned(Color()), "requires 3 channels, got images with 1", "use Color"),
+        (
+            learned(Color(brightness=None, contrast=None)),
+            "this Color has only saturation and hue, which do not change images with 1 channel",
+            "add brightness",
+        ),
         (learned(PatchMix(image_size=8, patch_size=4)), "expected images of 8 x 8 pixels", "use PatchMix"),
         (
             LearnedAugmentation(Affine(), Conditional(Affine().spec, channels=3)),

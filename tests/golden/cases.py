@@ -132,6 +132,7 @@ def state(made: HardAugmenter) -> Tensors:
     """The state dict under the names that the frozen file has."""
     found = made.state_dict()
     optimizer = found.pop("optimizer")["state"]
+    del found["calibration"]  # there is none
     schedule = {"updating": True, "clean": None, "hard": None, "idle_calls": 0} | found.pop("schedule")
     return flattened({**found, "optimizer": optimizer, "schedule": schedule}, "state")
 

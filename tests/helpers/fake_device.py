@@ -29,8 +29,16 @@ from hard_aug import HardAugmenter
 from hard_aug.generative import HierarchicalVAE
 from hard_aug.generative.finite import FiniteCheck
 from hard_aug.models import Network
-from hard_aug.objectives import ConfidenceGap, Constraint, DecisionMaskedKL, Hinge, JensenShannon, ResponseChange
-from hard_aug.policies import Conditional, Gaussian, Generator, Search, Uniform
+from hard_aug.objectives import (
+    ConfidenceGap,
+    Constraint,
+    DecisionMaskedKL,
+    Hinge,
+    JensenShannon,
+    KeepRate,
+    ResponseChange,
+)
+from hard_aug.policies import Conditional, Gaussian, Generator, GroupBandit, Search, Uniform
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import (
     Affine,
@@ -42,6 +50,7 @@ from hard_aug.transforms import (
     HierarchicalLatent,
     PatchMix,
     Perspective,
+    menu,
 )
 from hard_aug.utils.host_copy import HostCopy
 
@@ -125,7 +134,7 @@ def pretend() -> None:
     nn.Module.to = moved  # type: ignore[method-assign]
     hard_aug.augmenter.ShardedGenerator = NoNumbers  # type: ignore[attr-defined,assignment,misc]
     hard_aug.utils.rng.rand = lambda rows, generator: torch.rand(rows, device="cuda")  # type: ignore[assignment]
-    for name in ("gaussian", "conditional", "generator", "uniform"):
+    for name in ("gaussian", "conditional", "generator", "group_bandit", "uniform"):
         module = sys.modules[f"hard_aug.policies.{name}"]
         module.randn = randn  # type: ignore[attr-defined]
     hard_aug.utils.rng.randn = randn
@@ -175,10 +184,13 @@ CASES: dict[str, Any] = {
     "search": lambda: {"transform": both(), "policy": Search(both().spec, proposal=Gaussian(both().spec), steps=1)},
     "constraint": lambda: {"transform": both(), "invariance": Constraint()},
     "hinge": lambda: {"transform": both(), "invariance": Hinge()},
+    "keep rate": lambda: {"transform": both(), "invariance": KeepRate()},
     "labels": lambda: {"transform": both(), "objective": ConfidenceGap()},
     "jensen-shannon": lambda: {"transform": both(), "objective": JensenShannon()},
     "masked": lambda: {"transform": both(), "objective": DecisionMaskedKL()},
     "response": lambda: {"transform": both(), "objective": ResponseChange()},
+    "group bandit": lambda: {"transform": menu(), "policy": GroupBandit(menu().spec), "calibration": False},
+    "narrowed": lambda: {"transform": both().narrowed({"rotation": (-5.0, 20.0), "scale": (0.9, 1.1)})},
     "uniform": lambda: {"transform": both(), "policy": Uniform(both().spec, scale=0.5)},
     "fraction": lambda: {"transform": both(), "schedule": Alternating(fraction=0.5)},
     "copies to the host": lambda: {"transform": HostAffine()},

@@ -14,7 +14,7 @@ from hard_aug.inner_loop.adversary import Adversary
 from hard_aug.inner_loop.clean_batch import CleanBatch
 from hard_aug.inner_loop.networks import Networks
 from hard_aug.inner_loop.policy_optimizer import PolicyOptimizer
-from hard_aug.objectives import KL, Penalty, Reference, kl_divergence
+from hard_aug.objectives import KL, Invariance, KeepRate, Penalty, Reference, kl_divergence
 from hard_aug.policies import Gaussian, Policy
 from hard_aug.transforms import Affine, PatchMix, Transform, make_context
 from hard_aug.utils.distributed import ProcessGroup
@@ -23,12 +23,18 @@ CPU = torch.device("cpu")
 
 
 def adversary_of(
-    teacher: nn.Module, student: nn.Module, transform: Transform, policy: Policy | None = None
+    teacher: nn.Module,
+    student: nn.Module,
+    transform: Transform,
+    policy: Policy | None = None,
+    *,
+    invariance: Invariance | None = None,
+    exploration: Exploration | None = None,
 ) -> Adversary:
     optimizer = PolicyOptimizer(
         policy=Gaussian(transform.spec) if policy is None else policy,
-        invariance=Penalty(2.0),
-        exploration=Exploration(entropy_weight=0.0, min_variance=None),
+        invariance=invariance or Penalty(2.0),
+        exploration=exploration or Exploration(entropy_weight=0.0, min_variance=None),
         learning_rate=0.02,
         processes=ProcessGroup(CPU),
         device=CPU,
@@ -91,6 +97,23 @@ def test_an_update_returns_the_mean_disagreement_before_it(
     expected = kl_divergence(teacher_logits=teacher(hard), student_logits=plain_student(hard), temperature=2.0).mean()
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
     assert not torch.equal(adversary.optimizer.policy.mean, before)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5])
+def test_the_invariance_gets_the_fraction_of_predictions_kept_on_the_policys_own_draws(
+    teacher: nn.Module, plain_student: nn.Module, images: Tensor, uniform: float
+) -> None:
+    transform, invariance = Affine(), KeepRate(decay=0.0)
+    exploration = Exploration(min_variance=None, min_uniform_fraction=uniform)
+    policy = Gaussian(transform.spec, std=2.0)
+    adversary = adversary_of(teacher, plain_student, transform, policy, invariance=invariance, exploration=exploration)
+    sample = adversary.optimizer.sample(images, torch.Generator().manual_seed(0))
+    own = torch.ones(8, dtype=torch.bool) if sample.on_policy is None else sample.on_policy
+    hard = transform.render(images, sample.u.detach())
+    kept = (teacher(hard).argmax(1) == teacher(images).argmax(1))[own].float().mean()
+    adversary.update(clean_batch(adversary, images))
+    assert 0 < float(kept) < 1
+    assert float(invariance.moving_mean) == pytest.approx(float(kept))
 
 
 class Recording(Gaussian):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
 from hard_aug.inner_loop.cuda_graph import WARM_UP, GraphedUpdate
-from hard_aug.objectives import ConfidenceGap, ResponseChange
+from hard_aug.objectives import ConfidenceGap, KeepRate, ResponseChange
 from hard_aug.schedules import Alternating, Threshold
 from hard_aug.transforms import Affine, Compose, Filter, PatchMix
 
@@ -48,6 +48,7 @@ def pair(teacher: nn.Module, student: nn.Module, **settings: Any) -> tuple[HardA
 SETTINGS: dict[str, Any] = {
     "alternating": {"transform": Affine(), "schedule": Alternating(fraction=0.5)},
     "threshold": {"transform": Affine(), "schedule": Threshold(max_steps=2)},
+    "keep rate": {"transform": Affine(), "invariance": KeepRate()},
     "labels": {"transform": Affine(), "objective": ConfidenceGap()},
     "student's reference": {"transform": Affine(), "objective": ResponseChange()},
     "mix and noise": {"transform": Compose(PatchMix(image_size=12, patch_size=4), Filter(blur=None))},

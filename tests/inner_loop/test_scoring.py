@@ -28,6 +28,7 @@ def test_scores_are_the_disagreement_less_the_weighted_divergence(
     assert torch.allclose(found.teacher_divergence, divergence)
     assert torch.allclose(found.disagreement, disagreement)
     assert torch.allclose(found.total, total)
+    assert torch.equal(found.kept, logits.argmax(1) == clean_logits.argmax(1))
     assert reference_gradient is None
     assert torch.allclose(image_gradient, torch.autograd.grad(total.sum(), hard)[0], atol=1e-6)
     for tensor in (found.total, found.disagreement, found.teacher_divergence, image_gradient):

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from hard_aug import HardAugmenter, Normalized
 from hard_aug.integrations.timm import HardDistillationTask
 from hard_aug.objectives import KL, ConfidenceGap, LogitMSE
-from hard_aug.policies import Gaussian
+from hard_aug.policies import Gaussian, GroupBandit
 from hard_aug.schedules import Alternating
-from hard_aug.transforms import Affine, Color, Compose
+from hard_aug.transforms import Affine, Color, Compose, menu
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CLASSES = 4
@@ -174,11 +174,18 @@ def test_a_loader_whose_erasing_leaves_the_range(teacher: nn.Module, batches: li
     assert bool(clamped(erased, labels)["loss"].isfinite())
 
 
+def test_the_class_itself_creates_the_default_augmenter(teacher: nn.Module, batches: list[Any]) -> None:
+    task = HardDistillationTask(network(), teacher, augmenter=HardAugmenter)
+    assert bool(task(*batches[0])["loss"].isfinite())
+    assert task.augmenter.transform.size == menu().size
+    assert isinstance(task.augmenter.policy, GroupBandit)
+
+
 @pytest.mark.parametrize(
     ("augmenter", "words"),
     [
         ("instance", "expected a function .* got a HardAugmenter "),
-        (HardAugmenter, r"got the class HardAugmenter \(missing a required argument: 'transform'\)"),
+        (Affine, r"got the class Affine \(got an unexpected keyword argument 'teacher'\)"),
         (None, "got a NoneType"),
         (Affine(), "got a Affine .*partial"),
         (lambda teacher, student: None, "got a function .*unexpected keyword argument 'normalization'"),

@@ -20,6 +20,7 @@ TRANSFORMS: dict[str, tuple[Any, int]] = {
     "perspective": (lambda: Perspective(), 3),
     "grey": (lambda: GREY, 1),
     "color": (lambda: Color(), 3),
+    "color on grey images": (lambda: Color(), 1),
     "hue": (lambda: Color(brightness=None, contrast=None, saturation=None), 3),
     "affine, perspective, color": (lambda: Compose(Affine(), Perspective(focal_length=1.5), Color()), 3),
     "perspective, affine, grey": (lambda: Compose(Perspective(), Affine(shear=None), GREY), 1),

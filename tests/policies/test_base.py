@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter
-from hard_aug.policies import Conditional, Gaussian, Generator, Policy, Search, Uniform
+from hard_aug.policies import Conditional, Gaussian, Generator, GroupBandit, Policy, Search, Uniform
+from hard_aug.policies.base import std_of_reach
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine, Color, Compose, Filter, Transform
 from tests.helpers.defaults import defaults
@@ -42,7 +43,7 @@ def test_the_start_is_spread_around_the_identity(make: Any) -> None:
     assert torch.allclose(u.std(0), torch.full((len(SPEC),), 0.3), atol=0.03)
 
 
-@pytest.mark.parametrize("make", [*LEARNED, Uniform])
+@pytest.mark.parametrize("make", [*LEARNED, GroupBandit, Uniform])
 def test_draws_come_from_the_given_generator_only(make: Any) -> None:
     before = torch.get_rng_state()
     policy = make(SPEC)
@@ -63,7 +64,7 @@ def everything(policy: Policy) -> list[Tensor]:
     return [*numbers, draw(policy, images=images), policy.relative_entropy(images), policy.relative_variance(images)]
 
 
-@pytest.mark.parametrize("make", [*LEARNED, Uniform, search])
+@pytest.mark.parametrize("make", [*LEARNED, GroupBandit, Uniform, search])
 @pytest.mark.parametrize(
     ("dtype", "device"),
     [(torch.float64, "cpu"), (torch.bfloat16, "cpu"), (torch.float16, "cpu"), (torch.float32, "meta")],
@@ -77,7 +78,7 @@ def test_the_defaults_of_torch_change_nothing(make: Any, dtype: torch.dtype, dev
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("make", [*LEARNED, Uniform, search])
+@pytest.mark.parametrize("make", [*LEARNED, GroupBandit, Uniform, search])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_casts_of_a_module_that_holds_it_change_nothing(make: Any, dtype: torch.dtype) -> None:
     policy = perturbed(make(SPEC), 0.3)
@@ -90,7 +91,7 @@ def test_casts_of_a_module_that_holds_it_change_nothing(make: Any, dtype: torch.
     assert {tensor.device.type for tensor in (*policy.parameters(), *policy.buffers())} == {"meta"}
 
 
-@pytest.mark.parametrize("make", [*LEARNED, Uniform, search])
+@pytest.mark.parametrize("make", [*LEARNED, GroupBandit, Uniform, search])
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
 def test_small_batches(make: Any, rows: int) -> None:
     policy, images = make(SPEC), BLANK[:rows]
@@ -122,6 +123,44 @@ def test_numbers_of_numpy() -> None:
         Generator(SPEC, seed=True)
     with pytest.raises(ValueError, match="width=True: expected an integer"):
         Conditional(SPEC, width=True)
+
+
+@pytest.mark.parametrize("make", LEARNED)
+def test_a_start_from_calibrated_ranges_varies_as_uniform_draws_from_them(make: Any) -> None:
+    policy, reach = make(SPEC), torch.linspace(0.05, 1, len(SPEC))
+    policy.set_reach(torch.stack((reach, reach), dim=1))
+    u = draw(policy, images=torch.zeros(20_000, 1, 1, 1)).detach()
+    assert torch.allclose(policy.relative_variance_of(u), reach.square(), rtol=0.06)
+    assert torch.allclose(u.mean(0), torch.zeros(len(SPEC)), atol=0.03)
+    assert policy.starts_from_reach
+    apart = torch.stack((reach, reach.flip(0)), dim=1)  # of both sides, the mean of the squares counts
+    policy.set_reach(apart)
+    u = draw(policy, images=torch.zeros(20_000, 1, 1, 1)).detach()
+    assert torch.allclose(policy.relative_variance_of(u), apart.square().mean(1), rtol=0.06)
+
+
+def test_the_standard_deviation_of_a_reach() -> None:
+    assert torch.allclose(std_of_reach(torch.ones(1, 2)), torch.ones(1))
+    assert std_of_reach(torch.full((1, 2), 1e-3)).item() == pytest.approx(1e-3 * (math.pi / 6) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [*LEARNED, GroupBandit, search])
+@pytest.mark.parametrize("reach", [torch.ones(4, 2), torch.zeros(10, 2), torch.full((10, 2), 1.5)])
+def test_reaches_that_do_not_fit_change_nothing(make: Any, reach: Tensor) -> None:
+    policy = make(SPEC)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    with pytest.raises(ValueError, match=r"reach: expected \(10, 2\) numbers in \(0, 1\]"):
+        policy.set_reach(reach)
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+def test_most_policies_have_no_start_that_ranges_could_set() -> None:
+    policy = Uniform(SPEC)
+    assert not policy.starts_from_reach
+    with pytest.raises(ValueError, match=r"Uniform has no start .* use calibration=False"):
+        policy.set_reach(torch.ones(len(SPEC), 2))
+    assert not policy.learns_from_scores
+    assert policy.statistics(torch.zeros(2, len(SPEC)), torch.zeros(2)) == []
 
 
 def perturbed(policy: Policy, size: float = 0.1) -> Policy:
@@ -194,7 +233,7 @@ def test_settings_out_of_range(make: Any) -> None:
         make(())
 
 
-@pytest.mark.parametrize("make", [*LEARNED, Uniform])
+@pytest.mark.parametrize("make", [*LEARNED, GroupBandit, Uniform])
 def test_most_policies_refine_nothing(make: Any) -> None:
     """By default the draw is returned, and nothing is sampled or scored."""
 

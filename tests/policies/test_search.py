@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import Exploration, HardAugmenter
-from hard_aug.policies import Gaussian, Search, Uniform
+from hard_aug.policies import Gaussian, GroupBandit, Policy, Search, Uniform
 from hard_aug.schedules import Alternating
 from hard_aug.transforms import Affine
 
@@ -155,6 +156,28 @@ def test_a_proposal_that_learns(teacher: nn.Module, plain_student: nn.Module, im
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Search(TRANSFORM.spec, **settings)
+
+
+@pytest.mark.parametrize("proposal", [Gaussian(TRANSFORM.spec), GroupBandit(TRANSFORM.spec), Uniform(TRANSFORM.spec)])
+def test_what_is_set_and_learned_is_the_proposals(proposal: Policy) -> None:
+    policy = Search(TRANSFORM.spec, proposal=proposal)
+    assert policy.starts_from_reach == proposal.starts_from_reach
+    assert policy.learns_from_scores == proposal.learns_from_scores
+    reach = torch.linspace(0.1, 1, 12).view(6, 2)
+    if not proposal.starts_from_reach:
+        with pytest.raises(ValueError, match="Uniform has no start that calibrated ranges could set"):
+            policy.set_reach(reach)
+        return
+    twin = copy.deepcopy(proposal)
+    policy.set_reach(reach)
+    twin.set_reach(reach)
+    u = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    statistics = policy.statistics(u, u[:, 0])
+    policy.learn(statistics)
+    twin.learn(twin.statistics(u, u[:, 0]))
+    for found, expected in zip(proposal.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert torch.equal(found, expected)
+    assert len(statistics) == (2 if proposal.learns_from_scores else 0)
 
 
 def test_the_repr_shows_the_settings() -> None:

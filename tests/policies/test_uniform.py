@@ -72,7 +72,7 @@ def test_scales_out_of_range(scale: float) -> None:
 
 def test_what_requires_something_to_learn_raises(teacher: nn.Module, student: nn.Module) -> None:
     policy = Uniform(Affine().spec)
-    with pytest.raises(ValueError, match=r"Uniform learns none; use schedule=Alternating\(\)"):
+    with pytest.raises(ValueError, match=r"Uniform learns none by gradients; use schedule=Alternating\(\)"):
         HardAugmenter(teacher=teacher, student=student, transform=Affine(), policy=policy, schedule=Threshold())
 
 

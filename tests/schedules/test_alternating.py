@@ -37,7 +37,7 @@ class CountingPenalty(Penalty):
 
     updates = 0
 
-    def update(self, mean_divergence: Tensor) -> None:
+    def update(self, mean_divergence: Tensor, kept_rate: Tensor) -> None:
         self.updates += 1
 
 
@@ -71,9 +71,9 @@ def observed(augmenter: HardAugmenter) -> list[list[Tensor]]:
     recorded: list[list[Tensor]] = []
     original = augmenter._optimizer.step
 
-    def step(gradients: list[Tensor], divergence: MaskedSum, images: Tensor) -> None:
+    def step(gradients: list[Tensor], divergence: MaskedSum, kept: MaskedSum, images: Tensor) -> None:
         recorded.append([g.clone() for g in gradients])
-        original(gradients, divergence, images)
+        original(gradients, divergence, kept, images)
 
     augmenter._optimizer.step = step  # type: ignore[method-assign]  # observes, changes nothing
     return recorded

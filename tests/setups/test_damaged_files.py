@@ -24,7 +24,7 @@ from experiments.training.progress import Progress
 from hard_aug import HardAugmenter
 from hard_aug.data import ImageSet, Refresh, Replay, read_shards
 from hard_aug.generative import DiffusionModel
-from hard_aug.objectives import Constraint
+from hard_aug.objectives import Constraint, KeepRate
 from hard_aug.policies import Conditional, Generator
 from hard_aug.schedules import Joint, Threshold
 from hard_aug.transforms import Affine
@@ -38,6 +38,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "joint": lambda: {"schedule": Joint()},
     "threshold": lambda: {"schedule": Threshold()},
     "constraint": lambda: {"invariance": Constraint()},
+    "keep rate": lambda: {"invariance": KeepRate()},
     "generator": lambda: {"policy": Generator(SPEC)},
     "conditional": lambda: {"policy": Conditional(SPEC, channels=1)},
 }

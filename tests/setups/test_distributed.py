@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import Exploration, HardAugmenter, Normalized
-from hard_aug.objectives import Constraint
+from hard_aug.objectives import Constraint, KeepRate
 from hard_aug.policies import Conditional, Generator, Search, Uniform
 from hard_aug.schedules import Alternating, Joint, Threshold
 from hard_aug.transforms import Affine, Color, Compose, Filter, PatchMix
@@ -37,6 +37,11 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "constraint": lambda: {
         "schedule": Alternating(),
         "invariance": Constraint(0.02),
+        "exploration": Exploration(min_uniform_fraction=0.3),
+    },
+    "keep rate": lambda: {
+        "schedule": Alternating(),
+        "invariance": KeepRate(0.95, gain=1.0),
         "exploration": Exploration(min_uniform_fraction=0.3),
     },
     # At the border of two pixels 1e-7 of rounding makes the derivative jump; this seed draws no such position.

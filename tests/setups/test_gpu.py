@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hard_aug import Exploration, HardAugmenter
 from hard_aug.generative import HierarchicalVAE
 from hard_aug.inner_loop.cuda_graph import WARM_UP, GraphedUpdate
-from hard_aug.objectives import ConfidenceGap, Constraint
+from hard_aug.objectives import ConfidenceGap, Constraint, KeepRate
 from hard_aug.ops import use_backend, warp_color
 from hard_aug.policies import Conditional, Gaussian, Search, Uniform
 from hard_aug.schedules import Alternating, Threshold
@@ -243,6 +243,7 @@ GRAPHED: dict[str, Any] = {
     "threshold": lambda: {"transform": Compose(Affine(), Color()), "schedule": Threshold(max_steps=2)},
     "torch": lambda: {"transform": Compose(Affine(), Color()), "backend": "torch"},
     "elastic": lambda: {"transform": Compose(Affine(), Elastic(control=4)), "invariance": Constraint()},
+    "keep rate": lambda: {"transform": Affine(), "invariance": KeepRate()},
     "conditional": lambda: {"transform": Affine(), "policy": Conditional(Affine().spec, channels=3)},
     "mixed": lambda: {"transform": Affine(), "exploration": Exploration(min_uniform_fraction=0.3)},
     "search": lambda: {

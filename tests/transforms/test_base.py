@@ -73,8 +73,8 @@ def test_bad_constructions_and_calls_raise() -> None:
         transform(torch.rand(2, 1, 8, 8), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="expected equal batch sizes, got 2 and 3"):
         transform(torch.rand(2, 1, 8, 8), torch.zeros(3, 6))
-    with pytest.raises(ValueError, match="saturation=None, hue=None"):
-        Color()(torch.rand(2, 1, 8, 8), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="add brightness or contrast"):
+        Color(brightness=None, contrast=None)(torch.rand(2, 1, 8, 8), torch.zeros(2, 2))
     with pytest.raises(TypeError, match=r"expected floating point in \[0, 1\], got torch.uint8"):
         transform(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 6))
 

@@ -96,6 +96,33 @@ def test_a_grey_image_is_treated_as_one_channel_is() -> None:
     assert torch.allclose(colour(images.expand(3, 3, 4, 4), u), expected, atol=1e-6)
 
 
+def test_saturation_and_hue_are_the_identity_on_one_channel() -> None:
+    transform, images = Color(), torch.rand(3, 1, 4, 4)
+    names = [p.name for p in transform.spec]
+    u = torch.randn(3, transform.size)
+    without = u.clone()
+    without[:, [names.index("saturation"), names.index("hue")]] = 0
+    assert torch.equal(transform(images, u), transform(images, without))
+    assert torch.equal(transform.render(images, u), transform.render(images, without))
+    grey = Color(saturation=None, hue=None)
+    columns = [names.index(p.name) for p in grey.spec]
+    assert torch.allclose(transform(images, u), grey(images, u[:, columns]), atol=1e-6)
+    u.requires_grad_()
+    (gradient,) = torch.autograd.grad(transform(images, u).square().sum(), u)
+    used = gradient.abs().sum(0) > 0
+    assert {name for name, one in zip(names, used.tolist(), strict=True) if one} == {"brightness", "contrast"}
+
+
+def test_channels_that_do_not_fit() -> None:
+    for channels in (2, 4):
+        with pytest.raises(ValueError, match=f"Color expected images with 1 or 3 channels, got {channels}"):
+            Color()(torch.rand(2, channels, 4, 4), torch.zeros(2, 4))
+    chromatic = Color(brightness=None, contrast=None)
+    with pytest.raises(ValueError, match=r"only saturation and hue, .* images with 1 channel; add brightness or contr"):
+        chromatic(torch.rand(2, 1, 4, 4), torch.zeros(2, 2))
+    assert chromatic(torch.rand(2, 3, 4, 4), torch.zeros(2, 2)).shape == (2, 3, 4, 4)
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_each_part_alone_and_off(name: str) -> None:
     value = 0.5 if name in ("brightness", "hue") else 1.5

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import kornia
 import pytest
 import torch
 from torch import Tensor
 
 from hard_aug.transforms import Context, Filter
-from hard_aug.transforms.filter import MIN_INTENSITY
+from hard_aug.transforms.filter import MIN_INTENSITY, MIN_SIGMA
 from tests.helpers.transform_parts import u_of
 
 OFF: dict[str, Any] = dict.fromkeys(("blur", "gamma", "noise", "sharpness", "solarize", "motion_blur"))
@@ -97,6 +99,49 @@ def test_each_sample_has_its_own_parameters() -> None:
     for i in range(3):
         alone = transform(images[i : i + 1], u[i : i + 1], Context(noise=context.noise[i : i + 1]))
         assert torch.allclose(together[i : i + 1], alone, atol=1e-5)
+
+
+def sharpened(images: Tensor, strength: Tensor) -> Tensor:
+    return kornia.enhance.sharpness(images, 1 + strength)
+
+
+def blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    pairs = sigma.clamp(min=MIN_SIGMA)[:, None].expand(-1, 2)
+    return kornia.filters.gaussian_blur2d(images, (7, 7), pairs, border_type="replicate")
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [("sharpness", 1.0, sharpened), ("blur", 1.0, blurred)])
+@pytest.mark.parametrize("used", [[], [1], [0, 2, 3], [0, 1, 2, 3, 4]])
+def test_images_of_strength_0_are_left_out(
+    name: str, value: float, expected: Callable[[Tensor, Tensor], Tensor], used: list[int]
+) -> None:
+    """It is as if the filter were applied to all: the images, and the gradients of the images and of `u`."""
+    transform = only(**{name: value})
+    u = torch.zeros(5, 1, dtype=torch.float64)
+    u[used] = torch.linspace(-1.5, 1.2, 5, dtype=torch.float64)[used, None]
+    images = 0.2 + 0.5 * torch.rand(5, 3, 9, 8, dtype=torch.float64)
+    found = []
+    for function in (transform, lambda images, u: expected(images, transform.decode(u)[name])):
+        inputs = (images.clone().requires_grad_(), u.clone().requires_grad_())
+        out = function(*inputs)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        gradients = torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True)
+        found.append((out.detach(), gradients[0], torch.zeros_like(u) if gradients[1] is None else gradients[1]))
+    others = [row for row in range(5) if row not in used]
+    assert torch.equal(found[0][0][others], images[others])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-9)
+    assert used == [] or float(found[0][2][used].abs().min()) > 0
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_leaving_images_out_keeps_the_memory_format(memory_format: torch.memory_format) -> None:
+    transform, images = Filter(**EVERY), torch.rand(4, 3, 8, 8).contiguous(memory_format=memory_format)
+    u = torch.randn(4, transform.size)
+    u[:2] = 0
+    found = transform(images, u, context_for(images))
+    assert found.is_contiguous(memory_format=memory_format)
+    assert torch.allclose(found[:2], images[:2], atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from experiments.configuration.checks import check_config
+from hard_aug import HardAugmenter
+from hard_aug.transforms import menu
 from tests.helpers.method_parts import composed, small_method
 
 EXPERIMENTS = ("cifar10", "cifar100", "convergence", "fashion_robust", "imagenet", "toy_rotation", "toy_shift")
@@ -24,6 +27,7 @@ ROOTS = {
     "vae_edits": 6,
     "ablation": 54,
     "ablation_search": 9,
+    "menu": 3 * 14,
 }
 
 
@@ -76,14 +80,15 @@ def test_equal_tuning() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["toy_shift", "toy_rotation", "fashion_robust", "cifar10"])
+@pytest.mark.parametrize("name", ["toy_shift", "toy_rotation", "fashion_robust", "cifar10", "menu"])
 def test_every_trial_builds_its_own_method(name: str) -> None:
     channels, size = (3, 32) if name == "cifar10" else (1, 28)
+    root, experiment = (name, []) if name in ROOTS else ("train", [f"experiment={name}"])
     networks = [nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, 5)) for _ in range(2)]
-    for method, trials in composed(f"experiment={name}").trials.items():
+    for method, trials in composed(*experiment, name=root).trials.items():
         seen = []
         for overrides in trials:
-            config = composed(f"experiment={name}", f"method={method}", *overrides)
+            config = composed(*experiment, f"method={method}", *overrides, name=root)
             made = small_method(config, *networks, channels=channels, size=size)
             settings = OmegaConf.to_container(config.method, resolve=True)
             seen.append((settings, config.temperature, config.learning_rate))
@@ -101,6 +106,21 @@ def test_the_settings_of_fashion_robust() -> None:
     assert augmenter.min_uniform_fraction == 0.5
     assert [part._target_.split(".")[-1] for part in augmenter.transform._args_] == ["Affine", "Color", "Filter"]
     assert composed("experiment=fashion_robust", "method=random").method.transform == augmenter.transform
+
+
+def test_the_menu_is_the_library_s_default_and_all_controls_draw_from_it() -> None:
+    whole = menu().spec
+    for method in ("hard", "random", "random_groups", "calibrated", "label_adversary"):
+        config = composed(f"method={method}", name="menu")
+        node = config.method.get("augmenter", config.method)
+        assert instantiate(node.transform).spec == whole
+    augmenter = composed("method=hard", name="menu").method.augmenter
+    assert augmenter.calibration is True
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(64, 3)) for _ in range(2)]
+    default = HardAugmenter(teacher=networks[0], student=networks[1])
+    assert repr(instantiate(augmenter.policy)(whole)) == repr(default.policy)
+    assert repr(instantiate(augmenter.schedule)) == repr(default.schedule)
+    assert composed("method=calibrated", name="menu").method.calibration is True
 
 
 def test_the_pace_of_the_ablation() -> None:

@@ -15,6 +15,7 @@ from experiments.models import build_network, build_teacher
 from experiments.training.settings import TrainerSettings
 from hard_aug.data import ImageSet
 from hard_aug.generative import HierarchicalVAE
+from hard_aug.transforms import menu
 from tests.helpers.method_parts import composed, small_method
 
 CONF = Path(__file__).parents[3] / "experiments" / "conf"
@@ -130,6 +131,30 @@ def test_every_task(tmp_path: Path, name: str) -> None:
         transform, scale = task.oracle(28)
         assert transform.size > 0
         assert 0 < scale <= 1
+
+
+@pytest.mark.parametrize("name", options("task/menu"))
+def test_every_task_of_the_menu(name: str) -> None:
+    """The teacher's invariance lies inside the ranges that the methods draw from."""
+    config = composed(f"task=menu/{name}", name="menu")
+    is_fashion = name.startswith("fashion_")
+    assert config.data.name == ("fashion_mnist" if is_fashion else "mnist5k")
+    assert dict(config.teacher.data or {}) == ({"fraction": 1.0} if is_fashion else {})
+    assert config.teacher.model.pooling is False
+    assert config.augmenter.transform._target_ == "hard_aug.transforms.menu"
+    task, whole = instantiate(config.task), {one.name: one for one in menu().spec}
+    assert task.main == name.removeprefix("fashion_")
+    transform, scale = task.oracle(28)
+    assert scale == 1
+    for own in transform.spec:
+        wide = whole[own.name]
+        assert (own.unit, own.identity, own.group) == (wide.unit, wide.identity, wide.group)
+        assert wide.low <= own.low <= own.identity <= own.high <= wide.high
+    images = torch.rand(4, 3 if name == "hue" else 1, 28, 28)
+    sets = task.sets(ImageSet(images, torch.arange(4)))
+    assert len(sets[task.main]) == 4 * task.copies
+    knows = not torch.equal(task.teacher_views(images, torch.Generator().manual_seed(0)), images)
+    assert knows == (name != "nothing")
 
 
 def test_a_task_chooses_teacher_data_and_transform() -> None:

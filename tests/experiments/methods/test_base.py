@@ -14,10 +14,19 @@ from hard_aug.models import Network
 #: Those that need generated images are tested in their own files.
 NAMES = (
     *("supervised", "kd", "random", "oracle", "hard", "label_adversary", "mixup", "cutmix", "cutmixpick"),
-    *("randaugment", "trivialaugment", "augmix", "consistent_mixup"),
+    *("randaugment", "trivialaugment", "augmix", "consistent_mixup", "random_groups"),
 )
 LABELS = torch.arange(8) % 5
-SINGLE_IMAGE = ("random", "oracle", "randaugment", "trivialaugment", "augmix", "label_adversary", "hard")
+SINGLE_IMAGE = (
+    "random",
+    "random_groups",
+    "oracle",
+    "randaugment",
+    "trivialaugment",
+    "augmix",
+    "label_adversary",
+    "hard",
+)
 DRAWN = [name for name in NAMES if name not in ("supervised", "kd", "hard", "label_adversary")]
 
 
@@ -116,6 +125,7 @@ class Counted:
 
 
 SEARCH = ("augmenter=search", "augmenter.schedule.fraction=0.5")
+BANDIT = ("policy@augmenter.policy=group_bandit",)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +141,10 @@ SEARCH = ("augmenter=search", "augmenter.schedule.fraction=0.5")
         ("hard", (*SEARCH, "augmenter.schedule.every=2", "augmenter.policy.candidates=4", "augmenter.policy.steps=2")),
         ("hard", (*SEARCH, "augmenter.policy.candidates=3", "augmenter.policy.steps=0")),
         ("hard", (*SEARCH, "augmenter.policy.candidates=1", "augmenter.policy.steps=1")),
+        ("hard", (*BANDIT, "augmenter.schedule.every=2", "augmenter.schedule.fraction=0.5")),
+        ("hard", (*BANDIT, "augmenter.calibration=true", "augmenter.schedule.fraction=0.5")),
+        ("calibrated", ()),
+        ("calibrated", ("method.groups=[1,3]",)),
     ],
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.methods import Hard, UnsupportedPartsError
-from hard_aug import Exploration, HardAugmenter
+from hard_aug import Exploration, HardAugmenter, calibrate
 from hard_aug.evaluation.network_evaluations import count_policy_updates
 from hard_aug.objectives import Hinge, ReverseKL
 from hard_aug.policies import Conditional
@@ -46,6 +46,30 @@ def test_the_views_are_those_of_a_plain_augmenter(
     assert count_policy_updates(method.augmenter) == 1
     assert method.scalars()["multiplier"] == 8.0
     assert method.planned_evaluations == pytest.approx(8 + 0.25 * 4 / 6)
+
+
+CALIBRATED = ("policy@augmenter.policy=group_bandit", "augmenter.calibration=true", "seed=5")
+
+
+def test_a_calibration_on_training_images_is_the_policy_s_start_and_counts(
+    build: Any, teacher: nn.Module, plain_student: nn.Module, images: Tensor
+) -> None:
+    torch.manual_seed(7)  # of the training images
+    method = build("hard", teacher, plain_student, *CALIBRATED)
+    torch.manual_seed(7)
+    expected = calibrate(teacher, torch.rand(20, 1, 12, 12), Affine(), seed=5)
+    found = method.augmenter
+    assert torch.equal(found.calibration.reach, expected.reach)
+    assert torch.equal(found.policy.reach, expected.reach)
+    assert method.fixed_evaluations == expected.evaluations > 0
+    assert method.evaluations(0) == 0  # of an unused augmenter
+    calls = 12
+    for _ in range(calls):
+        method.loss(images, LABELS)
+    spent = method.evaluations(8 * calls)
+    assert spent == pytest.approx(8 * calls * method.planned_evaluations + method.fixed_evaluations)
+    assert method.planned_evaluations == pytest.approx(8 + 0.25 * 3 / 6)
+    assert build("hard", teacher, plain_student, *CALIBRATED[:1]).fixed_evaluations == 0
 
 
 def test_what_calls_on_a_gpu_have_found_is_raised_where_values_are_logged(

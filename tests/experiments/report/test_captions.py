@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.report.captions import caption, task, teacher, titles
+from experiments.report.captions import caption, data_of, short_titles, task, teacher, titles
 from experiments.report.groups import split
 from tests.helpers.report_runs import AFFINE, COLOR, GROUP, record
 
@@ -34,6 +34,16 @@ def test_equal_titles_are_followed_by_what_differs() -> None:
         "mnist5k, shift, MLPStudent, 100 steps, batch_size=32",
         "mnist5k, shift, MLPStudent, 200 steps",
     ]
+
+
+def test_short_titles_name_the_main_set_and_data_that_are_not_the_usual_ones() -> None:
+    configs = [{**GROUP, "data": {"name": name}} for name in ("fashion_mnist", "mnist5k", "mnist5k")]
+    configs[2]["steps"] = 200
+    assert [data_of(config) for config in configs] == ["fashion_mnist", "mnist5k", "mnist5k"]
+    groups = split([record(group=config) for config in configs])
+    assert short_titles(groups) == ["fashion shifted", "shifted, steps=100", "shifted, steps=200"]
+    assert short_titles(groups[:1]) == ["shifted"]
+    assert short_titles([]) == []
 
 
 COMPOSE: dict[str, Any] = {"transform": {"_target_": "x.Compose", "_args_": [AFFINE, COLOR]}}

@@ -12,6 +12,7 @@ import pytest
 from experiments import report
 from experiments.report.groups import split
 from experiments.report.records import gather
+from tests.experiments.report.test_overview import runs as several_tasks
 from tests.helpers.report_runs import hard, record, write_runs
 
 RESULTS = Path(report.__file__).parents[1] / "results"
@@ -73,6 +74,25 @@ def test_pivot_lists_the_other_methods(tmp_path: Path, capsys: pytest.CaptureFix
     assert "| hard" not in printed
 
 
+def test_an_overview_is_one_table_of_all_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_runs(tmp_path / "runs", *several_tasks())
+    files = [f"--{kind}={tmp_path / f'out.{kind}'}" for kind in ("json", "csv")]
+    report.main([str(tmp_path / "runs"), "--overview", "--markdown", *files, "--command", "train x"])
+    before = capsys.readouterr().out
+    assert before.startswith("## Overview of 3 tasks\n\n**hard minus the best control of each task")
+    assert before.count("## ") == 1
+    assert "|  | shift | turn blur | fashion shift | gap to oracle closed, % |" in before
+    assert pd.read_csv(tmp_path / "out.csv", encoding="utf-8").task.value_counts().to_dict() == {
+        "shift": 4,
+        "turn blur": 4,
+        "fashion shift": 4,
+    }
+    report.main([str(tmp_path / "out.json"), "--overview", "--markdown"])
+    after = capsys.readouterr().out
+    assert lines(after) == lines(before)
+    assert "`train x`" in after
+
+
 def test_the_terminal_shows_no_folded_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main([str(write_runs(tmp_path, *(record(settings=[s], validation=(0.5, 0.5)) for s in ("t=1", "t=2"))))])
     printed = capsys.readouterr().out
@@ -87,6 +107,10 @@ def test_the_terminal_shows_no_folded_tables(tmp_path: Path, capsys: pytest.Capt
         ([str(RESULTS / "kill_test.json")], "has no runs and configs"),
         ([str(RESULTS / "digits.json"), "--figures"], "--figures are shown on a page; add --html report.html"),
         ([str(RESULTS / "digits.json"), str(RESULTS / "fashion.json"), "--select", "x.yaml"], "3 configurations"),
+        (
+            [str(RESULTS / "digits.json"), "--overview", "--pivot", "a", "b"],
+            "--overview and --pivot are different tables",
+        ),
         ([str(RESULTS / "digits.json"), "--pivot", "typo", "policy"], "no row of hard has typo and policy"),
     ],
 )

@@ -31,7 +31,7 @@ def test_gallery_and_diagnosis_of_saved_students(
     before = "kd" if "kd" in methods else "untrained"
     assert f"Diagnosis before ({before}) and after (hard), seed 0" in page
     assert "Hard images of hard and the predictions of all students, seed 0" in page
-    assert page.count("<img") == 3  # and the run's policy.png
+    assert page.count("<img") == 4  # and the run's policy.png and summary.png
     for name in ("gallery.png", "diagnosis.png"):
         assert matplotlib.image.imread(tmp_path / name).std() > 0.05
     text = (tmp_path / "diagnosis.txt").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import report
 from experiments.training.files import write_json
+from tests.experiments.report.test_overview import runs as several_tasks
 from tests.helpers.report_runs import GROUP, PNG, hard, record, write_runs
 
 STATUS = {"started": "2026-01-01T00:00:00+00:00", "overrides": ["seed=7"]}
@@ -138,6 +139,21 @@ def test_a_page_of_unfinished_runs_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / "status.json", {**STATUS, "state": "stopped", "error": None})
     page = made(tmp_path)
     assert page.texts("h2") == ["Unfinished runs"]
+
+
+def test_an_overview_is_the_first_section_with_its_figure(tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs", *several_tasks())
+    report.main([str(tmp_path / "runs"), "--json", str(tmp_path / "runs.json")])  # without folders, no students
+    words = ["--overview", "--figures", "--html", str(tmp_path / "out" / "page.html")]
+    report.main([str(tmp_path / "runs.json"), *words])
+    page = Page(tmp_path / "out" / "page.html")
+    assert [section["id"] for section in page.all("section")] == ["overview", "group-1", "group-2", "group-3"]
+    assert page.texts("h2")[0] == "Overview of 3 tasks"
+    assert "#overview" in [link["href"] for link in page.all("a")]
+    assert page.texts("strong")[0].startswith("hard minus the best control of each task")
+    assert str(page.all("svg")[0]["aria-label"]).startswith("gap to oracle closed, %")
+    assert (tmp_path / "out" / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert "Selected settings by task" in page.texts("summary")
 
 
 ODD = "<script><b>&\"' $x$ [1] é 猫 \udc80 #?%\n|"

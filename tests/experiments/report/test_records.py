@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.report.records import HELD_OUT, accuracies, distinguish, frame, gather, write_records
+from experiments.report.records import HELD_OUT, accuracies, distinguish, frame, gather, place, write_records
 from tests.helpers.report_runs import AFFINE, COLOR, hard, record, write_runs
 
 
@@ -28,6 +28,28 @@ def test_a_written_file_gives_the_same_frame_and_shares_what_is_equal(tmp_path: 
     assert len(text.splitlines()) == len(records)
     write_records(tmp_path / "more.json", [*again, record(seed=4)])
     assert {(one["command"], one["note"]) for one in gather([tmp_path / "more.json"])} == {("train ü", "a note")}
+
+
+def test_a_policy_of_many_parameters_is_not_written(tmp_path: Path) -> None:
+    few, many = ({f"p{n}": {"mean": 0.0, "sd": 0.1, "unit": "factor"} for n in range(count)} for count in (12, 66))
+    write_records(tmp_path / "runs.json", [{**hard(), "policy": few}, {**hard(seed=1), "policy": many}])
+    first, second = gather([tmp_path / "runs.json"])
+    assert first["policy"] == few
+    assert "policy" not in second
+
+
+def test_of_a_policy_s_summary_the_frequencies_and_ranges_are_written(tmp_path: Path) -> None:
+    row = {"name": "blur", "group": "blur", "unit": "pixels", "frequency": 0.1469728, "drawn": [0.0, 0.609375]}
+    one = hard(summary={"rows": [row], "kept": 0.78})
+    write_records(tmp_path / "once.json", [one])
+    write_records(tmp_path / "again.json", gather([tmp_path / "once.json"]))
+    (found,) = gather([tmp_path / "again.json"])
+    assert found["summary"] == {"rows": [{"name": "blur", "frequency": 0.147, "drawn": [0.0, 0.6094]}], "kept": 0.78}
+
+
+def test_the_place_of_a_method() -> None:
+    methods = ["hard", "augmix", "oracle", "calibrated", "kd", "random"]
+    assert sorted(methods, key=place) == ["kd", "random", "augmix", "calibrated", "oracle", "hard"]
 
 
 def test_the_frame_is_in_percent_and_in_the_order_of_tables() -> None:

@@ -49,7 +49,7 @@ def test_the_record_has_the_documented_keys(hard: tuple[Path, Record], cache: Pa
     assert record == json.loads(json.dumps(hard[1]))
     config = small_config(cache, *HARD)
     keys = ["method", "settings", "trials", "seed", "student", "teacher", "sets", "main", "size", "test_images"]
-    assert list(record) == [*keys, "policy", "device", "versions", "config", "group", "row"]
+    assert list(record) == [*keys, "policy", "summary", "device", "versions", "config", "group", "row"]
     chosen = {key: record[key] for key in ("method", "settings", "trials", "seed", "sets", "main", "size")}
     assert chosen == {
         "method": "hard",
@@ -86,9 +86,10 @@ def test_the_record_has_the_documented_keys(hard: tuple[Path, Record], cache: Pa
 
 def test_a_run_writes_the_documented_files(hard: tuple[Path, Record]) -> None:
     folder, record = hard
-    names = {"config.yaml", "metrics.json", "student.pt", "gallery.png", "policy.png", "curves.csv", "tensorboard"}
+    figures = {"gallery.png", "policy.png", "summary.png"}
+    names = {"config.yaml", "metrics.json", "student.pt", "curves.csv", "tensorboard", *figures}
     assert {path.name for path in folder.iterdir()} == names
-    for name in ("gallery.png", "policy.png"):
+    for name in figures:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     rows = [line.split(",") for line in (folder / "curves.csv").read_text().splitlines()[1:]]
     assert [int(step) for step, name, _ in rows if name == "loss"] == [2, 4, 6]
@@ -253,6 +254,19 @@ def test_all_methods_spend_the_budget_of_network_evaluations(tmp_path: Path, cac
         assert int(last.split(",")[0]) == student["steps"]
     assert (spent["kd"], spent["random"]) == (20, 10)
     assert spent["hard"] < 10 < spent["kd"] < spent["supervised"]
+
+
+@pytest.mark.parametrize("method", ["calibrated", pytest.param("hard", marks=pytest.mark.slow)])
+def test_the_budget_includes_the_calibration(method: str, tmp_path: Path, cache: Path) -> None:
+    """The steps are fewer, by what the calibration costs."""
+    chosen = ["transform@augmenter.transform=rotation", "policy@augmenter.policy=group_bandit"]
+    options = [f"method={method}", "steps=60", "budget=nfe", "logger=[]", "augmenter.calibration=true", *chosen]
+    student = run(small_config(cache, *options), tmp_path, quiet=True)["student"]
+    step = 16 * (8 if method == "calibrated" else 8 + 0.25 * 3 / 6)  # the bandit: 3 forwards of a quarter, each 6 calls
+    calibration = student["evaluations"] - student["steps"] * step
+    assert calibration >= 3 * 128  # at least once at both ends of the range, and of all together
+    assert student["evaluations"] == pytest.approx(60 * 8 * 16, abs=step)
+    assert student["steps"] == pytest.approx((60 * 8 * 16 - calibration) / step, abs=1)
 
 
 def test_a_budget_requires_a_known_cost(tmp_path: Path, cache: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from experiments.tasks import random_views
+from hard_aug.policies import GroupBandit, Uniform
 from hard_aug.transforms import Affine, Filter, PatchMix
 
 
@@ -21,6 +22,22 @@ def test_a_fraction_of_the_range() -> None:
     assert float(offsets.std()) == pytest.approx(5 / 3**0.5, rel=0.05)
     with pytest.raises(ValueError, match=r"scale=2\.0"):
         random_views(transform, images, torch.Generator(), scale=2.0)
+
+
+def test_a_policy_draws_the_parameters() -> None:
+    transform = Affine(translation=0.25, rotation=None, scale=None, shear=None)
+    images = torch.rand(5, 1, 8, 8)
+    policy = GroupBandit(transform.spec, groups=(1, 1))
+    views = random_views(transform, images, torch.Generator().manual_seed(3), policy=policy)
+    generator = torch.Generator().manual_seed(3)
+    expected = transform(images, policy.sample(images, generator))
+    assert torch.equal(views, expected)
+    uniform = [
+        random_views(transform, images, torch.Generator().manual_seed(3), policy=one)
+        for one in (None, Uniform(transform.spec))
+    ]
+    assert torch.equal(*uniform)
+    assert not torch.equal(views, uniform[0])
 
 
 def test_transforms_that_require_noise_or_partners() -> None:

@@ -58,6 +58,18 @@ def test_an_invariance_task_uses_views_of_its_transform(test_images: ImageSet) -
     assert task.oracle(20) == (TURN, 0.5)
 
 
+def test_a_teacher_that_knows_nothing_is_tested_on_the_same_views(test_images: ImageSet) -> None:
+    knows, ignorant = (
+        InvarianceTask(name="turned", transform=TURN, copies=2, teacher_knows=known) for known in (True, False)
+    )
+    assert ignorant.teacher_views(test_images.images, generator()) is test_images.images
+    ours, theirs = ignorant.sets(test_images), knows.sets(test_images)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name].images, theirs[name].images) for name in ours)
+    assert not torch.equal(ours["turned"].images[:30], test_images.images)
+    assert ignorant.oracle(20) == (TURN, 1.0)
+
+
 def test_simple_corruptions(test_images: ImageSet) -> None:
     task = Corruption(transform=TURN, images=10, held_out_corruptions=["shear"])
     sets = task.sets(test_images)
