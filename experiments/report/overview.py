@@ -66,9 +66,9 @@ class Overview:
         return [name for name in self.names if name not in none]
 
     def counted(self, gap: str) -> list[str]:
-        """Return the tasks in which the gap `to_oracle` or `to_teacher` is large enough, and the teacher not ignorant."""
+        """Return the tasks in which the gap `to_oracle` or `to_teacher` is large enough, and the teacher knows it."""
         large = self.references.index[self.references[gap] >= MIN_GAP]
-        return [task for task in large if self.groups[task].config["task"].get("teacher_knows", True)]
+        return [task for task in large if _knows(self.groups[task])]
 
     @property
     def title(self) -> str:
@@ -123,10 +123,16 @@ def overview(groups: Sequence[Group]) -> Overview:
         gaps = {name: (top - kd).mean() for name, top in tops.items()}
         accuracies[task] = table
         references[task] = {"teacher": table.teacher.mean(), "kd": kd.mean(), "oracle": oracle.mean(), **gaps}
+        counted = gaps if _knows(group) else dict.fromkeys(gaps, float("nan"))
         lines.append(
-            _trials(group, kd, oracle, gaps).assign(task=task, name=lambda found, own=own: found.name.map(own))
+            _trials(group, kd, oracle, counted).assign(task=task, name=lambda found, own=own: found.name.map(own))
         )
     return Overview(named, accuracies, pd.DataFrame(references).T, pd.concat(lines, ignore_index=True))
+
+
+def _knows(group: Group) -> bool:
+    """Return whether the teacher knows the invariance of the task."""
+    return bool(group.config["task"].get("teacher_knows", True))
 
 
 def _labels(groups: Sequence[Group]) -> dict[str, str]:

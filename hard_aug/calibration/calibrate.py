@@ -89,11 +89,14 @@ def calibrate(
         >>> import torch
         >>> from hard_aug import calibrate
         >>> from hard_aug.transforms import Color
-        >>> brightest = lambda images: torch.stack((images.mean((1, 2, 3)), 1 - images.mean((1, 2, 3))), 1)
-        >>> result = calibrate(brightest, torch.full((64, 1, 8, 8), 0.7), Color(contrast=None))
-        >>> low, high = result.ranges()["brightness"]  # darker than 0.5 is another class
-        >>> high, -0.3 < low < -0.2
-        (0.2, False)
+        >>> def is_bright(images):
+        ...     above = 100 * (images.mean((1, 2, 3)) - 0.5)
+        ...     return torch.stack((above, -above), 1)
+        >>> images = torch.full((64, 1, 8, 8), 0.7)  # at a brightness below -0.2 they are of the other class
+        >>> result = calibrate(is_bright, images, Color(brightness=0.5, contrast=None))
+        >>> low, high = result.ranges()["brightness"]
+        >>> f"{low:.1f} to {high:.1f}"
+        '-0.2 to 0.5'
     """
     if not isinstance(teacher, nn.Module):
         if not callable(teacher):

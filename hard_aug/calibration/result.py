@@ -42,11 +42,10 @@ class CalibratedParameter:
         >>> import torch
         >>> from hard_aug import calibrate
         >>> from hard_aug.transforms import Color
-        >>> class Brightest(torch.nn.Module):
-        ...     def forward(self, images):
-        ...         return torch.stack((images.mean((1, 2, 3)), 1 - images.mean((1, 2, 3))), 1)
-        >>> images = torch.full((64, 1, 8, 8), 0.7)
-        >>> row = calibrate(Brightest(), images, Color(brightness=0.5, contrast=None)).rows[0]
+        >>> def is_bright(images):
+        ...     above = 100 * (images.mean((1, 2, 3)) - 0.5)
+        ...     return torch.stack((above, -above), 1)
+        >>> row = calibrate(is_bright, torch.full((64, 1, 8, 8), 0.7), Color(brightness=0.5, contrast=None)).rows[0]
         >>> row.name, row.above, row.full_high
         ('brightness', 1.0, 0.5)
     """

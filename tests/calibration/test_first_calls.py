@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hard_aug import HardAugmenter, calibrate, menu
+from hard_aug.calibration import first_calls
 from hard_aug.calibration.first_calls import IMAGES
 from hard_aug.losses import distillation_loss
 from hard_aug.policies import Conditional, Gaussian, Generator, GroupBandit, Search, Uniform
@@ -29,13 +30,15 @@ from tests.helpers.calibration_parts import (
 )
 
 
-def test_calls_are_plain_distillation_until_there_are_enough_images() -> None:
+def test_calls_are_plain_distillation_until_there_are_enough_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the call that completes them, all images get hard views."""
+    assert IMAGES == 128
+    monkeypatch.setattr(first_calls, "IMAGES", 32)
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     augmenter = HardAugmenter(teacher=trained_network(), student=own, seed=3)
     assert augmenter.transform.spec == menu().spec
     assert isinstance(augmenter.policy, GroupBandit)
-    parts = torch.split(torch.cat(batches()), [8, 8, IMAGES - 16, BATCH, BATCH])
+    parts = torch.split(torch.cat(batches()), [8, 8, 16, 6 * BATCH - 32])
     for images in parts[:2]:
         hard = augmenter(images)
         assert hard.num_hard == 0
@@ -45,11 +48,11 @@ def test_calls_are_plain_distillation_until_there_are_enough_images() -> None:
         assert augmenter.calibration is None
         assert torch.equal(augmenter.policy.reach, torch.ones(66, 2))
     hard = augmenter(parts[2])
-    assert hard.num_hard == IMAGES - 16
+    assert hard.num_hard == 16
     assert not torch.equal(hard.images, parts[2])
     found = augmenter.calibration
     assert found is not None
-    assert found.images == IMAGES
+    assert found.images == 32
     assert torch.equal(augmenter.policy.reach, found.reach)
     assert 0 < float(found.reach.min()) < 1
 
