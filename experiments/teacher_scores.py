@@ -19,10 +19,12 @@ from scipy.stats import spearmanr
 from experiments.methods.drawn_views import RandomViews
 from experiments.methods.factory import build_method
 from experiments.runs.saved import load_run
-from experiments.training.files import RECORD, write_json
+from experiments.training.files import RECORD, read_json, write_json
 from hard_aug.diagnosis import teacher_stddev
 from hard_aug.utils.text_table import aligned
 
+#: Methods of random augmentation.
+METHODS = ("oracle", "random", "random_groups", "calibrated")
 #: Training images that are used, and views of each.
 IMAGES, DRAWS = 512, 4
 #: Runs below which a rank correlation says nothing.
@@ -82,8 +84,11 @@ def main(arguments: list[str] | None = None) -> None:
         if not folder.is_dir():
             parser.error(f"{folder}: no such folder; make runs with python -m experiments.train")
         for path in sorted(folder.rglob(RECORD)):
+            record = read_json(path)
+            if record.get("seed") != options.seed or record.get("method") not in METHODS:
+                continue
             row = score(path.parent)
-            if row is not None and row["seed"] == options.seed:
+            if row is not None:
                 rows.append(row)
                 print(f"{row['task']}: {row['method']} {' '.join(row['settings'])}", file=sys.stderr)
     found = correlations(rows)

@@ -80,7 +80,8 @@ class HardAugmenter(AugmenterParts):
         invariance: how the teacher's prediction is kept; None: `Penalty()`, or `Hinge()` for a `Search`.
         schedule: when the policy is updated; None: `Alternating(fraction=0.25, every=6)`, or `Alternating()` for a
             `Search`.
-        exploration: the defence against collapse; None: `Exploration()`.
+        exploration: the defence against collapse; None: `Exploration()`, or `Exploration(min_variance=None)` with a
+            calibration, from whose ranges no policy has to be kept.
         learning_rate: of the policy's Adam, above 0; None: `policy.learning_rate`.
         hard_fraction: fraction of each batch, its first images, that gets hard views, in (0, 1].
         warmup_calls: number of calls without hard views, in which `HardBatch.loss` is plain distillation.
@@ -95,8 +96,10 @@ class HardAugmenter(AugmenterParts):
         backend: of the operations, "auto", "torch" or "triton"; None: see `hard_aug.ops.backend`.
         cuda_graph: replay policy updates from a CUDA graph; see `hard_aug.inner_loop.cuda_graph`.
         calibration: whether the policy starts from the ranges in which the teacher keeps its predictions: they are
-            measured by `calibrate` on the first 128 images, and until then calls are plain distillation; or the result
-            of an earlier `calibrate`. None: measured for a `menu()`, unless the policy has no start, as `Uniform`.
+            measured by `calibrate` on the first 128 images (about 19,000 forwards of single images of the teacher for
+            the menu), and until then calls are plain distillation; or the result of an earlier `calibrate`. The `std`
+            that a policy was given is replaced. None: measured for a `menu()`, unless the policy has no start, as
+            `Uniform`.
         seed: of the augmenter's own generator, the source of every draw.
 
     Raises:
@@ -139,13 +142,15 @@ class HardAugmenter(AugmenterParts):
         check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module))
         transform = menu() if transform is None else transform
         check_kinds(transform=(transform, Transform))
+        calibrates = exploration is None and calibration is not False and (calibration or isinstance(transform, Menu))
         policy, objective, invariance, schedule, exploration = complete_parts(
             transform,
             policy=policy,
             objective=objective,
             invariance=invariance,
             schedule=schedule,
-            exploration=exploration,
+            # Uniform draws would come from the ranges that the calibration narrows.
+            exploration=Exploration(min_variance=None) if calibrates else exploration,
         )
         if calibration is None:
             calibration = isinstance(transform, Menu) and policy.starts_from_reach
@@ -326,6 +331,12 @@ class HardAugmenter(AugmenterParts):
         Raises:
             ValueError: a `Search`, or a transform that requires labels; see `hard_aug.export`.
         """
+        if not self._first_calls.done:
+            warnings.warn(
+                "the ranges are not calibrated yet, since fewer than 128 images have been seen in training: this "
+                "augmentation draws from all of the transform's ranges; export it later",
+                stacklevel=2,
+            )
         if self._state.has_evaluated and not self._state.calls:
             warnings.warn(
                 "all calls so far were evaluations (the student in evaluation mode, gradients off), in which the "
@@ -360,8 +371,9 @@ class HardAugmenter(AugmenterParts):
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs for a bit-equal next batch; the networks are not in it.
 
-        It holds the policy, its optimiser, multiplier, uniform fraction, number of calls, schedule and generator. With
-        `Joint` it first makes the update that is due, for which all processes have to call it.
+        It holds the policy, its optimiser, multiplier, uniform fraction, number of calls, schedule, generator, and the
+        calibration (until there is one, the images of the first calls, at most 128). With `Joint` it first makes the
+        update that is due, for which all processes have to call it.
         """
         with use_backend(self._backend):
             self._runner.flush()

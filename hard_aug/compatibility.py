@@ -90,8 +90,10 @@ def check_cuda_graph(device: torch.device, *, policy: Policy, schedule: Schedule
     if schedule.requires_distillation_loss:
         raise ValueError("cuda_graph=True replays updates inside the call, and Joint makes none; leave it out")
     if not list(policy.parameters()):
+        what = "learns without gradients" if policy.learns_from_scores else "learns nothing"
         raise ValueError(
-            f"cuda_graph=True replays policy updates, and this {type(policy).__name__} learns nothing; leave it out"
+            f"cuda_graph=True replays policy updates by gradients, and this {type(policy).__name__} {what}; leave it "
+            "out, or use policy=Gaussian(transform.spec)"
         )
 
 

@@ -52,7 +52,7 @@ class AugmenterState:
         """
         optimizer = self._optimizer.state_dict() if policy else None
         runner, generator = self._runner.state_dict(), self._generator.get_state()
-        first_calls = None if self._first_calls.done else self._first_calls.state_dict()
+        restore_first_calls = self._first_calls.snapshot()
         try:
             yield
         except BaseException:
@@ -60,8 +60,7 @@ class AugmenterState:
             self._runner.load_state_dict(runner)
             if optimizer is not None:
                 self._optimizer.load_state_dict(optimizer)
-            if first_calls is not None:
-                self._first_calls.load_state_dict(first_calls)
+            restore_first_calls()
             raise
 
     @contextmanager
@@ -87,7 +86,7 @@ class AugmenterState:
         """Load a state, or change nothing; see `HardAugmenter.load_state_dict`."""
         if not isinstance(state, dict):
             raise TypeError(f"state dict: expected that of HardAugmenter.state_dict(), got {type(state).__name__}")
-        own = self.state_dict()
+        own, restore_first_calls = self.state_dict(), self._first_calls.snapshot()
         if own.keys() != state.keys():
             missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
             raise ValueError(f"state dict: missing {missing}, unknown {unknown}; expected HardAugmenter.state_dict()")
@@ -95,14 +94,15 @@ class AugmenterState:
             self._optimizer.check_state(state)
             check_integer(0, calls=state["calls"])
             self._load(state)
+            self._first_calls.load_state_dict(state["calibration"], calls=self.calls)
         except Exception as error:  # whatever a foreign state breaks, the augmenter must stay as it was
             self._load(own)
+            restore_first_calls()
             raise ValueError(f"state dict does not fit this augmenter: {error}") from error
 
     def _load(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state)
         self._runner.load_state_dict(state["schedule"])
-        self._first_calls.load_state_dict(state["calibration"])
         calls = int(state["calls"])
         restore_generator(self._generator, state["generator"].cpu(), fallback_seed=self._seed + 1 + calls)
         self.calls = calls

@@ -119,6 +119,10 @@ def build_hard(
         check_parts(**parts)
     except ValueError as error:
         raise UnsupportedPartsError(str(error)) from error
+    if augmenter.calibration and not parts["policy"].starts_from_reach:
+        raise UnsupportedPartsError(
+            f"{type(parts['policy']).__name__} has no start that a calibration sets; use augmenter.calibration=false"
+        )
     calibration = calibrated(teacher, transform, setup, seed=seed) if augmenter.calibration else None
     exploration = {key: augmenter[key] for key in ("entropy_weight", "min_variance", "min_uniform_fraction")}
     settings = {key: augmenter[key] for key in ("batch_norm", "learning_rate")}

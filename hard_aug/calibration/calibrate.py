@@ -6,8 +6,8 @@ the clean images, relative to that on the clean images. (Of a teacher that is al
 images with an unchanged prediction. Of one that wavers between two classes on some images, the fraction itself would
 measure the wavering: the slightest change flips these.)
 
-A group of several parameters is then narrowed as a whole, until uniform draws of all of them together keep that
-fraction too. A group of many parameters, such as a control grid, has one reach for all, that of uniform draws. Last,
+Each group is then narrowed as a whole, until uniform draws of all of its parameters together keep that fraction too. A
+group of many parameters, such as a control grid, has one reach for all, that of uniform draws. Last,
 one factor for all ranges is searched at which draws of everything together keep another fraction: these are ranges for
 random augmentation.
 """
@@ -61,8 +61,11 @@ def calibrate(
 ) -> Calibration:
     """Search the widest ranges of a transform in which a teacher keeps its predictions.
 
+    What the teacher keeps is measured by its probabilities (see the head of this module), so of a teacher that is
+    hardly surer than chance nearly everything is kept.
+
     Cost: for each image seven forwards of the teacher for each end of a range that is too wide, and one for each that
-    is not: for the menu about 130, so 35,000 forwards of single images with the defaults.
+    is not: for the menu about 150, so 38,000 forwards of single images with the defaults.
 
     Args:
         teacher: From images in [0, 1] to logits `(B, K)`: a network, which runs in evaluation mode and whose modes are
@@ -112,7 +115,8 @@ def calibrate(
             raise ValueError(f"{name}={value}: expected a fraction in (0, 1)")
     pair = None if normalization is None else Normalization(*normalization)
     network = Network(teacher, name="teacher", normalization=pair)
-    images = ImageCheck(network.device, pair)(images, takes_gradients=False)
+    device = images.device if isinstance(teacher, _Function) and isinstance(images, Tensor) else network.device
+    images = ImageCheck(device, pair)(images, takes_gradients=False)
     if len(images) == 0:
         raise ValueError("images: expected at least one image, got none")
     check_labels(labels, batch=len(images))
@@ -190,12 +194,11 @@ def calibrate_network(
     for (columns, side), (scale, rate) in zip(sides, found, strict=True):
         used = slice(None) if side == 0 else (side + 1) // 2
         reach[columns, used], kept[columns, used] = scale, rate
-    several = [columns for columns in columns_by_group(spec).values() if 1 < len(columns) <= MAX_SINGLE]
-    draws = [
-        _Draws(columns, _scaled(_uniform((count, len(columns)), generator), reach[columns])) for columns in several
-    ]
-    for columns, (scale, _) in zip(several, rates.widest(draws, keep), strict=True):
-        reach[columns] *= scale
+    # Also of a single parameter: a teacher that takes a full turn may still not take a quarter.
+    groups = [columns for columns in columns_by_group(spec).values() if len(columns) <= MAX_SINGLE]
+    draws = [_Draws(columns, _scaled(_uniform((count, len(columns)), generator), reach[columns])) for columns in groups]
+    for columns, (scale, _) in zip(groups, rates.widest(draws, keep), strict=True):
+        reach[columns] = (scale * reach[columns]).clamp(min=MIN_REACH)
     everything = list(range(len(spec)))
     together = _Draws(everything, _scaled(_uniform((count, len(spec)), generator), reach))
     ((joint_scale, joint_kept),) = rates.widest([together], joint_keep)
@@ -273,13 +276,14 @@ class _Rates:
             expected = self.transform.reference(self.clean_logits[rows], part, context)
             predicted = expected.argmax(1, keepdim=True)
             on_hard, on_clean = (
-                at_least_float32(logits).softmax(1).gather(1, predicted).sum() for logits in (found, expected)
+                at_least_float32(logits).softmax(1).gather(1, predicted).nan_to_num(0.0).sum()
+                for logits in (found, expected)
             )
             kept, clean = kept + float(on_hard), clean + float(on_clean)
             if self.bar is not None:
                 self.bar.update(len(part))
         self.evaluations += len(u)
-        return min(kept / clean, 1.0)
+        return min(kept / clean, 1.0) if clean else 0.0
 
 
 def _sides(spec: tuple[Parameter, ...]) -> list[tuple[list[int], int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -111,12 +112,16 @@ class FirstCalls:
                 joint_keep=JOINT_KEEP,
                 labels=None if known is None else known[:wanted],
                 batch_size=len(images),
-                generator=torch.Generator().manual_seed(self._seed),
+                generator=torch.Generator().manual_seed(self._seed + self._processes.rank),
                 mean=lambda rates: self._processes.mean([rates], wanted)[0],
             )
         self._policy.set_reach(calibration.reach)
         self._images = self._labels = None
-        self.calibration = calibration
+        self.calibration = replace(
+            calibration,
+            images=wanted * self._processes.count,
+            evaluations=calibration.evaluations * self._processes.count,
+        )
 
     def _check_form(self, images: Tensor, labels: Tensor | None) -> None:
         """Raise in the first call, before images are collected, what the transform raises for some of this form."""
@@ -124,6 +129,15 @@ class FirstCalls:
         context = make_context(self._transform, images, generator=generator, labels=labels)
         u = images.new_zeros(len(images), self._transform.size, dtype=torch.float32)
         self._transform.render(images, u, context)
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that restores what has been collected and found so far."""
+        before = self._wanted, self._images, self._labels, self.calibration
+
+        def restore() -> None:
+            self._wanted, self._images, self._labels, self.calibration = before
+
+        return restore
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images so far, or the calibration; the policy's start is in the policy's own state."""
@@ -134,8 +148,15 @@ class FirstCalls:
             "result": None if found is None else found.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, calls: int) -> None:
         """Load a state returned by `state_dict()`, or change nothing.
+
+        The policy of a state with calls and without images or a result has learned without a calibration, and goes on
+        so.
+
+        Args:
+            state: of `state_dict()`.
+            calls: number of calls that were made before.
 
         Raises:
             TypeError: an entry is of the wrong type.
@@ -154,4 +175,6 @@ class FirstCalls:
             if (labels is not None) != self._transform.requires_labels:
                 raise ValueError(f"calibration: labels do not fit {type(self._transform).__name__}")
             labels = None if labels is None else labels.to(self._teacher.device, copy=True)
+        if calls and images is None and calibration is None:
+            self._wanted = False
         self.calibration, self._images, self._labels = calibration, images, labels

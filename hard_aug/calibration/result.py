@@ -63,7 +63,7 @@ class CalibratedParameter:
     kept_above: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """The result of `calibrate`; printed, it is a table.
 

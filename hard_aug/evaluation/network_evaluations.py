@@ -14,6 +14,8 @@ the policy updates that took place:
 | event | teacher | student | of the batch |
 |---|---|---|---|
 | a policy update of `Alternating` or `Threshold` | forward, backward to the image | the same | `fraction` |
+| a policy update from scores alone (`GroupBandit`) | forward | forward on hard and on clean images | `fraction` |
+| a calibration | `Calibration.evaluations` forwards of single images, once | | |
 | a call of `Threshold` that is due | | forward on clean images | `fraction` |
 | a `Search` of M candidates and K steps | M forwards, K of both, one forward more if K > 0 | the same | `fraction` |
 | an objective that requires the student's clean prediction | | forward, at each call that is due | all |

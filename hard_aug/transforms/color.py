@@ -78,11 +78,14 @@ class Color(ColorTransform):
     def check_channels(self, channels: int) -> None:
         """See `Transform.check_channels`."""
         if channels not in (1, 3):
-            raise ValueError(f"Color expected images with 1 or 3 channels, got {channels}")
+            raise ValueError(
+                f"Color expected images with 1 or 3 channels, got {channels}; leave it out, as menu(brightness=None, "
+                "contrast=None, saturation=None, hue=None) does"
+            )
         if channels == 1 and self.brightness is None and self.contrast is None:
             raise ValueError(
                 "this Color has only saturation and hue, which do not change images with 1 channel; add brightness or "
-                "contrast"
+                "contrast, or leave it out: menu(brightness=None, contrast=None, saturation=None, hue=None)"
             )
 
     def color_matrix(self, u: Tensor, channels: int) -> Tensor:

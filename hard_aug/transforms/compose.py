@@ -89,6 +89,13 @@ class Compose(Transform):
         """See `Transform.requires_labels`."""
         return any(stage.requires_labels for stage in self.stages)
 
+    def decode(self, u: Tensor) -> dict[str, Tensor]:
+        """See `Transform.decode`; a stage may decode in its own way."""
+        self._check_parameters(u)
+        parts = zip(self.stages, torch.split(u, self._sizes, dim=1), strict=True)
+        values = (value for stage, columns in parts for value in stage.decode(columns).values())
+        return dict(zip((parameter.name for parameter in self.spec), values, strict=True))
+
     def check_channels(self, channels: int) -> None:
         """See `Transform.check_channels`."""
         for stage in self.stages:

@@ -104,7 +104,8 @@ class Narrowed(Transform):
         """Return the parameters `(B, P)` of `inner` that correspond to `u`, `(B, P)`."""
         fraction = unit_interval(u)
         if fraction.device not in self._reach:  # a copy synchronises with a GPU
-            self._reach[fraction.device] = self.reach.to(fraction.device)
+            with torch.inference_mode(False):  # a first call that evaluates must not leave an inference tensor
+                self._reach[fraction.device] = self.reach.to(fraction.device, copy=True)
         below, above = self._reach[fraction.device].to(fraction.dtype).unbind(1)
         return at_fraction(torch.where(fraction > 0, fraction * above, fraction * below))
 

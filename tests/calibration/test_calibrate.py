@@ -57,7 +57,7 @@ def test_a_strength_has_one_side() -> None:
     assert float(result.reach[0, 0]) == float(result.reach[0, 1]) == pytest.approx(0.4, abs=1 / 64)
     low, high = result.ranges()["strength_0"]
     assert (low, high) == (0, pytest.approx(0.2, abs=0.5 / 64))
-    assert result.evaluations == 256 * (1 + 7 + 1)  # clean, the end, all together
+    assert result.evaluations == 256 * (1 + 7 + 1 + 1)  # clean, the end, its group, all together
 
 
 def test_a_factor_is_searched_in_its_logarithm() -> None:
@@ -122,7 +122,7 @@ def test_where_nothing_is_tolerated_the_least_reach_is_left() -> None:
     assert torch.equal(result.reach, torch.full((1, 2), MIN_REACH))
     assert float(result.kept.max()) < 1e-6
     assert result.joint_kept < 1e-6
-    assert result.evaluations == 256 * (1 + 3 * 7)
+    assert result.evaluations == 256 * (1 + 4 * 7)  # clean; two ends, their group, all together
 
 
 def test_a_fraction_that_is_kept() -> None:
@@ -172,7 +172,7 @@ def test_a_choice_of_images() -> None:
         shown.clear()
         result = calibrate(teacher, images, BRIGHTNESS, **settings)
         assert result.images == len(shown[0])
-        assert result.evaluations == sum(map(len, shown)) == 4 * result.images
+        assert result.evaluations == sum(map(len, shown)) == 5 * result.images
         return shown[0]
 
     assert torch.equal(chosen(max_images=None), images[:, 0, 0, 0])
@@ -304,3 +304,17 @@ def test_bad_input(settings: dict[str, Any], error: type[Exception], words: str)
     given: dict[str, Any] = {"teacher": Levels(0.5), "images": grey(8), "transform": BRIGHTNESS, **settings}
     with pytest.raises(error, match=words):
         calibrate(given.pop("teacher"), given.pop("images"), given.pop("transform"), **given)
+
+
+def test_a_range_that_is_tolerated_at_its_end_alone_is_narrowed() -> None:
+    """Bars are the same after half a turn, and not after a quarter."""
+
+    def direction(images: Tensor) -> Tensor:
+        across, along = (images.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3))
+        return 50 * torch.stack((across, along), dim=1)
+
+    images = torch.zeros(64, 1, 16, 16)
+    images[:32, :, 4::4] = images[32:, :, :, 4::4] = 1.0
+    turns = Affine(translation=None, rotation=180.0, scale=None, shear=None)
+    low, high = calibrate(direction, images, turns).ranges()["rotation"]
+    assert -60 < low < 0 < high < 60

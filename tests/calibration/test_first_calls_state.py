@@ -208,7 +208,7 @@ def test_processes_share_the_images_and_get_one_result(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert equal(first, second)
     assert first["counts"] == [0, *[BATCH] * 5]
-    assert first["state"]["images"] == IMAGES // 2
+    assert first["state"]["images"] == IMAGES
     assert first["weights"].unique().numel() > 1
     alone = [
         calibrate(trained_network(), torch.cat(batches(seed=rank))[: IMAGES // 2], transform()) for rank in range(2)

@@ -28,7 +28,7 @@ def make(teacher: nn.Module, student: nn.Module, transform: Transform | None = N
 def recorded(augmenter: HardAugmenter, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
     """Gradients of each policy update, which is not made."""
     found: list[list[Tensor]] = []
-    monkeypatch.setattr(augmenter._optimizer, "step", lambda gradients, divergence, images: found.append(gradients))
+    monkeypatch.setattr(augmenter._optimizer, "step", lambda gradients, *others: found.append(gradients))
     return found
 
 

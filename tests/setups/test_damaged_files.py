@@ -83,7 +83,7 @@ def replaced(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[s
 
 def wrong_values(value: Any) -> dict[str, Any]:
     """Return what an entry may not be, by the kind of the fault."""
-    wrong: dict[str, Any] = {"None": None, "text": "x"}
+    wrong: dict[str, Any] = {"text": "x"} if value is None else {"None": None, "text": "x"}
     if isinstance(value, Tensor):
         wrong |= {"longer": torch.cat([value.reshape(-1), value.reshape(-1)[:1]]), "list": value.tolist()}
         wrong |= {"complex": value.to(torch.complex64)}
