@@ -211,7 +211,8 @@ def test_processes_share_the_images_and_get_one_result(tmp_path: Path) -> None:
     assert first["state"]["images"] == IMAGES
     assert first["weights"].unique().numel() > 1
     alone = [
-        calibrate(trained_network(), torch.cat(batches(seed=rank))[: IMAGES // 2], transform()) for rank in range(2)
+        calibrate(trained_network(), torch.cat(batches(seed=rank))[: IMAGES // 2], transform(), seed=rank)
+        for rank in range(2)
     ]
     # Where both keep the ends of a range, the mean is that of what each finds by itself.
     both = (alone[0].reach == 1) & (alone[1].reach == 1)
