@@ -87,6 +87,12 @@ class Elastic(DisplacementTransform):
 
     def displacement(self, u: Tensor, height: int, width: int) -> Tensor:
         """See `DisplacementTransform.displacement`."""
+        rows, columns = self.control
+        if height < rows or width < columns:
+            raise ValueError(
+                f"Elastic(control={self.control}) requires images of at least {rows} x {columns} pixels, got "
+                f"{height} x {width}; use fewer control points, or leave it out: menu(elastic=None)"
+            )
         fraction = torch.stack(tuple(self.decode(u).values()), dim=1).view(-1, 2, *self.control)
         pixels = torch.stack([fraction.new_full((), -float(size)) for size in (width, height)])
         return fraction * pixels[:, None, None]  # content moves right if the sampled position lies to the left

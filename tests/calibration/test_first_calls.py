@@ -210,7 +210,7 @@ def test_labels_go_with_their_images() -> None:
 @pytest.mark.parametrize(
     ("shape", "transform_", "words"),
     [
-        ((4, 1, 4, 4), None, "control grid of 5 x 5 is larger than the images, 4 x 4"),
+        ((4, 1, 4, 4), None, "at least 5 x 5 pixels, got 4 x 4"),
         ((1, 2, 8, 8), None, "Color expected images with 1 or 3 channels, got 2"),
         ((4, 1, 2, 2), Filter(), r"at least 3 x 3 pixels, got 2 x 2; use Filter\(sharpness=None\)"),
     ],

@@ -117,7 +117,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="expected 'zeros'"):
         Elastic(padding_mode="wrap")  # type: ignore[arg-type]  # the mistake that is tested
     transform = Elastic(control=9)
-    with pytest.raises(ValueError, match="a control grid of 9 x 9 is larger than the images, 8 x 12"):
+    with pytest.raises(ValueError, match="at least 9 x 9 pixels, got 8 x 12"):
         transform(torch.rand(1, 1, 8, 12), torch.zeros(1, transform.size))
     with pytest.raises(ValueError, match="different padding"):
         Compose(Affine(padding_mode="border"), Elastic())
