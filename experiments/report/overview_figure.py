@@ -122,7 +122,7 @@ def svg(overview: Overview) -> str:
         return inline_svg(draw(overview), f"{CLOSED}, {COST}")
 
 
-def save(overview: Overview, path: Path) -> None:
+def draw_file(overview: Overview, path: Path) -> None:
     """Write the figure as PNG; nothing if no task counts."""
     if not progress(overview).empty:
         with matplotlib.rc_context(STYLE):

@@ -43,7 +43,7 @@ def write_page(
         suffixes = ["", *(f"-{number}" for number in range(2, len(sections) + 1))]
         drawn = [draw(group, path.parent, suffix) for suffix, (_, group, _) in zip(suffixes, sections, strict=False)]
         if overview:
-            overview_figure.save(overview, path.parent / "overview.png")
+            overview_figure.draw_file(overview, path.parent / "overview.png")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         autoescape=True,

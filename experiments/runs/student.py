@@ -192,9 +192,10 @@ class StudentRun:
         if isinstance(method, Hard):
             record["policy_updates"] = count_policy_updates(method.augmenter)
             found["policy"] = log.learned_distribution()
-            found["summary"] = method.augmenter.summary(
-                setup.splits.validation[slice(0, 256)].materialize().images
-            ).to_dict()
+            shown = setup.splits.validation[slice(0, 256)].materialize().images
+            summary = method.augmenter.summary(shown).to_dict()
+            # Running means start anew in a resumed run; the rate of kept predictions is `teacher_consistency`.
+            found["summary"] = {name: value for name, value in summary.items() if name not in ("kept", "disagreement")}
         if distributed.rank() == 0:  # before further images are drawn, which changes the method's state
             state = {
                 "model": student.state_dict(),

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.report.groups import split
 from experiments.report.overview import overview
-from experiments.report.overview_figure import best_of, draw, progress, save, svg
+from experiments.report.overview_figure import best_of, draw, draw_file, progress, svg
 from tests.experiments.report.test_overview import of_task, runs, trial
 from tests.helpers.report_runs import hard, record
 
@@ -72,12 +72,12 @@ def test_rows_with_any_name(tmp_path: Path) -> None:
     odd = [hard(row={"name": "hard", "note": note}) for note in ("$x_", "<b>&\udc80")]
     found = overview(split(of_task("turn", record(), record("oracle", main=0.9), *odd)))
     assert "hard (note=$x_)" in svg(found)
-    save(found, tmp_path / "overview.png")
+    draw_file(found, tmp_path / "overview.png")
 
 
 def test_it_is_written_and_inlined(tmp_path: Path) -> None:
     found = overview(split(runs()))
-    save(found, tmp_path / "overview.png")
+    draw_file(found, tmp_path / "overview.png")
     assert matplotlib.image.imread(tmp_path / "overview.png").std() > 0.05
     text = svg(found)
     assert text.startswith("<svg ")
@@ -87,5 +87,5 @@ def test_it_is_written_and_inlined(tmp_path: Path) -> None:
 def test_without_a_task_that_counts_there_is_none(tmp_path: Path) -> None:
     found = overview(split([record(), hard()]))
     assert svg(found) == ""
-    save(found, tmp_path / "overview.png")
+    draw_file(found, tmp_path / "overview.png")
     assert not list(tmp_path.iterdir())
