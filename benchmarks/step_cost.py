@@ -153,6 +153,12 @@ def hard_step(
     augmenter = HardAugmenter(
         teacher=teacher, student=student, transform=Affine(), schedule=schedule, cuda_graph=cuda_graph
     )
+    return _augmented_step(augmenter, student, images, precision)
+
+
+def _augmented_step(
+    augmenter: HardAugmenter, student: nn.Module, images: Tensor, precision: torch.dtype
+) -> Callable[[], object]:
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     student.train()
 
@@ -177,17 +183,7 @@ def menu_step(teacher: nn.Module, student: nn.Module, images: Tensor, precision:
         policy=GroupBandit(transform.spec),
         calibration=calibration,
     )
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
-    student.train()
-
-    def step() -> None:
-        with autocast(images, precision):
-            loss = augmenter(images).loss()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return _augmented_step(augmenter, student, images, precision)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -31,6 +31,7 @@ from hard_aug.transforms import Parameter, Transform, make_context
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import columns_by_group
 from hard_aug.utils.checks import as_seed, check_integer, check_kinds, check_labels
+from hard_aug.utils.image_choice import choose
 
 #: Fraction of predictions that the teacher keeps at the end of each range, and on draws of everything together.
 KEEP, JOINT_KEEP = 0.9, 0.8
@@ -121,10 +122,7 @@ def calibrate(
         raise ValueError("images: expected at least one image, got none")
     check_labels(labels, batch=len(images))
     labels = None if labels is None else labels.to(images.device)
-    if max_images is not None and len(images) > max_images:
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
-        chosen = chosen[:max_images].sort().values.to(images.device)
-        images, labels = images[chosen], None if labels is None else labels[chosen]
+    images, labels = choose(images, labels, limit=max_images, seed=seed)
     with (
         torch.no_grad(),
         eval_mode(network.inner),

@@ -21,6 +21,7 @@ from hard_aug.objectives import teacher_divergence
 from hard_aug.transforms import Context, Parameter, Transform
 from hard_aug.utils import rng
 from hard_aug.utils.checks import as_seed, check_integer, check_kinds, check_labels, check_same_classes
+from hard_aug.utils.image_choice import choose
 
 #: Blocks with more parameters than this are diagnosed as a whole.
 MAX_SINGLE = 8
@@ -101,10 +102,7 @@ def diagnose(
         raise ValueError("images: expected at least one image, got none")
     check_labels(labels, batch=len(images))
     labels = None if labels is None else labels.to(images.device)
-    if max_images is not None and len(images) > max_images:
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
-        chosen = chosen[:max_images].sort().values.to(images.device)
-        images, labels = images[chosen], None if labels is None else labels[chosen]
+    images, labels = choose(images, labels, limit=max_images, seed=seed)
     rows = [
         (name, columns, _fractions(transform.spec[columns[0]], columns, values // 2))
         for name, columns in _groups(transform.spec)

@@ -35,6 +35,7 @@ from hard_aug.ops.elementwise import at_least_float32
 from hard_aug.policies import Policy, Uniform
 from hard_aug.transforms import Transform, make_context
 from hard_aug.utils.checks import as_seed, check_integer, check_kinds, check_labels
+from hard_aug.utils.image_choice import choose
 
 #: Images of a subset in the published code: five batches of 64.
 SUBSET = 320
@@ -148,10 +149,7 @@ def teacher_stddev(
         raise ValueError(f"images: expected at least two, whose probabilities are compared, got {len(images)}")
     check_labels(labels, batch=len(images))
     labels = None if labels is None else labels.to(images.device)
-    if max_images is not None and len(images) > max_images:
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
-        chosen = chosen[:max_images].sort().values.to(images.device)
-        images, labels = images[chosen], None if labels is None else labels[chosen]
+    images, labels = choose(images, labels, limit=max_images, seed=seed)
     with (
         torch.no_grad(),
         eval_mode(network.inner),
