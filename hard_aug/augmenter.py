@@ -142,7 +142,7 @@ class HardAugmenter(AugmenterParts):
         check_kinds(teacher=(teacher, nn.Module), student=(student, nn.Module))
         transform = menu() if transform is None else transform
         check_kinds(transform=(transform, Transform))
-        calibrates = exploration is None and calibration is not False and (calibration or isinstance(transform, Menu))
+        calibrates = calibration is not False and (calibration is not None or isinstance(transform, Menu))
         policy, objective, invariance, schedule, exploration = complete_parts(
             transform,
             policy=policy,
@@ -150,7 +150,7 @@ class HardAugmenter(AugmenterParts):
             invariance=invariance,
             schedule=schedule,
             # Uniform draws would come from the ranges that the calibration narrows.
-            exploration=Exploration(min_variance=None) if calibrates else exploration,
+            exploration=Exploration(min_variance=None) if exploration is None and calibrates else exploration,
         )
         if calibration is None:
             calibration = isinstance(transform, Menu) and policy.starts_from_reach
@@ -174,7 +174,7 @@ class HardAugmenter(AugmenterParts):
             "backend": backend,
             "seed": seed,
             "cuda_graph": cuda_graph,
-            "calibration": bool(calibration),
+            "calibration": calibration is not False,
         }
         normalizations = None if normalization is None else NetworkNormalizations.parse(normalization)
         loaders = None if normalizations is None else normalizations.student

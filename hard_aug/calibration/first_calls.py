@@ -53,7 +53,7 @@ class FirstCalls:
     ) -> None:
         if not isinstance(calibration, bool | Calibration):
             raise TypeError(f"calibration={calibration!r}: expected True, False or the result of calibrate()")
-        self._wanted = bool(calibration)
+        self._wanted = calibration is not False
         self._teacher, self._transform, self._policy, self._processes = teacher, transform, policy, processes
         self._seed = seed
         self._images: Tensor | None = None

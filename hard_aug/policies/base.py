@@ -153,7 +153,10 @@ class Policy(Float32Module, ABC):
     def checked_reach(self, reach: Tensor) -> Tensor:
         """Return `reach`, `(P, 2)`, or raise `ValueError`; see `set_reach`."""
         if tuple(reach.shape) != (self.size, 2) or not bool(((reach > 0) & (reach <= 1)).all()):
-            raise ValueError(f"reach: expected ({self.size}, 2) numbers in (0, 1], got shape {tuple(reach.shape)}")
+            found = f"{float(reach.min()):g} to {float(reach.max()):g}" if reach.numel() else "none"
+            raise ValueError(
+                f"reach: expected ({self.size}, 2) numbers in (0, 1], got {tuple(reach.shape)} with values {found}"
+            )
         return reach
 
     def statistics(self, u: Tensor, scores: Tensor) -> list[Tensor]:
