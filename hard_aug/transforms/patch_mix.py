@@ -40,8 +40,8 @@ class PatchMix(Transform):
     """Mix each image with a partner image, patch by patch. `u = 0` is the identity.
 
     The reference of the teacher's prediction is the mean of its probabilities for both images, weighted by area;
-    `HardBatch.teacher_consistent` compares with that too. As the teacher's own prediction on a mix is a valid target, the
-    penalty is best left out, `invariance=Penalty(0)`.
+    `HardBatch.teacher_consistent` compares with that too. As the teacher's own prediction on a mix is a valid target,
+    the penalty is best left out, `invariance=Penalty(0)`.
     Gradients: images yes, partner images yes, parameters yes, second order no.
 
     Args:
