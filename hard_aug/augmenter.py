@@ -81,7 +81,7 @@ class HardAugmenter(AugmenterParts):
         schedule: when the policy is updated; None: `Alternating(fraction=0.25, every=6)`, or `Alternating()` for a
             `Search`.
         exploration: the defence against collapse; None: `Exploration()`, or `Exploration(min_variance=None)` with a
-            calibration, from whose ranges no policy has to be kept.
+            calibration: uniform draws would come from the full ranges.
         learning_rate: of the policy's Adam, above 0; None: `policy.learning_rate`.
         hard_fraction: fraction of each batch, its first images, that gets hard views, in (0, 1].
         warmup_calls: number of calls without hard views, in which `HardBatch.loss` is plain distillation.
@@ -149,7 +149,6 @@ class HardAugmenter(AugmenterParts):
             objective=objective,
             invariance=invariance,
             schedule=schedule,
-            # Uniform draws would come from the ranges that the calibration narrows.
             exploration=Exploration(min_variance=None) if exploration is None and calibrates else exploration,
         )
         if calibration is None:

@@ -136,7 +136,7 @@ def _knows(group: Group) -> bool:
 
 
 def _labels(groups: Sequence[Group]) -> dict[str, str]:
-    """Return the name of each row, by its hash: the longest, where a group has fewer rows to be told apart."""
+    """Return the name of each row, by its hash: the longest, where a group has fewer rows to distinguish."""
     pairs = pd.concat([group.frame[["row", "name"]] for group in groups]).drop_duplicates()
     return {str(row): max(names, key=len) for row, names in pairs.groupby("row").name}
 

@@ -26,7 +26,7 @@ from hard_aug.inner_loop.image_check import ImageCheck
 from hard_aug.models.eval_mode import eval_mode
 from hard_aug.models.network import Network
 from hard_aug.models.normalized import Normalization, Pair
-from hard_aug.ops.elementwise import at_fraction, at_least_float32
+from hard_aug.ops.elementwise import at_fraction, at_least_float32, scale_sides
 from hard_aug.transforms import Parameter, Transform, make_context
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import columns_by_group
@@ -194,11 +194,13 @@ def calibrate_network(
         reach[columns, used], kept[columns, used] = scale, rate
     # Also of a single parameter: a teacher that takes a full turn may still not take a quarter.
     groups = [columns for columns in columns_by_group(spec).values() if len(columns) <= MAX_SINGLE]
-    draws = [_Draws(columns, _scaled(_uniform((count, len(columns)), generator), reach[columns])) for columns in groups]
+    draws = [
+        _Draws(columns, scale_sides(_uniform((count, len(columns)), generator), reach[columns])) for columns in groups
+    ]
     for columns, (scale, _) in zip(groups, rates.widest(draws, keep), strict=True):
         reach[columns] = (scale * reach[columns]).clamp(min=MIN_REACH)
     everything = list(range(len(spec)))
-    together = _Draws(everything, _scaled(_uniform((count, len(spec)), generator), reach))
+    together = _Draws(everything, scale_sides(_uniform((count, len(spec)), generator), reach))
     ((joint_scale, joint_kept),) = rates.widest([together], joint_keep)
     return Calibration(
         transform=transform,
@@ -303,9 +305,3 @@ def _uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 def _outermost(shape: tuple[int, int], generator: torch.Generator, side: int) -> Tensor:
     """Draw from the outermost tenth of a side; of a parameter that is folded, either side is the same."""
     return (side or 1) * (1 - OUTERMOST * torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu"))
-
-
-def _scaled(fractions: Tensor, reach: Tensor) -> Tensor:
-    """Scale signed fractions `(N, n)` of ranges by the reach `(n, 2)` of their side."""
-    below, above = reach.unbind(1)
-    return torch.where(fractions > 0, fractions * above, fractions * below)

@@ -43,6 +43,12 @@ def at_fraction(fraction: Tensor) -> Tensor:
     return math.sqrt(2) * torch.erfinv(at_least_float32(fraction).clamp(-END, END))
 
 
+def scale_sides(fraction: Tensor, reach: Tensor) -> Tensor:
+    """Scale signed fractions of ranges, `(B, n)`, by the part of each range, `(n, 2)`, below and above the identity."""
+    below, above = reach.unbind(1)
+    return torch.where(fraction > 0, fraction * above, fraction * below)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return `tensor` in float32 if it is in half precision, else as it is."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.to(torch.float32)

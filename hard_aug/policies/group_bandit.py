@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hard_aug.ops.elementwise import at_fraction, unit_interval
+from hard_aug.ops.elementwise import at_fraction, scale_sides, unit_interval
 from hard_aug.policies.base import Policy
 from hard_aug.transforms.spec import Parameter
 from hard_aug.utils.checks import check_nonnegative, check_positive_number, check_unit_interval, is_integer
@@ -114,8 +114,7 @@ class GroupBandit(Policy):
         times = -torch.log((1 + race) / 2) / self.weights.clamp(min=1e-12)
         order = times.argsort(1).argsort(1)
         used = order < fewest + ((1 + number) / 2 * (most - fewest + 1)).floor().clamp(max=most - fewest)
-        below, above = self.reach.unbind(1)
-        fraction = torch.where(fraction > 0, fraction * above, fraction * below)
+        fraction = scale_sides(fraction, self.reach)
         return at_fraction(fraction * (used.to(fraction.dtype) @ self.membership.T))
 
     def used_groups(self, u: Tensor) -> Tensor:

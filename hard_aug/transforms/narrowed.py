@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hard_aug.ops.elementwise import at_fraction, unit_interval
+from hard_aug.ops.elementwise import at_fraction, scale_sides, unit_interval
 from hard_aug.transforms.base import Transform
 from hard_aug.transforms.context import Context
 from hard_aug.transforms.spec import Parameter
@@ -106,8 +106,7 @@ class Narrowed(Transform):
         if fraction.device not in self._reach:  # a copy synchronises with a GPU
             with torch.inference_mode(False):  # a first call that evaluates must not leave an inference tensor
                 self._reach[fraction.device] = self.reach.to(fraction.device, copy=True)
-        below, above = self._reach[fraction.device].to(fraction.dtype).unbind(1)
-        return at_fraction(torch.where(fraction > 0, fraction * above, fraction * below))
+        return at_fraction(scale_sides(fraction, self._reach[fraction.device].to(fraction.dtype)))
 
     def apply(self, images: Tensor, u: Tensor, context: Context) -> Tensor:
         """See `Transform.apply`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hard_aug.ops.elementwise import at_least_float32, clamp_with_gradient, unit_interval
+from hard_aug.ops.elementwise import at_fraction, at_least_float32, clamp_with_gradient, scale_sides, unit_interval
 
 
 def test_the_clamp_passes_the_gradient_at_any_order() -> None:
@@ -38,3 +38,17 @@ def test_half_precision_is_decoded_in_float32(dtype: torch.dtype) -> None:
     assert torch.equal(unit_interval(u), unit_interval(u.float()))
     assert at_least_float32(u).dtype == torch.float32
     assert at_least_float32(u.double()).dtype == torch.float64
+
+
+def test_the_inverse_of_the_unit_interval_is_finite_at_the_ends() -> None:
+    fraction = torch.linspace(-1, 1, 9)
+    assert torch.allclose(unit_interval(at_fraction(fraction)), fraction, atol=2e-6)
+    assert at_fraction(fraction).isfinite().all()
+
+
+def test_each_side_of_the_identity_is_scaled_by_its_own_reach() -> None:
+    fraction = torch.tensor([[-1.0, 0.5], [1.0, 0.0]])
+    assert scale_sides(fraction, torch.tensor([[0.25, 0.75], [0.1, 0.2]])).tolist() == [
+        [-0.25, pytest.approx(0.1)],
+        [0.75, 0.0],
+    ]
